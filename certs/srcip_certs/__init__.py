@@ -1,0 +1,1 @@
+"""srcip: certificates of the webhook."""

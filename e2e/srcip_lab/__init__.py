@@ -1,0 +1,1 @@
+"""srcip lab: one injected Pod on this machine, without a cluster."""

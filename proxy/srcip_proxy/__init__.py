@@ -1,0 +1,1 @@
+"""srcip: the data plane of one Pod. Standard library only."""

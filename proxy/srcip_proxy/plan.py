@@ -1,0 +1,254 @@
+"""The contract between the webhook and the data plane: what one Pod's sidecar does.
+
+The webhook writes a Plan into the environment of the init container (`SRCIP_PLAN`, JSON); `srcip-proxy init`
+reads it back. Both sides use this module, and a property test ties `to_env` to `from_env`. Whatever is not
+exactly understood is refused: a guess here would become a wrong address later.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+
+ENV = "SRCIP_PLAN"
+VERSION = 1
+
+POLICIES = ("required", "optional", "off")
+DELIVERIES = ("auto", "loopback", "pod")
+FIDELITIES = ("best-effort", "ip", "exact")
+
+PROXY_PORT = 15001
+"""Where the sidecar listens for intercepted connections, on loopback only."""
+HEALTH_PORT = 15020
+"""`/healthz`, `/readyz` and `/metrics` of the sidecar."""
+CHECK_PORT = 15021
+"""Used by `srcip-proxy check` alone."""
+RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT)
+UID = 1337
+"""User and group of the init container and of the sidecar."""
+
+
+class PlanError(ValueError):
+    """The plan is not one this version understands; `errors` names every fault."""
+
+    def __init__(self, errors: Iterable[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(f"{ENV}: " + "; ".join(self.errors))
+
+
+@dataclass(frozen=True, order=True)
+class PortRange:
+    """TCP ports `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last <= 65535:
+            raise ValueError(f"port range {self}: allowed is 1 to 65535, first not above last")
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+@dataclass(frozen=True)
+class ProbeAlias:
+    """A port that the kernel redirects to `port`, so that a kubelet probe does not meet the sidecar."""
+
+    alias: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the data plane of one Pod is told. Immutable; equal plans render equal texts."""
+
+    inbound_ports: tuple[PortRange, ...]
+    """Intercepted destination ports: sorted, disjoint."""
+    trusted_cidrs: tuple[str, ...]
+    """Who may state a client address: canonical networks of either family."""
+    proxy_protocol: str = "required"
+    """What a trusted source must send: one of POLICIES. `off` means that its connections stay native."""
+    node_proxy_protocol: str = "optional"
+    """The same for the node's own address, where it is trusted: kubelet, host network, SNAT."""
+    proxy_protocol_versions: tuple[int, ...] = (1, 2)
+    """Versions of the PROXY protocol that are accepted."""
+    header_timeout_ms: int = 5000
+    """How long a trusted connection may take to send its whole header, in milliseconds."""
+    max_header_bytes: int = 4096
+    """Longest accepted header, in bytes; a version 1 line is never longer than 107."""
+    deliver_to: str = "auto"
+    """Where the application is reached: one of DELIVERIES. `auto` tries the loopback address, then the Pod's own."""
+    client_address: str = "best-effort"
+    """What to do when the exact client address and port cannot be had: one of FIDELITIES."""
+    max_connections: int = 10000
+    """Open connections through the sidecar; more wait in the kernel's queue."""
+    max_connections_per_client: int = 0
+    """Open connections of one client address; more are refused. 0 means no limit."""
+    drain_timeout_s: int = 30
+    """How long open connections may go on after SIGUSR1, in seconds."""
+    threads: int = 1
+    """Threads of the sidecar."""
+    probe_aliases: tuple[ProbeAlias, ...] = ()
+    """Ports for kubelet's probes."""
+    mode: str = "tproxy"
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if errors := [message for check, message in _checks(self) if not check]:
+            raise PlanError(errors)
+
+    def to_env(self) -> str:
+        """This plan as the value of `SRCIP_PLAN`: JSON in one line with sorted keys."""
+        plain = asdict(self)
+        plain["inbound_ports"] = [str(r) for r in self.inbound_ports]
+        plain["probe_aliases"] = {str(a.alias): a.port for a in self.probe_aliases}
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_env(cls, text: str) -> Plan:
+        """Read a plan back. Raises PlanError on bad JSON, an unknown version or field, or a value that is not allowed."""
+        raw = _object(text)
+        if raw.get("version") != VERSION:
+            raise PlanError([f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"])
+        return cls(**_typed(raw))
+
+
+def port_range(text: str) -> PortRange:
+    """Read `80` or `8000-8010`. Raises ValueError that says what is allowed."""
+    first, dash, last = text.partition("-")
+    if not _decimal(first) or (dash and not _decimal(last)):
+        raise ValueError(f"{text!r} is not a port or a range of ports (80 or 8000-8010)")
+    return PortRange(int(first), int(last) if dash else int(first))
+
+
+def merge(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """The same ports, sorted, as few ranges as possible."""
+    merged: list[PortRange] = []
+    for item in sorted(ranges):
+        if merged and item.first <= merged[-1].last + 1:
+            merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
+        else:
+            merged.append(item)
+    return tuple(merged)
+
+
+def _decimal(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError([f"not JSON: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise PlanError([f"a JSON object is expected, not {type(raw).__name__}"])
+    return raw
+
+
+def _typed(raw: dict[str, object]) -> dict[str, object]:
+    """Each field of the JSON object in its Python type; all faults at once."""
+    known = {f.name for f in fields(Plan)}
+    errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - known)]
+    errors += [f"missing field {name!r}" for name in ("inbound_ports", "trusted_cidrs") if name not in raw]
+    typed: dict[str, object] = {}
+    for name in raw.keys() & known:
+        try:
+            typed[name] = _READ[name](raw[name])
+        except (TypeError, ValueError) as error:
+            errors.append(f"{name}: {error}")
+    if errors:
+        raise PlanError(errors)
+    return typed
+
+
+def _int(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
+def _str(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is not a string")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if type(value) is not list:
+        raise TypeError(f"{value!r} is not a list")
+    return value
+
+
+def _aliases(value: object) -> tuple[ProbeAlias, ...]:
+    if type(value) is not dict:
+        raise TypeError(f"{value!r} is not an object of alias: port")
+    return tuple(ProbeAlias(int(alias), _int(port)) for alias, port in value.items())
+
+
+_READ: dict[str, Callable[[object], object]] = {
+    "inbound_ports": lambda v: tuple(port_range(_str(item)) for item in _list(v)),
+    "trusted_cidrs": lambda v: tuple(_str(item) for item in _list(v)),
+    "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
+    "probe_aliases": _aliases,
+    **dict.fromkeys(("proxy_protocol", "node_proxy_protocol", "deliver_to", "client_address", "mode"), _str),
+    **dict.fromkeys(
+        ("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int
+    ),
+    **dict.fromkeys(("drain_timeout_s", "threads", "version"), _int),
+}
+
+
+def _canonical(cidr: str) -> bool:
+    try:
+        return str(ipaddress.ip_network(cidr)) == cidr
+    except ValueError:
+        return False
+
+
+def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
+    """Each rule a plan must hold, with the message when it does not."""
+    for name, (low, high) in LIMITS.items():
+        value = getattr(plan, name)
+        yield low <= value <= high, f"{name}: {value} is not between {low} and {high}"
+    for name, allowed in CHOICES.items():
+        value = getattr(plan, name)
+        yield value in allowed, f"{name}: {value!r} is not one of {', '.join(allowed)}"
+    versions = plan.proxy_protocol_versions
+    yield versions in ((1,), (2,), (1, 2)), f"proxy_protocol_versions: {versions} is not 1, 2 or both"
+    yield bool(plan.inbound_ports), "inbound_ports: none"
+    yield merge(plan.inbound_ports) == plan.inbound_ports, "inbound_ports: not sorted and disjoint"
+    for port in RESERVED_PORTS:
+        yield not any(port in r for r in plan.inbound_ports), f"inbound_ports: {port} is the sidecar's own port"
+    yield bool(plan.trusted_cidrs), "trusted_cidrs: none"
+    for cidr in plan.trusted_cidrs:
+        yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
+    for alias in plan.probe_aliases:
+        yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
+
+
+LIMITS = {
+    "header_timeout_ms": (100, 60_000),
+    "max_header_bytes": (536, 16_384),
+    "max_connections": (1, 1_000_000),
+    "max_connections_per_client": (0, 1_000_000),
+    "drain_timeout_s": (0, 86_400),
+    "threads": (1, 64),
+    "version": (VERSION, VERSION),
+}
+"""Smallest and largest allowed value of each number; header_timeout_ms in milliseconds, the rest as their names say."""
+
+CHOICES = {
+    "mode": ("tproxy",),
+    "proxy_protocol": POLICIES,
+    "node_proxy_protocol": POLICIES,
+    "deliver_to": DELIVERIES,
+    "client_address": FIDELITIES,
+}
+"""The allowed words of each field that holds one."""

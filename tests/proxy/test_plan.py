@@ -1,0 +1,86 @@
+"""The Plan survives the way through the environment, and nothing unknown is ignored."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from srcip_proxy.plan import (
+    CHOICES,
+    LIMITS,
+    RESERVED_PORTS,
+    Plan,
+    PlanError,
+    PortRange,
+    ProbeAlias,
+    merge,
+    port_range,
+)
+
+ports = st.integers(1, 65535)
+ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
+free_ranges = ranges.filter(lambda r: not any(port in r for port in RESERVED_PORTS))
+networks = st.one_of(st.ip_addresses(v=4).map(lambda a: f"{a}/32"), st.ip_addresses(v=6).map(lambda a: f"{a}/128"))
+plans = st.builds(
+    Plan,
+    inbound_ports=st.lists(free_ranges, min_size=1, max_size=5).map(merge),
+    trusted_cidrs=st.lists(networks, min_size=1, max_size=5).map(tuple),
+    proxy_protocol_versions=st.sampled_from([(1,), (2,), (1, 2)]),
+    probe_aliases=st.dictionaries(ports, ports, max_size=3).map(
+        lambda d: tuple(ProbeAlias(alias, port) for alias, port in d.items())
+    ),
+    **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
+    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
+)
+SAMPLE = Plan((PortRange(25, 25),), ("192.0.2.0/24",))
+
+
+@given(plans)
+def test_every_plan_survives_the_environment(plan: Plan) -> None:
+    assert Plan.from_env(plan.to_env()) == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2 is not known"),
+        ({"colour": "red"}, "unknown field 'colour'"),
+        ({"inbound_ports": ["80-79"]}, "inbound_ports"),
+        ({"inbound_ports": ["0"]}, "inbound_ports"),
+        ({"inbound_ports": ["15001"]}, "sidecar's own port"),
+        ({"inbound_ports": ["٨٠"]}, "not a port"),
+        ({"inbound_ports": "80"}, "not a list"),
+        ({"inbound_ports": []}, "inbound_ports: none"),
+        ({"trusted_cidrs": ["10.0.0.1/8"]}, "trusted_cidrs"),
+        ({"trusted_cidrs": ["10.0.0.0/8 } accept"]}, "trusted_cidrs"),
+        ({"trusted_cidrs": []}, "trusted_cidrs: none"),
+        ({"threads": True}, "not an integer"),
+        ({"header_timeout_ms": 0}, "header_timeout_ms: 0 is not between"),
+        ({"proxy_protocol": "maybe"}, "not one of required"),
+        ({"probe_aliases": {"1": 70000}}, "probe_aliases"),
+        ({"probe_aliases": {"x": 1}}, "probe_aliases"),
+    ],
+)
+def test_what_is_not_understood_is_refused(change: dict[str, object], message: str) -> None:
+    text = json.dumps({**json.loads(SAMPLE.to_env()), **change})
+    with pytest.raises(PlanError, match=message):
+        Plan.from_env(text)
+
+
+@given(st.text())
+def test_any_text_is_a_plan_or_a_plan_error(text: str) -> None:
+    with pytest.raises(PlanError):
+        Plan.from_env(text)
+
+
+@given(st.lists(ranges, max_size=8))
+def test_merge_keeps_the_ports_and_leaves_no_overlap(items: list[PortRange]) -> None:
+    merged = merge(items)
+    assert all(a.last + 1 < b.first for a, b in zip(merged, merged[1:], strict=False))
+    assert sum(r.last - r.first + 1 for r in merged) == len({p for r in items for p in range(r.first, r.last + 1)})
+
+
+@pytest.mark.parametrize("text", ["", "-", "80-", "-80", "+80", "8_0", "0x50", "80-79", "0", "65536", "80 "])
+def test_a_bad_port_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="port"):
+        port_range(text)

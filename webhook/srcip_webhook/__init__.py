@@ -1,0 +1,1 @@
+"""srcip: the admission webhook that gives Pods their source-IP sidecar."""
