@@ -11,6 +11,7 @@ import ipaddress
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 ENV = "SRCIP_PLAN"
 VERSION = 1
@@ -56,7 +57,7 @@ class PortRange:
         return self.first <= port <= self.last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ProbeAlias:
     """A port that the kernel redirects to `port`, so that a kubelet probe does not meet the sidecar."""
 
@@ -95,7 +96,7 @@ class Plan:
     threads: int = 1
     """Threads of the sidecar."""
     probe_aliases: tuple[ProbeAlias, ...] = ()
-    """Ports for kubelet's probes."""
+    """Ports for kubelet's probes: sorted, distinct."""
     mode: str = "tproxy"
     version: int = VERSION
 
@@ -112,7 +113,7 @@ class Plan:
 
     @classmethod
     def from_env(cls, text: str) -> Plan:
-        """Read a plan back. Raises PlanError on bad JSON, an unknown version or field, or a value that is not allowed."""
+        """Read a plan back. Raises PlanError on bad JSON, an unknown version or field, or a bad value."""
         raw = _object(text)
         if raw.get("version") != VERSION:
             raise PlanError([f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"])
@@ -152,12 +153,12 @@ def _object(text: str) -> dict[str, object]:
     return raw
 
 
-def _typed(raw: dict[str, object]) -> dict[str, object]:
+def _typed(raw: dict[str, object]) -> dict[str, Any]:
     """Each field of the JSON object in its Python type; all faults at once."""
     known = {f.name for f in fields(Plan)}
     errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - known)]
     errors += [f"missing field {name!r}" for name in ("inbound_ports", "trusted_cidrs") if name not in raw]
-    typed: dict[str, object] = {}
+    typed: dict[str, Any] = {}
     for name in raw.keys() & known:
         try:
             typed[name] = _READ[name](raw[name])
@@ -189,7 +190,7 @@ def _list(value: object) -> list[object]:
 def _aliases(value: object) -> tuple[ProbeAlias, ...]:
     if type(value) is not dict:
         raise TypeError(f"{value!r} is not an object of alias: port")
-    return tuple(ProbeAlias(int(alias), _int(port)) for alias, port in value.items())
+    return tuple(sorted(ProbeAlias(int(alias), _int(port)) for alias, port in value.items()))
 
 
 _READ: dict[str, Callable[[object], object]] = {
@@ -198,9 +199,7 @@ _READ: dict[str, Callable[[object], object]] = {
     "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
     "probe_aliases": _aliases,
     **dict.fromkeys(("proxy_protocol", "node_proxy_protocol", "deliver_to", "client_address", "mode"), _str),
-    **dict.fromkeys(
-        ("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int
-    ),
+    **dict.fromkeys(("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int),
     **dict.fromkeys(("drain_timeout_s", "threads", "version"), _int),
 }
 
@@ -229,6 +228,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     yield bool(plan.trusted_cidrs), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
+    yield tuple(sorted(set(plan.probe_aliases))) == plan.probe_aliases, "probe_aliases: not sorted and distinct"
     for alias in plan.probe_aliases:
         yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
 

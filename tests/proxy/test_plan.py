@@ -27,7 +27,7 @@ plans = st.builds(
     trusted_cidrs=st.lists(networks, min_size=1, max_size=5).map(tuple),
     proxy_protocol_versions=st.sampled_from([(1,), (2,), (1, 2)]),
     probe_aliases=st.dictionaries(ports, ports, max_size=3).map(
-        lambda d: tuple(ProbeAlias(alias, port) for alias, port in d.items())
+        lambda d: tuple(ProbeAlias(alias, port) for alias, port in sorted(d.items()))
     ),
     **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
     **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
