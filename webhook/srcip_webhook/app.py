@@ -1,0 +1,131 @@
+"""The HTTP side: POST /mutate, /healthz, /readyz and /metrics.
+
+Whatever is wrong with a request is the sender's fault and gets a 4xx with a reason; whatever is wrong with a Pod is
+answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from srcip_webhook import logs, pods, review
+from srcip_webhook.metrics import Metrics
+from srcip_webhook.mutate import Outcome, answer, judge
+from srcip_webhook.settings import Settings
+
+MAX_LOGGED = 5
+"""Messages and warnings of one decision that are logged; all of them go to the API server."""
+
+
+class HttpFault(Exception):
+    """A request that can't be answered with a review: a status and a sentence."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+def create_app(
+    settings: Settings, metrics: Metrics | None = None, not_ready: Callable[[], str | None] = lambda: None
+) -> FastAPI:
+    """The ASGI application. `not_ready` tells why the process should get no requests, or None."""
+    counted = metrics or Metrics()
+
+    async def mutate(request: Request) -> Response:
+        try:
+            return await _mutate(request, settings, counted)
+        except HttpFault as fault:
+            return _rejected(fault, counted)
+        except ClientDisconnect:
+            return _rejected(HttpFault(400, "the body ended early"), counted)
+
+    async def healthz(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        reason = not_ready()
+        return PlainTextResponse(f"{reason or 'ok'}\n", status_code=503 if reason else 200)
+
+    async def scrape(_: Request) -> Response:
+        return PlainTextResponse(counted.text(), media_type="text/plain; version=0.0.4")
+
+    app = FastAPI(title="srcip", openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_route("/mutate", mutate, methods=["POST"])
+    for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", scrape)):
+        app.add_route(path, endpoint, methods=["GET"])
+    return app
+
+
+async def _mutate(request: Request, settings: Settings, metrics: Metrics) -> Response:
+    _check_headers(request, settings)
+    body = await _body(request, settings)
+    started = time.perf_counter()
+    try:
+        asked = review.read(body)
+    except review.ReviewError as error:
+        raise HttpFault(400, str(error)) from None
+    outcome = judge(asked, settings)
+    content = json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
+    _log(asked, outcome)
+    return Response(content, media_type="application/json")
+
+
+def _check_headers(request: Request, settings: Settings) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise HttpFault(415, f"Content-Type {pods.shown(media_type)}: application/json is expected")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise HttpFault(415, "Content-Encoding: only identity is understood")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > settings.max_body_bytes:
+        raise _too_long(settings)
+
+
+async def _body(request: Request, settings: Settings) -> bytearray:
+    """The whole body, if it is short and comes in time."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.request_timeout_ms / 1000):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > settings.max_body_bytes:
+                    raise _too_long(settings)
+    except TimeoutError:
+        raise HttpFault(408, f"the body took longer than {settings.request_timeout_ms} ms") from None
+    return body
+
+
+def _too_long(settings: Settings) -> HttpFault:
+    return HttpFault(413, f"the body is longer than {settings.max_body_bytes} bytes")
+
+
+def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
+    metrics.rejected[fault.status] += 1
+    logs.event("rejected", logging.WARNING, status=fault.status, error=pods.shown(str(fault), 500))
+    # The rest of the body may still be on its way: without the connection it can't be taken for a request.
+    return JSONResponse({"error": str(fault)}, fault.status, {"connection": "close"})
+
+
+def _log(asked: review.Request, outcome: Outcome) -> None:
+    fields: dict[str, object] = {
+        "decision": outcome.verb,
+        "reason": str(outcome.reason),
+        "namespace": asked.namespace,
+        "pod": (pods.name(outcome.before) if isinstance(outcome.before.get("metadata"), dict) else "") or asked.name,
+        "uid": asked.uid,
+        "dryRun": bool(asked.dry_run),
+    }
+    if outcome.messages:
+        fields["errors"] = outcome.messages[:MAX_LOGGED]
+    if outcome.decision.warnings:
+        fields["warnings"] = outcome.decision.warnings[:MAX_LOGGED]
+    logs.event("decision", **fields)

@@ -1,0 +1,97 @@
+"""The whole way of one Pod, pure: decoded in, decision and patched Pod out.
+
+The webhook, `srcip inject`, `srcip explain` and the lab all go through `consider`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from srcip_webhook import patch, pods, review, status
+from srcip_webhook.annotations import STATUS
+from srcip_webhook.inject import injected, is_whole
+from srcip_webhook.patch import Operation
+from srcip_webhook.pods import Pod
+from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, opted_out
+from srcip_webhook.review import Request
+from srcip_webhook.settings import Settings
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of one Pod."""
+
+    decision: Decision
+    reason: Reason
+    """The word for metrics and logs; of several faults, the first one's."""
+    before: Pod
+    after: Pod
+    """The Pod as it should be; the same object as `before` if nothing changes."""
+
+    @property
+    def verb(self) -> str:
+        """`inject`, `skip` or `refuse`."""
+        return type(self.decision).__name__.lower()
+
+    @property
+    def messages(self) -> list[str]:
+        """Every fault, as sentences; empty unless refused."""
+        return [fault.message for fault in self.decision.faults] if isinstance(self.decision, Refuse) else []
+
+    def operations(self) -> list[Operation]:
+        """The JSON patch from `before` to `after`."""
+        return patch.operations(self.before, self.after)
+
+
+def consider(pod: Any, settings: Settings) -> Outcome:
+    """Decide about a Pod, or a Pod template with its `metadata` and `spec`, and render the result."""
+    if faults := pods.shape_errors(pod):
+        return _refused(pod, Reason.INVALID_POD, faults[:20])
+    try:
+        base = status.undo(pod)
+    except ValueError as error:
+        if opted_out(pod):
+            return Outcome(Skip(Reason.OPTED_OUT), Reason.OPTED_OUT, pod, pod)
+        return _refused(pod, Reason.INVALID_STATUS, [str(error)])
+    decision = decide(base, settings)
+    if isinstance(decision, Inject):
+        return _injected(pod, base, decision, settings)
+    reason = decision.reason if isinstance(decision, Skip) else decision.faults[0].reason
+    return Outcome(decision, reason, pod, base if isinstance(decision, Skip) else pod)
+
+
+def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outcome:
+    after = injected(base, decision, settings)
+    if base is not pod and is_whole(pod, pods.annotations_of(after)[STATUS]):
+        return Outcome(decision, Reason.UNCHANGED, pod, pod)
+    return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
+
+
+def _refused(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
+    return Outcome(Refuse(tuple(Fault(reason, message) for message in messages)), reason, pod, pod)
+
+
+def judge(request: Request, settings: Settings) -> Outcome:
+    """What becomes of the object in an admission request."""
+    pod = request.object or {}
+    if (request.kind.group, request.kind.kind) != ("", "Pod") or request.sub_resource:
+        return Outcome(Skip(Reason.NOT_A_POD), Reason.NOT_A_POD, pod, pod)
+    if request.operation != "CREATE":
+        return Outcome(Skip(Reason.NOT_CREATE), Reason.NOT_CREATE, pod, pod)
+    return consider(pod, settings)
+
+
+def answer(request: Request, outcome: Outcome) -> dict[str, Any]:
+    """The AdmissionReview that carries the outcome back."""
+    audit = {"decision": outcome.verb, "reason": str(outcome.reason)}
+    warnings = outcome.decision.warnings
+    if isinstance(outcome.decision, Refuse):
+        return review.refused(request.uid, outcome.messages, warnings, audit)
+    return review.allowed(request.uid, outcome.operations(), warnings, audit)
+
+
+def mutate(body: Any, settings: Settings) -> dict[str, Any]:
+    """One decoded AdmissionReview in, one out. Raises ReviewError if it is not one."""
+    request = review.from_dict(body)
+    return answer(request, judge(request, settings))

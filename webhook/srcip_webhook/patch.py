@@ -1,0 +1,70 @@
+"""JSON patch operations (RFC 6902) from one object to another, few and small.
+
+The two objects share what did not change, so that comparing them costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Operation = dict[str, Any]
+
+
+def operations(old: Any, new: Any) -> list[Operation]:
+    """The operations that make `new` of `old`; none if they are equal."""
+    return list(_diff(old, new, ""))
+
+
+def pointer(*steps: str | int) -> str:
+    """A JSON pointer (RFC 6901): `~` and `/` inside a step are escaped."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
+def _diff(old: Any, new: Any, path: str) -> Iterator[Operation]:
+    if old is new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        yield from _diff_objects(old, new, path)
+    elif isinstance(old, list) and isinstance(new, list):
+        yield from _diff_lists(old, new, path)
+    elif type(old) is not type(new) or old != new:
+        yield {"op": "replace", "path": path, "value": new}
+
+
+def _diff_objects(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Operation]:
+    for key in old:
+        if key not in new:
+            yield {"op": "remove", "path": path + pointer(key)}
+    for key, value in new.items():
+        if key not in old:
+            yield {"op": "add", "path": path + pointer(key), "value": value}
+        elif old[key] is not value:
+            yield from _diff(old[key], value, path + pointer(key))
+
+
+def _diff_lists(old: list[Any], new: list[Any], path: str) -> Iterator[Operation]:
+    """Common items at both ends stay; between them items are changed in pairs, then the longer rest goes or comes.
+
+    Objects with the same `name` count as common: a container that only changed inside is not moved.
+    """
+    shorter = min(len(old), len(new))
+    head = next((i for i in range(shorter) if not _alike(old[i], new[i])), shorter)
+    tail = next((i for i in range(shorter - head) if not _alike(old[-1 - i], new[-1 - i])), shorter - head)
+    middle = shorter - head - tail
+    for index in range(head + middle):
+        yield from _diff(old[index], new[index], path + pointer(index))
+    for index in reversed(range(head + middle, len(old) - tail)):
+        yield {"op": "remove", "path": path + pointer(index)}
+    for index in range(head + middle, len(new) - tail):
+        yield {"op": "add", "path": path + pointer(index), "value": new[index]}
+    for back in range(tail, 0, -1):
+        yield from _diff(old[-back], new[-back], path + pointer(len(new) - back))
+
+
+def _alike(old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    if isinstance(old, dict) and isinstance(new, dict) and "name" in old:
+        return bool(old["name"] == new.get("name"))
+    return bool(old == new)

@@ -1,0 +1,184 @@
+"""Reads what the webhook needs out of a Pod that stays a plain dict.
+
+`shape_errors` comes first: it checks the type of everything that is read later, so that the readers below may trust
+what they meet. Fields it does not name are never looked at and pass through untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Pod = dict[str, Any]
+Container = dict[str, Any]
+
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+HOOKS = ("postStart", "preStop")
+HANDLERS = ("httpGet", "tcpSocket", "grpc")
+
+
+@dataclass(frozen=True)
+class DeclaredPort:
+    """One entry of a container's `ports`."""
+
+    container: str
+    number: int
+    name: str
+    protocol: str
+    host_port: int
+
+
+@dataclass(frozen=True)
+class _Port:
+    """A port number; `named` also allows a container port's name."""
+
+    named: bool = False
+
+    def error(self, value: Any) -> str | None:
+        if type(value) is int and 1 <= value <= 65535:
+            return None
+        if self.named and type(value) is str:
+            return None
+        return "is not a port number from 1 to 65535" + (" or the name of a port" if self.named else "")
+
+
+_TEXTS = {"*": str}
+_HANDLER = {
+    "httpGet": {"port": _Port(named=True), "host": str},
+    "tcpSocket": {"port": _Port(named=True), "host": str},
+    "grpc": {"port": _Port()},
+}
+_SECURITY = {"runAsUser": int}
+_CONTAINER = {
+    "name": str,
+    "restartPolicy": str,
+    "ports": [{"containerPort": _Port(), "name": str, "protocol": str, "hostPort": int}],
+    "securityContext": _SECURITY,
+    "resources": {"requests": {"*": (str, int, float)}, "limits": {"*": (str, int, float)}},
+    "lifecycle": dict.fromkeys(HOOKS, _HANDLER),
+    **dict.fromkeys(PROBES, _HANDLER),
+}
+_POD = {
+    "metadata": {"name": str, "generateName": str, "namespace": str, "annotations": _TEXTS, "labels": _TEXTS},
+    "spec": {
+        "containers": [_CONTAINER],
+        "initContainers": [_CONTAINER],
+        "volumes": [{"name": str}],
+        "nodeSelector": _TEXTS,
+        "securityContext": _SECURITY,
+        "os": {"name": str},
+        "hostNetwork": bool,
+        "shareProcessNamespace": bool,
+    },
+}
+_WORDS = {str: "a string", int: "an integer", bool: "true or false", (str, int, float): "a quantity"}
+
+
+def shape_errors(pod: Any) -> list[str]:
+    """Each field of the wrong type, as `path: value is not …`; a field that is absent or null is fine."""
+    return list(_walk(pod, _POD, "Pod"))
+
+
+def _walk(value: Any, shape: Any, path: str) -> Iterator[str]:
+    if value is None:
+        return
+    if isinstance(shape, dict):
+        yield from _walk_object(value, shape, path)
+    elif isinstance(shape, list):
+        yield from _walk_list(value, shape[0], path)
+    elif isinstance(shape, _Port):
+        if error := shape.error(value):
+            yield f"{path}: {shown(value)} {error}"
+    elif type(value) not in (shape if isinstance(shape, tuple) else (shape,)):
+        yield f"{path}: {shown(value)} is not {_WORDS[shape]}"
+
+
+def _walk_object(value: Any, shape: dict[str, Any], path: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{path}: {shown(value)} is not an object"
+    elif "*" in shape:
+        for key, item in value.items():
+            yield from _walk(item, shape["*"], f"{path}[{shown(key)}]")
+    else:
+        for key in shape.keys() & value.keys():
+            yield from _walk(value[key], shape[key], f"{path}.{key}")
+
+
+def _walk_list(value: Any, shape: Any, path: str) -> Iterator[str]:
+    if not isinstance(value, list):
+        yield f"{path}: {shown(value)} is not a list"
+        return
+    for index, item in enumerate(value):
+        if item is None:
+            yield f"{path}[{index}]: null is not an object"
+        yield from _walk(item, shape, f"{path}[{index}]")
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A foreign value for a message or a log line: in quotes if text, ASCII, one line, at most about `limit` long."""
+    if isinstance(value, str):
+        cut = value[:limit] + ("..." if len(value) > limit else "")
+        return '"' + cut.encode("unicode_escape").decode("ascii").replace('"', '\\"') + '"'
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    words = {True: "true", False: "false", None: "null"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)[:limit]
+
+
+def metadata(pod: Pod) -> dict[str, Any]:
+    return pod.get("metadata") or {}
+
+
+def spec(pod: Pod) -> dict[str, Any]:
+    return pod.get("spec") or {}
+
+
+def annotations_of(pod: Pod) -> dict[str, str]:
+    return metadata(pod).get("annotations") or {}
+
+
+def labels_of(pod: Pod) -> dict[str, str]:
+    return metadata(pod).get("labels") or {}
+
+
+def name(pod: Pod) -> str:
+    """The Pod's name; one that is still to be generated is `prefix*`."""
+    meta = metadata(pod)
+    generated = meta.get("generateName")
+    return meta.get("name") or (f"{generated}*" if generated else "")
+
+
+def named(pod: Pod, field: str) -> list[dict[str, Any]]:
+    """The list `field` of the spec (containers, initContainers, volumes); empty if absent."""
+    return spec(pod).get(field) or []
+
+
+def is_sidecar(container: Container) -> bool:
+    """A native sidecar: an init container that stays."""
+    return container.get("restartPolicy") == "Always"
+
+
+def listeners(pod: Pod) -> list[Container]:
+    """The containers that run beside the sidecar and may listen: the apps and the native sidecars."""
+    return [c for c in named(pod, "initContainers") if is_sidecar(c)] + named(pod, "containers")
+
+
+def declared_ports(pod: Pod) -> list[DeclaredPort]:
+    """Every port that a listener declares, whatever its protocol."""
+    return [port for container in listeners(pod) for port in ports_of(container)]
+
+
+def ports_of(container: Container) -> list[DeclaredPort]:
+    owner = container.get("name") or ""
+    return [
+        DeclaredPort(
+            container=owner,
+            number=port["containerPort"],
+            name=port.get("name") or "",
+            protocol=port.get("protocol") or "TCP",
+            host_port=port.get("hostPort") or 0,
+        )
+        for port in container.get("ports") or []
+        if port.get("containerPort")
+    ]

@@ -1,0 +1,136 @@
+"""Finds the TCP ports of a Pod that are to be intercepted."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from srcip_proxy.plan import RESERVED_PORTS, PortRange, merge
+
+from srcip_webhook import pods
+from srcip_webhook.annotations import PREFIX, Intent
+from srcip_webhook.pods import DeclaredPort, Pod, shown
+
+INBOUND = PREFIX + "inbound-ports"
+EXCLUDE = PREFIX + "exclude-inbound-ports"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What became of the asked-for ports."""
+
+    intercepted: tuple[PortRange, ...]
+    """Sorted, disjoint, without the excluded ones."""
+    declared: tuple[DeclaredPort, ...]
+    """Every port that the Pod's containers declare."""
+    undeclared: tuple[str, ...]
+    """A sentence for each asked-for port that no container declares."""
+    clashes: tuple[str, ...]
+    """A sentence for each port that is the sidecar's own."""
+    idle: tuple[str, ...]
+    """A sentence for each exclusion that excludes nothing."""
+
+
+def resolve(pod: Pod, intent: Intent) -> Ports:
+    """The ports that this Intent means in this Pod; overlaps are merged quietly."""
+    declared = tuple(pods.declared_ports(pod))
+    wanted, undeclared = _wanted(intent, declared)
+    excluded, unknown = _excluded(intent, declared)
+    intercepted = subtract(merge(wanted), merge(excluded))
+    return Ports(
+        intercepted=intercepted,
+        declared=declared,
+        undeclared=(*undeclared, *unknown),
+        clashes=tuple(_clashes(intercepted, declared)),
+        idle=tuple(_idle(wanted, excluded)),
+    )
+
+
+def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
+    """The asked-for ranges, and what is wrong with them: each must cover a declared TCP port."""
+    tcp = {port.number for port in declared if port.protocol == "TCP"}
+    singles = [PortRange(number, number) for number in sorted(tcp)]
+    if intent.inbound_ports is None:
+        return singles, []
+    ranges, faults = _numbers(intent.inbound_ports, declared, INBOUND)
+    for item in intent.inbound_ports:
+        if isinstance(item, PortRange) and not overlaps(singles, item):
+            faults.append(f"{INBOUND}: no container declares TCP port {item} ({_known(declared)})")
+    return ranges, faults
+
+
+def _excluded(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
+    return _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
+
+
+def _numbers(
+    items: tuple[PortRange | str, ...], declared: tuple[DeclaredPort, ...], key: str
+) -> tuple[list[PortRange], list[str]]:
+    """Names looked up among the declared TCP ports; a name may stand for several."""
+    ranges: list[PortRange] = []
+    faults: list[str] = []
+    by_name: dict[str, list[DeclaredPort]] = {}
+    for port in declared:
+        by_name.setdefault(port.name, []).append(port)
+    for item in items:
+        if isinstance(item, PortRange):
+            ranges.append(item)
+            continue
+        found = by_name.get(item, [])
+        ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
+        if not any(port.protocol == "TCP" for port in found):
+            why = f"is a {found[0].protocol} port" if found else "is declared by no container"
+            faults.append(f"{key}: port {shown(item)} {why} ({_known(declared)})")
+    return ranges, faults
+
+
+def _known(declared: tuple[DeclaredPort, ...]) -> str:
+    tcp = sorted({(port.number, port.name) for port in declared if port.protocol == "TCP"})
+    words = [f"{number} {name[:15]}".strip() for number, name in tcp[:10]]
+    return f"declared: {', '.join(words)}" if words else "none is declared; add containerPorts"
+
+
+def covers(ranges: Sequence[PortRange], port: int) -> bool:
+    """Whether one of these sorted, disjoint ranges holds the port."""
+    return overlaps(ranges, PortRange(port, port))
+
+
+def overlaps(ranges: Sequence[PortRange], item: PortRange) -> bool:
+    """Whether one of these sorted, disjoint ranges shares a port with `item`."""
+    index = bisect_right(ranges, item.last, key=lambda r: r.first)
+    return index > 0 and ranges[index - 1].last >= item.first
+
+
+def subtract(ranges: Iterable[PortRange], holes: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """`ranges` without `holes`; both sorted and disjoint, and so is what comes out."""
+    left = list(ranges)
+    for hole in holes:
+        left = [part for item in left for part in _cut(item, hole)]
+    return tuple(left)
+
+
+def _cut(item: PortRange, hole: PortRange) -> Iterator[PortRange]:
+    if hole.last < item.first or item.last < hole.first:
+        yield item
+        return
+    if item.first < hole.first:
+        yield PortRange(item.first, hole.first - 1)
+    if hole.last < item.last:
+        yield PortRange(hole.last + 1, item.last)
+
+
+def _clashes(intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[str]:
+    for own in RESERVED_PORTS:
+        owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
+        if owners:
+            yield f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+        elif covers(intercepted, own):
+            yield f"{INBOUND}: port {own} is the sidecar's own; add it to {EXCLUDE}"
+
+
+def _idle(wanted: list[PortRange], excluded: list[PortRange]) -> Iterator[str]:
+    before = merge(wanted)
+    for hole in merge(excluded):
+        if not overlaps(before, hole):
+            yield f"{EXCLUDE}: {hole} is not intercepted anyway"

@@ -1,0 +1,82 @@
+"""Leads kubelet's probes past the sidecar.
+
+kubelet sends no PROXY header. Where the node's own address is trusted, a probe of an intercepted port would meet the
+sidecar; so it is rewritten to an alias port, which the kernel redirects to the real one. Probes with a `host` of
+their own go elsewhere and stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from srcip_proxy.plan import RESERVED_PORTS, PortRange, ProbeAlias
+
+from srcip_webhook import pods
+from srcip_webhook.annotations import Intent
+from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
+from srcip_webhook.ports import covers
+
+FIRST_ALIAS = 15100
+
+
+@dataclass(frozen=True)
+class Target:
+    """One probe or hook that connects to a port of its container."""
+
+    path: tuple[str, ...]
+    """Where the handler is in the container, such as ("readinessProbe", "httpGet")."""
+    said: int | str
+    """The port as written: a number or the name of a container port."""
+    number: int
+    """The port's number."""
+
+
+def targets(container: Container) -> Iterator[Target]:
+    """Every probe and hook of the container that kubelet sends to the Pod's own address."""
+    names = {port.name: port.number for port in pods.ports_of(container) if port.name}
+    lifecycle = container.get("lifecycle") or {}
+    places: list[tuple[tuple[str, ...], Any]] = [((probe,), container.get(probe)) for probe in PROBES]
+    places += [(("lifecycle", hook), lifecycle.get(hook)) for hook in HOOKS]
+    for path, place in places:
+        for handler in HANDLERS:
+            action = (place or {}).get(handler)
+            if not action or action.get("host"):
+                continue
+            said = action.get("port")
+            number = names.get(said, 0) if isinstance(said, str) else said
+            if number:
+                yield Target((*path, handler), said, number)
+
+
+def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tuple[ProbeAlias, ...]:
+    """One alias for each probed port that is intercepted, from FIRST_ALIAS upward past every port in use."""
+    if not intent.rewrite_probes or "off" in (intent.proxy_protocol, intent.node_proxy_protocol):
+        return ()
+    probed = {target.number for container in pods.listeners(pod) for target in targets(container)}
+    ports = sorted(port for port in probed if covers(intercepted, port))
+    used = {port.number for port in pods.declared_ports(pod)} | probed | set(RESERVED_PORTS)
+    free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not covers(intercepted, port))
+    return tuple(ProbeAlias(alias, port) for alias, port in zip(free, ports, strict=False))
+
+
+def rewritten(container: Container, alias_of: Mapping[int, int]) -> tuple[Container, dict[str, int | str]]:
+    """The container with its probes led to the aliases, and what each said before, by dotted path."""
+    changed, before = container, {}
+    for target in targets(container):
+        if target.number in alias_of:
+            changed = with_port(changed, target.path, alias_of[target.number])
+            before[".".join(target.path)] = target.said
+    return changed, before
+
+
+def with_port(container: Container, path: tuple[str, ...], port: int | str) -> Container:
+    """The container with another port in the handler at `path`; what is not on the path is shared."""
+    return _put(container, (*path, "port"), port)
+
+
+def _put(node: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    if len(path) == 1:
+        return {**node, path[0]: value}
+    return {**node, path[0]: _put(node[path[0]], path[1:], value)}

@@ -1,0 +1,50 @@
+"""What works but is likely to surprise the Pod's owner; the API server hands these lines to whoever creates the Pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from srcip_proxy.plan import Plan
+
+from srcip_webhook import pods
+from srcip_webhook.annotations import PREFIX, Intent
+from srcip_webhook.pods import Pod
+from srcip_webhook.ports import Ports, covers
+from srcip_webhook.values import everyone
+
+
+def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
+    """Each warning in one short line (the API server cuts long ones)."""
+    yield from ports.idle
+    other = [f"{port.number}/{port.protocol}" for port in ports.declared if port.protocol != "TCP"]
+    if other:
+        yield f"srcip: not intercepted, as only TCP is: {', '.join(other[:8])}"
+    hosted = [str(p.host_port) for p in ports.declared if p.host_port and covers(plan.inbound_ports, p.number)]
+    if hosted:
+        yield f"srcip: connections to hostPort {', '.join(hosted[:8])} come from clients or the node and stay native"
+    if cidrs := everyone(plan.trusted_cidrs):
+        yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
+    yield from _policy_surprises(intent)
+    if pods.spec(pod).get("shareProcessNamespace"):
+        yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
+    if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
+        yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
+
+
+def _policy_surprises(intent: Intent) -> Iterator[str]:
+    if intent.proxy_protocol == "off":
+        yield f"srcip: {PREFIX}proxy-protocol: off leaves the connections of trusted sources as they are"
+    elif intent.node_proxy_protocol == "required" and not intent.rewrite_probes:
+        yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
+
+
+def _guaranteed(pod: Pod) -> bool:
+    """Whether every container has limits for CPU and memory, and no request below them."""
+    containers = (*pods.named(pod, "initContainers"), *pods.named(pod, "containers"))
+    return all(_bounded(container.get("resources") or {}) for container in containers)
+
+
+def _bounded(resources: dict[str, Any]) -> bool:
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    return all(limits.get(name) and requests.get(name, limits[name]) == limits[name] for name in ("cpu", "memory"))

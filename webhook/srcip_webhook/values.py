@@ -1,0 +1,308 @@
+"""The kinds of values that annotations and settings hold: each reads its text or says what is allowed.
+
+A kind is one frozen object with `allowed` (for messages and the reference page), `schema` (a JSON schema of the text)
+and `parse`. `parse` raises BadValue with every fault of the text; it never guesses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol, TypeVar
+
+from srcip_proxy.plan import PortRange, port_range
+
+from srcip_webhook.pods import shown
+
+T = TypeVar("T")
+
+MAX_NETWORKS = 1024
+"""Longest accepted list of networks: SRCIP_PLAN must stay far below the kernel's 128 KiB for one environment string."""
+MAX_PORTS = 256
+"""Longest accepted list of ports."""
+MAX_TEXT = 64 * 1024
+"""Longest accepted value, in characters."""
+MAX_FAULTS = 10
+"""Faults of one value that are told; the rest is counted."""
+
+
+class BadValue(ValueError):
+    """A text that is not a value of its kind; `faults` are sentences without a subject's name."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(self.faults))
+
+
+class Kind(Protocol):
+    """How one value is read."""
+
+    @property
+    def allowed(self) -> str: ...
+    @property
+    def schema(self) -> dict[str, Any]: ...
+    def parse(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Word:
+    """One of some words; those in `later` are known but not there yet."""
+
+    words: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        return ", ".join(self.words) + (f" ({', '.join(self.later)}: not yet)" if self.later else "")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.words)}
+
+    def parse(self, text: str) -> str:
+        if text in self.later:
+            raise BadValue([f"{shown(text)} is not there yet"])
+        if text not in self.words:
+            raise BadValue([f"{shown(text)} is not known"])
+        return text
+
+
+@dataclass(frozen=True)
+class Flag:
+    """`true` or `false`, as text."""
+
+    allowed: str = "true, false"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"enum": ["true", "false"]}
+
+    def parse(self, text: str) -> bool:
+        if text not in ("true", "false"):
+            raise BadValue([f"{shown(text)} is neither true nor false"])
+        return text == "true"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A whole number from `low` to `high`, in decimal digits only."""
+
+    low: int
+    high: int
+    unit: str = ""
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number from {self.low} to {self.high}{' ' + self.unit if self.unit else ''}"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^[0-9]{1,9}$"}
+
+    def parse(self, text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 9):
+            raise BadValue([f"{shown(text)} is not a whole number"])
+        if not self.low <= int(text) <= self.high:
+            raise BadValue([f"{shown(text)} is out of range"])
+        return int(text)
+
+
+_UNITS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_PIECE = r"[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h)"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A duration such as 500ms, 5s or 1m30s, read as a whole number of `unit_ms` milliseconds."""
+
+    low: int
+    high: int
+    unit_ms: int = 1
+
+    @property
+    def allowed(self) -> str:
+        whole = "" if self.unit_ms == 1 else ", in whole seconds"
+        return f"a duration from {self._text(self.low)} to {self._text(self.high)}{whole}, such as 5s or 1m30s"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^({_PIECE}){{1,4}}$"}
+
+    def parse(self, text: str) -> int:
+        if len(text) > 80 or not re.fullmatch(f"(?:{_PIECE}){{1,4}}", text, re.ASCII):
+            raise BadValue([f"{shown(text)} is not a duration with a unit"])
+        pieces = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
+        value = sum((Fraction(number) * _UNITS[unit] for number, unit in pieces), Fraction()) / self.unit_ms
+        if value.denominator != 1:
+            raise BadValue([f"{shown(text)} is too fine"])
+        if not self.low <= value <= self.high:
+            raise BadValue([f"{shown(text)} is out of range"])
+        return int(value)
+
+    def _text(self, value: int) -> str:
+        return duration_text(value * self.unit_ms)
+
+
+def duration_text(milliseconds: int) -> str:
+    """The shortest exact text of a duration: 5s, not 5000ms."""
+    for unit, size in _UNITS.items():
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return "0s"
+
+
+_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](?:-?[a-z0-9])*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class PortList:
+    """Numbers, ranges and container port names, with commas between; names stay text until the Pod is known."""
+
+    allowed: str = "port numbers from 1 to 65535, ranges (8000-8010) and names of container ports, with commas between"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
+
+    def parse(self, text: str) -> tuple[PortRange | str, ...]:
+        return tuple(_each(text, _port_item, MAX_PORTS))
+
+
+def _port_item(item: str) -> PortRange | str:
+    if len(item) <= 15 and _NAME.fullmatch(item):
+        return item
+    try:
+        return port_range(item)
+    except ValueError:
+        raise BadValue([f"{shown(item)} is neither a port, a range nor a port's name"]) from None
+
+
+@dataclass(frozen=True)
+class NetworkList:
+    """Networks of both families with commas between, read as canonical, disjoint texts: IPv4 first, in order."""
+
+    allowed: str = "networks such as 192.0.2.0/24 or 2001:db8::/32, with commas between"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": "^[0-9a-fA-F.:/, \\t\\r\\n]+$"}
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return disjoint(_each(text, _network, MAX_NETWORKS))
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _network(item: str) -> Network:
+    if len(item) > 49 or not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?", item, re.ASCII):
+        raise BadValue([f"{shown(item)} is not a network"])
+    try:
+        network = ipaddress.ip_network(item, strict=False)
+    except ValueError:
+        raise BadValue([f"{shown(item)} is not a network"]) from None
+    if network.network_address != ipaddress.ip_interface(item).ip:
+        raise BadValue([f"{shown(item)} has host bits set; the network is {network}"])
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        raise BadValue([f"{shown(item)} is an IPv4 network in IPv6 form; write it as IPv4"])
+    return network
+
+
+def disjoint(networks: Iterable[Network]) -> tuple[str, ...]:
+    """The same addresses in as few networks as possible, as texts."""
+    four: list[ipaddress.IPv4Network] = []
+    six: list[ipaddress.IPv6Network] = []
+    for network in networks:
+        if isinstance(network, ipaddress.IPv4Network):
+            four.append(network)
+        else:
+            six.append(network)
+    return (*map(str, ipaddress.collapse_addresses(four)), *map(str, ipaddress.collapse_addresses(six)))
+
+
+def everyone(cidrs: Iterable[str]) -> tuple[str, ...]:
+    """Those of these disjoint networks that hold every address of their family."""
+    return tuple(cidr for cidr in cidrs if cidr in ("0.0.0.0/0", "::/0"))
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of the PROXY protocol."""
+
+    allowed: str = '"1", "2" or "1,2"'
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"enum": ["1", "2", "1,2"]}
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        known = {"1": (1,), "2": (2,), "1,2": (1, 2)}
+        if text not in known:
+            raise BadValue([f"{shown(text)} is not known"])
+        return known[text]
+
+
+_SUFFIXES = {
+    "m": Fraction(1, 1000),
+    "": Fraction(1),
+    **{unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T"), 1)},
+    **{unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
+}
+_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A Kubernetes quantity from `low` to `high`, kept as the text that was written."""
+
+    low: str
+    high: str
+    example: str
+
+    @property
+    def allowed(self) -> str:
+        return f"a Kubernetes quantity from {self.low} to {self.high}, such as {self.example}"
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{_QUANTITY.pattern}$"}
+
+    def parse(self, text: str) -> str:
+        if not _QUANTITY.fullmatch(text):
+            raise BadValue([f"{shown(text)} is not a quantity"])
+        if not amount(self.low) <= amount(text) <= amount(self.high):
+            raise BadValue([f"{shown(text)} is out of range"])
+        return text
+
+
+def amount(quantity: str) -> Fraction:
+    """The number behind a quantity that `Quantity` accepted: bytes, or CPUs."""
+    match = _QUANTITY.fullmatch(quantity)
+    if match is None:
+        raise BadValue([f"{shown(quantity)} is not a quantity"])
+    return Fraction(match[1]) * _SUFFIXES[match[2] or ""]
+
+
+def _each(text: str, read: Callable[[str], T], most: int) -> list[T]:
+    """Each item of a list with commas; white space around items does not matter."""
+    items = [item.strip(" \t\r\n") for item in text.split(",")]
+    if len(text) > MAX_TEXT or len(items) > most:
+        raise BadValue([f"{len(items)} items in {len(text)} characters; at most {most} in {MAX_TEXT} are allowed"])
+    if not all(items):
+        raise BadValue([f"{shown(text)} has an empty item" if len(items) > 1 else "the list is empty"])
+    values: list[T] = []
+    faults: list[str] = []
+    for item in items:
+        try:
+            values.append(read(item))
+        except BadValue as error:
+            faults += error.faults
+    if len(faults) > MAX_FAULTS:
+        faults[MAX_FAULTS:] = [f"and {len(faults) - MAX_FAULTS} more"]
+    if faults:
+        raise BadValue(faults)
+    return values
