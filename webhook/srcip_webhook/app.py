@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
@@ -116,7 +117,7 @@ def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
 
 
 def _log(asked: review.Request, outcome: Outcome) -> None:
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "decision": outcome.verb,
         "reason": str(outcome.reason),
         "namespace": asked.namespace,

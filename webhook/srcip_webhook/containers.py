@@ -6,6 +6,10 @@ dropped capabilities) changes what they run as.
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan
@@ -14,6 +18,17 @@ from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
+RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What a Pod gains. Shared between Pods: nobody may change the dicts inside."""
+
+    containers: tuple[dict[str, Any], ...]
+    """Init container and sidecar, in the order in which they start."""
+    digest: str
+    """Tells whether another rendering would differ."""
 
 
 def volume() -> dict[str, Any]:
@@ -21,10 +36,18 @@ def volume() -> dict[str, Any]:
     return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
 
 
-def containers(decision: Inject, settings: Settings) -> list[dict[str, Any]]:
-    """Both, in the order in which they start."""
-    env, resources = _env(decision.plan), _resources(decision, settings)
-    return [_init(settings, env, resources), _proxy(settings, env, resources)]
+def rendered(decision: Inject, settings: Settings) -> Rendered:
+    """What this decision adds. Pods of one owner ask for the same, so the last ones are remembered."""
+    chosen = tuple(resource(decision.intent, settings, field) for field in RESOURCES)
+    return _rendered(decision.plan, chosen, settings)
+
+
+@lru_cache(maxsize=128)
+def _rendered(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
+    env, resources = _env(plan), _resources(chosen)
+    containers = (_init(settings, env, resources), _proxy(settings, env, resources))
+    text = json.dumps([*containers, volume()], sort_keys=True)
+    return Rendered(containers, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
@@ -76,13 +99,10 @@ def _env(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _resources(decision: Inject, settings: Settings) -> dict[str, Any]:
-    def chosen(suffix: str) -> dict[str, str]:
-        named = {what: resource(decision.intent, settings, f"proxy_{what}{suffix}") for what in ("cpu", "memory")}
-        return {what: value for what, value in named.items() if value}
-
-    limits = chosen("_limit")
-    return {"requests": chosen(""), **({"limits": limits} if limits else {})}
+def _resources(chosen: tuple[str | None, ...]) -> dict[str, Any]:
+    cpu, memory, cpu_limit, memory_limit = chosen
+    limits = {what: value for what, value in (("cpu", cpu_limit), ("memory", memory_limit)) if value}
+    return {"requests": {"cpu": cpu, "memory": memory}, **({"limits": limits} if limits else {})}
 
 
 def _security(capability: str) -> dict[str, Any]:

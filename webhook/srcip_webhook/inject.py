@@ -6,7 +6,7 @@ from typing import Any
 
 from srcip_webhook import pods, status
 from srcip_webhook.annotations import INJECTED, STATUS
-from srcip_webhook.containers import containers, volume
+from srcip_webhook.containers import rendered, volume
 from srcip_webhook.pods import Container, Pod
 from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject
 from srcip_webhook.probes import rewritten
@@ -15,15 +15,15 @@ from srcip_webhook.settings import Settings
 
 def injected(pod: Pod, decision: Inject, settings: Settings) -> Pod:
     """`pod` (which bears nothing of ours) with everything that `decision` adds."""
-    added = containers(decision, settings)
+    added = rendered(decision, settings)
     fields, before = _probes_rewritten(pod, decision)
     spec = {
         **pods.spec(pod),
         **fields,
-        "initContainers": [*added, *fields["initContainers"]],
+        "initContainers": [*added.containers, *fields["initContainers"]],
         "volumes": [*pods.named(pod, "volumes"), volume()],
     }
-    said = status.text(decision.plan, before, [*added, volume()])
+    said = status.text(decision.plan, before, added.digest)
     return {**pod, "metadata": _metadata(pod, said), "spec": spec}
 
 

@@ -1,0 +1,61 @@
+"""Says in plain words what happens to a Pod, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy.plan import Plan
+
+from srcip_webhook.mutate import Outcome
+from srcip_webhook.policy import REASONS, Inject
+from srcip_webhook.values import duration_text
+
+_VERBS = {"inject": "gets the sidecar", "skip": "is left alone", "refuse": "is refused"}
+_REQUIRED = {
+    "required": "must send a PROXY header",
+    "optional": "may send a PROXY header",
+    "off": "reach the application without the sidecar",
+}
+_DELIVERY = {
+    "auto": "over a loopback address, or over the Pod's own where the application is bound to it",
+    "loopback": "over a loopback address",
+    "pod": "over the Pod's own address",
+}
+_FIDELITY = {
+    "best-effort": "as exact as possible: address and port, else the address, else the load balancer's",
+    "ip": "the exact address, or the connection is refused",
+    "exact": "the exact address and port, or the connection is refused",
+}
+
+
+def explained(owner: str, outcome: Outcome) -> str:
+    """Some lines about one Pod."""
+    return "\n".join([f"{owner} {_VERBS[outcome.verb]} ({outcome.reason})", *_body(outcome)]) + "\n"
+
+
+def _body(outcome: Outcome) -> Iterator[str]:
+    if isinstance(outcome.decision, Inject):
+        yield from _plan(outcome.decision.plan)
+    elif outcome.messages:
+        yield from (f"  error:     {message}" for message in outcome.messages)
+    else:
+        yield f"  why:       {REASONS[outcome.reason]}"
+    yield from (f"  warning:   {warning}" for warning in outcome.decision.warnings)
+
+
+def _plan(plan: Plan) -> Iterator[str]:
+    yield f"  ports:     {', '.join(map(str, plan.inbound_ports))}"
+    yield f"  trusted:   {', '.join(plan.trusted_cidrs)}; they {_REQUIRED[plan.proxy_protocol]}"
+    yield f"  node:      its own address, where trusted: connections {_REQUIRED[plan.node_proxy_protocol]}"
+    yield "  others:    are not intercepted and reach the application at full speed"
+    versions = " and ".join(map(str, plan.proxy_protocol_versions))
+    yield (
+        f"  header:    version {versions}, within {duration_text(plan.header_timeout_ms)}, "
+        f"at most {plan.max_header_bytes} bytes"
+    )
+    yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
+    yield f"  client:    {_FIDELITY[plan.client_address]}"
+    limit = plan.max_connections_per_client
+    yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
+    if plan.probe_aliases:
+        yield f"  probes:    {', '.join(f'of port {item.port} at {item.alias}' for item in plan.probe_aliases)}"

@@ -1,0 +1,56 @@
+"""Writes docs/annotations.md from the tables: `python -m srcip_webhook.reference > docs/annotations.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from srcip_webhook.annotations import STATUS, TABLE
+from srcip_webhook.policy import REASONS
+
+_INTRO = """<!-- Written by `python -m srcip_webhook.reference`. Don't edit. -->
+# Annotations
+
+Put them on the Pod, or on the Pod template of a Deployment and the like. Only `srcip.io/mode` is needed; with the
+webhook's setting for trusted load balancers the rest has defaults. Values are strings: quote `"true"` and `"5"`.
+A value that is not allowed refuses the Pod, with every fault at once. `srcip explain -f FILE` tells beforehand.
+"""
+_AFTER = f"""
+The label `srcip.io/inject: "false"` opts a Pod out like the annotation; an opt-out wins over everything else.
+
+`{STATUS}` is written by srcip: what it added and rewrote, so that a Pod that comes back to the webhook (or a manifest
+copied from a running Pod) is never injected twice. Don't write it yourself.
+
+The containers that srcip adds need the capabilities NET_ADMIN (init container) and NET_RAW (sidecar). The Pod Security
+levels `baseline` and `restricted` don't allow them, and the webhook can't see the namespace's level, as it never calls
+the Kubernetes API: a namespace that enforces one of these rejects the Pod after the webhook, with a message of its own.
+
+A rewritten HTTP probe carries the alias port in its Host header; state the header in the probe where that matters.
+
+## Decisions
+
+Each decision has one of these reasons, in the log, as a label of `srcip_webhook_decisions_total`, in the audit log and
+in `srcip explain`.
+"""
+
+
+def page() -> str:
+    """The whole reference page."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield _INTRO
+    yield "| annotation | allowed | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for row in TABLE:
+        yield f"| `{row.key}` | {row.kind.allowed} | {row.default_text} | {row.doc} |"
+    yield _AFTER
+    yield "| reason | meaning |"
+    yield "| --- | --- |"
+    for reason, doc in REASONS.items():
+        yield f"| `{reason}` | {doc} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
