@@ -1,0 +1,66 @@
+"""`srcip-proxy init | render | check`: the data plane of one Pod, told by the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from srcip_proxy.plan import PlanError
+from srcip_proxy.pod import PodError
+
+USAGE = """usage: srcip-proxy COMMAND
+
+The plan is read from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP from the downward API.
+
+  init     set up interception and write HAProxy's configuration; needs CAP_NET_ADMIN
+  render   print what init would apply and write, and touch nothing
+  check    prove in the running Pod that interception, delivery and replies work; needs no capability
+"""
+
+
+def _init() -> int:
+    from srcip_proxy import init  # noqa: PLC0415 - each command loads what it needs: init runs in every Pod's start
+
+    return init.main()
+
+
+def _render() -> int:
+    from srcip_proxy import init  # noqa: PLC0415
+
+    texts = init.render(*init.load(os.environ))
+    print(texts.nft)
+    for version, text in texts.routes.items():
+        print(f"# ip -{version} -batch -\n{text}")
+    print(f"# {init.DIRECTORY / init.CONFIGURATION}\n{texts.haproxy}")
+    return 0
+
+
+def _check() -> int:
+    from srcip_proxy import check  # noqa: PLC0415
+
+    return check.main()
+
+
+COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
+
+
+def main() -> None:
+    """Entry point of `srcip-proxy`. Exit code 0 on success, 1 on failure with the reasons, 2 on wrong usage."""
+    arguments = sys.argv[1:]
+    if arguments in (["-h"], ["--help"]):
+        print(USAGE, end="")
+        sys.exit(0)
+    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+        print(USAGE, end="", file=sys.stderr)
+        sys.exit(2)
+    try:
+        sys.exit(COMMANDS[arguments[0]]())
+    except (PlanError, PodError) as error:
+        for line in error.errors:
+            print(f"srcip-proxy {arguments[0]}: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""`srcip-proxy check`: proof, from inside the Pod, that an intercepted connection reaches its application.
+
+It plays all three parts over lo: the balancer (from an address that only this check may use), the client (an address
+of documentation, stated in a PROXY header) and the application. What it proves: interception, the sidecar, the
+spoofed source, and the way back of the replies. It needs no capability: `kubectl exec` into the sidecar is enough.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from srcip_proxy.init import load
+from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
+from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
+from srcip_proxy.pod import Pod
+
+CLIENTS = {4: ("192.0.2.77", 7777), 6: ("2001:db8::77", 7777)}
+"""Who the check claims to be (RFC 5737, RFC 3849)."""
+TIMEOUT = 3.0
+"""Seconds for each step."""
+_QUESTION, _ANSWER = b"question", b"answer"
+
+
+class CheckError(Exception):
+    """One step failed; the text says which and what to look at."""
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """Print one line per proof. Exit code 0 when all hold, 1 otherwise."""
+    plan, pod = load(environment)
+    failed = False
+    for name, step in _steps(plan, pod):
+        try:
+            print(f"ok      {name}: {step()}")
+        except CheckError as error:
+            failed = True
+            print(f"FAILED  {name}: {error}", file=sys.stderr)
+    return int(failed)
+
+
+def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "sidecar", _sidecar_is_ready
+    yield "IPv4 client", lambda: round_trip(4, _application(4, plan, pod), pod)
+    if pod.ipv6:
+        yield "IPv6 client", lambda: round_trip(6, _application(6, plan, pod), pod)
+    else:
+        yield "IPv6", lambda: "off in this Pod; IPv6 clients are handled as srcip.io/client-address says"
+
+
+def _application(version: int, plan: Plan, pod: Pod) -> str:
+    own = pod.own(version)
+    if plan.deliver_to == "pod" and own:
+        return str(own)
+    return LOOPBACK4 if version == 4 else LOOPBACK6
+
+
+def _sidecar_is_ready() -> str:
+    try:
+        with socket.create_connection(("127.0.0.1", HEALTH_PORT), TIMEOUT) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            answer = connection.recv(4096).split(b"\r\n")[0].decode("latin-1")
+    except OSError as error:
+        raise CheckError(f"it does not answer on port {HEALTH_PORT} ({error}); see its log") from error
+    if " 200 " not in answer:
+        raise CheckError(f"it is not ready: {answer}")
+    return answer
+
+
+def round_trip(version: int, application: str, pod: Pod) -> str:
+    """One connection through the whole chain. Raises CheckError with the likely cause."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.settimeout(TIMEOUT)
+        listener.bind((application, CHECK_PORT))
+        listener.listen()
+        with _balancer(pod, version) as balancer, _accepted(listener, version) as (connection, peer):
+            if peer != CLIENTS[version]:
+                raise CheckError(f"the application saw {peer[0]} port {peer[1]}, not {CLIENTS[version][0]}")
+            _exchange(balancer, connection)
+    return f"the application saw {peer[0]} port {peer[1]} and answered it"
+
+
+@contextmanager
+def _balancer(pod: Pod, version: int) -> Iterator[socket.socket]:
+    target = str(pod.own(4) or LOOPBACK4)
+    source, port = CLIENTS[version]
+    header = f"PROXY TCP{version} {source} {source} {port} {CHECK_PORT}\r\n".encode()
+    try:
+        with socket.create_connection((target, CHECK_PORT), TIMEOUT, (CHECK4, 0)) as connection:
+            connection.sendall(header + _QUESTION)
+            yield connection
+    except ConnectionRefusedError as error:
+        raise CheckError("interception is not in place: run `srcip-proxy init` in the init container") from error
+    except OSError as error:
+        raise CheckError(f"the sidecar ended the connection ({error}); its log says why") from error
+
+
+@contextmanager
+def _accepted(listener: socket.socket, version: int) -> Iterator[tuple[socket.socket, tuple[str, int]]]:
+    try:
+        connection, address = listener.accept()
+    except TimeoutError as error:
+        raise CheckError(
+            "no connection came out of the sidecar: it lacks CAP_NET_RAW, or the address of srcip on lo is missing"
+        ) from error
+    with connection:
+        connection.settimeout(TIMEOUT)
+        yield connection, (address[0], address[1])
+
+
+def _exchange(balancer: socket.socket, application: socket.socket) -> None:
+    """Question and answer: the answer proves that replies to a foreign address come back to the sidecar."""
+    try:
+        question = application.recv(4096)
+        application.sendall(_ANSWER)
+        answer = balancer.recv(4096)
+    except TimeoutError as error:
+        raise CheckError("no reply came back: the policy routes of srcip are missing (`ip rule`)") from error
+    if (question, answer) != (_QUESTION, _ANSWER):
+        raise CheckError(f"the bytes were changed on the way: {question!r}, {answer!r}")

@@ -1,0 +1,170 @@
+"""The HAProxy configuration of one sidecar. Pure: a plan and a Pod in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
+from srcip_proxy.plan import HEALTH_PORT, PROXY_PORT, Plan
+from srcip_proxy.pod import Pod
+from srcip_proxy.text import BANNER, word, words
+
+OLDEST = "3.0"
+"""The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
+HEALTH_CONNECTIONS = 100
+"""Room for kubelet and Prometheus when all other connections are taken."""
+PIPES = 64
+"""Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
+REFUSE = "  tcp-request content silent-drop rst-ttl 64 if { var(txn.srcip_refused) -m bool }"
+"""Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
+LUA = Path(__file__).with_name("lua")
+
+
+def render(plan: Plan, pod: Pod) -> str:
+    """The whole configuration file."""
+    sections = (_global(plan, pod), _defaults(plan), _inbound(plan, pod), _backends(plan, pod), _health(pod))
+    return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
+
+
+def connections(plan: Plan, pod: Pod) -> int:
+    """How many connections the sidecar takes: as planned, or fewer where the runtime gives it fewer files.
+
+    Two files a connection; HAProxy would not start with a number that it has no files for.
+    """
+    return max(1, min(plan.max_connections, pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES))
+
+
+def _global(plan: Plan, pod: Pod) -> Iterator[str]:
+    yield f'.if !version_atleast({OLDEST})\n  .alert "srcip needs HAProxy {OLDEST} or newer"\n.endif'
+    yield '.if !feature(LUA)\n  .alert "srcip needs a HAProxy built with Lua"\n.endif'
+    yield "global"
+    yield "  log stdout format raw local0 info"
+    yield f"  maxconn {word(connections(plan, pod) + HEALTH_CONNECTIONS)}"
+    yield f"  nbthread {word(plan.threads)}"
+    yield "  setcap cap_net_raw"
+    yield f"  hard-stop-after {word(max(plan.drain_timeout_s, 1))}s"
+    # bulk data goes through pipes inside the kernel; few, as their memory is counted per user of the whole node
+    yield f"  maxpipes {PIPES}\n  tune.pipesize 262144"
+    yield f"  lua-prepend-path {word(LUA)}/?.lua"
+    yield f"  lua-load {word(LUA)}/srcip.lua {' '.join(_lua_settings(plan, pod))}"
+
+
+def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
+    own = (*pod.unusable, LOOPBACK4, LOOPBACK6, CHECK4)
+    settings = {
+        "policy": plan.proxy_protocol,
+        "node_policy": plan.node_proxy_protocol,
+        "node": words(pod.node, ","),
+        "own": words((a if isinstance(a, str) else a.exploded for a in own), ","),
+        "pod4": pod.own(4) or "",
+        "pod6": (pod.own(6) or "") if pod.ipv6 else "",
+        "loopback4": LOOPBACK4,
+        "loopback6": LOOPBACK6,
+        "ipv6": int(pod.ipv6),
+        "versions": words(plan.proxy_protocol_versions, ","),
+        "max_header": plan.max_header_bytes,
+        "timeout": plan.header_timeout_ms,
+        "deliver_to": plan.deliver_to,
+        "client_address": plan.client_address,
+        "health_port": HEALTH_PORT,
+    }
+    return (word(f"{key}={value}") for key, value in settings.items())
+
+
+def _defaults(plan: Plan) -> Iterator[str]:
+    yield "defaults"
+    yield "  mode tcp"
+    yield "  timeout connect 5s"
+    # as without a proxy, only the two ends decide how long a connection may be idle; keep-alives find dead peers
+    yield "  timeout client 24d\n  timeout server 24d"
+    yield "  option clitcpka\n  clitcpka-idle 10m\n  clitcpka-intvl 1m\n  clitcpka-cnt 5"
+    yield "  option splice-auto"
+    yield "  option redispatch 1"
+    yield "  balance first"
+
+
+def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
+    yield "frontend inbound"
+    yield f"  maxconn {word(connections(plan, pod))}"
+    yield f"  bind 127.0.0.1:{PROXY_PORT} transparent"
+    if pod.ipv6:
+        yield f"  bind [::1]:{PROXY_PORT} transparent"
+    yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
+    yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
+    undecided = "!{ var(txn.srcip_backend) -m found } !{ var(txn.srcip_refused) -m bool }"
+    yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"
+    yield REFUSE
+    yield "  tcp-request content set-src var(txn.srcip_address)"
+    yield "  tcp-request content set-src-port var(txn.srcip_port)"
+    if plan.max_connections_per_client:
+        claimed = "{ var(txn.srcip_address) -m found }"
+        yield f"  tcp-request content track-sc0 src table clients if {claimed}"
+        yield f"  tcp-request content lua.srcip_too_many if {{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
+        yield REFUSE
+    # no default: whatever the Lua action has not decided goes nowhere
+    yield "  use_backend %[var(txn.srcip_backend)] if { var(txn.srcip_backend) -m found }"
+
+
+SERVERS = {
+    "loopback": {"client": ("loopback client", "loopback clientip"), "own": ("loopback client", "loopback clientip")},
+    "pod": {"client": ("pod client", "pod clientip"), "own": ("pod clientip",)},
+    "auto": {
+        "client": ("loopback client", "pod client", "pod clientip"),
+        "own": ("loopback client", "pod clientip"),
+    },
+}
+"""Where the application is tried, in this order, for each `srcip.io/deliver-to`.
+
+`client` connections show the stated client; `own` ones the address that the connection itself has, whose port must not
+be repeated at the Pod's own address: the inner connection would be taken for the outer one. `client` binds address and
+port; `clientip` the address only, for when the port is taken.
+"""
+
+
+def _backends(plan: Plan, pod: Pod) -> Iterator[str]:
+    for version in (4, 6) if pod.ipv6 else (4,):
+        for kind, servers in SERVERS[plan.deliver_to].items():
+            yield from _backend(f"{kind}{version}", _targets(servers, plan, pod, version), version)
+    if plan.max_connections_per_client:
+        yield f"backend clients\n  stick-table type ipv6 size {word(plan.max_connections)} expire 1h store conn_cur"
+
+
+def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
+    """Pairs of address and `usesrc` to try; without an address of the Pod in this family, on loopback only."""
+    places = {"loopback": LOOPBACK4 if version == 4 else LOOPBACK6, "pod": pod.own(version)}
+    pairs = [server.split() for server in servers]
+    if plan.client_address == "exact":
+        pairs = [p for p in pairs if p[1] == "client"] or pairs
+    return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
+
+
+def _backend(name: str, targets: list[tuple[str, str]], version: int) -> Iterator[str]:
+    """One backend: the first target by rule, the others one after the other when it fails.
+
+    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
+    """
+    anywhere = "0.0.0.0" if version == 4 else "[::]"
+    first, *others = targets
+    yield f"backend {name}\n  retries {len(others)}"
+    yield f"  use-server first if TRUE\n  server first {_host(first)} weight 0 source {anywhere} usesrc {first[1]}"
+    for number, target in enumerate([*others, *others[-1:]], start=2):
+        yield f"  server try{number} {_host(target)} source {anywhere} usesrc {word(target[1])}"
+
+
+def _host(target: tuple[str, str]) -> str:
+    address = word(target[0])
+    return f"[{address}]" if ":" in address else address
+
+
+def _health(pod: Pod) -> Iterator[str]:
+    yield "frontend health"
+    yield "  mode http"
+    yield "  timeout client 10s\n  timeout http-request 5s"
+    yield f"  bind {'[::]' if pod.ipv6 else '0.0.0.0'}:{HEALTH_PORT}{' v4v6' if pod.ipv6 else ''}"
+    yield '  http-request return status 200 content-type text/plain string "ok" if { path /healthz }'
+    yield '  http-request return status 503 content-type text/plain string "stopping" if { path /readyz } { stopping }'
+    yield '  http-request return status 200 content-type text/plain string "ready" if { path /readyz }'
+    yield "  http-request use-service prometheus-exporter if { path /metrics/haproxy }"
+    yield "  http-request use-service lua.srcip_metrics if { path /metrics }"
+    yield "  http-request return status 404"

@@ -1,0 +1,105 @@
+"""What the init container does: read the plan, set up interception, write HAProxy's configuration. Then it is gone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from srcip_proxy import haproxy, nft, preflight, routes
+from srcip_proxy import pod as pods
+from srcip_proxy.plan import ENV, Plan, PlanError
+from srcip_proxy.pod import Pod
+
+DIRECTORY = Path("/run/srcip")
+CONFIGURATION = "haproxy.cfg"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Every text that `init` applies or writes."""
+
+    nft: str
+    routes: dict[int, str]
+    """For `ip -batch -`, by IP version."""
+    haproxy: str
+
+
+def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
+    """The plan and the Pod of this process. Raises PlanError, PodError."""
+    if ENV not in environment:
+        raise PlanError(["not set; the webhook writes it into the Pod"])
+    return Plan.from_env(environment[ENV]), pods.from_environment(environment, pods.run_ip)
+
+
+def render(plan: Plan, pod: Pod) -> Rendered:
+    """All texts for this plan in this Pod. Pure."""
+    versions = (4, 6) if pod.ipv6 else (4,)
+    return Rendered(nft.render(plan, pod), {v: routes.render(v) for v in versions}, haproxy.render(plan, pod))
+
+
+def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
+    """Put `texts` into effect, interception first: until the sidecar listens, trusted connections are refused.
+
+    Safe to run again. Raises subprocess.CalledProcessError with what the tool said.
+    """
+    _feed(["nft", "-f", "-"], texts.nft)
+    for version, text in texts.routes.items():
+        _feed(["ip", f"-{version}", "-force", "-batch", "-"], routes.prepare(version), check=False)
+        _feed(["ip", f"-{version}", "-batch", "-"], text)
+    _write(directory / CONFIGURATION, texts.haproxy)
+
+
+def main(environment: Mapping[str, str] = os.environ) -> int:
+    """`srcip-proxy init`. Exit code 0 when everything is in place, 1 with the reasons otherwise."""
+    plan, pod = load(environment)
+    findings = preflight.capabilities()
+    if findings:
+        return _fail(findings)
+    try:
+        apply(render(plan, pod))
+    except subprocess.CalledProcessError as error:
+        if pod.ipv6 and preflight.only_ipv6_is_missing():
+            print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
+            return _without_ipv6(plan, pod)
+        return _fail(preflight.explain(error))
+    print(summary(plan, pod))
+    return 0
+
+
+def summary(plan: Plan, pod: Pod) -> str:
+    """One line that says what was set up."""
+    who = nft.intercepted(plan, pod)["trusted"]
+    ports = ", ".join(map(str, plan.inbound_ports))
+    family = "IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)"
+    return f"srcip-proxy init: ports {ports} from {', '.join(who) or 'nobody'}; {family}"
+
+
+def _without_ipv6(plan: Plan, pod: Pod) -> int:
+    narrowed = replace(pod, ipv6=False)
+    try:
+        apply(render(plan, narrowed))
+    except subprocess.CalledProcessError as error:
+        return _fail(preflight.explain(error))
+    print(summary(plan, narrowed))
+    return 0
+
+
+def _fail(reasons: list[str]) -> int:
+    for reason in reasons:
+        print(f"srcip-proxy init: {reason}", file=sys.stderr)
+    return 1
+
+
+def _feed(command: list[str], text: str, check: bool = True) -> None:
+    subprocess.run(command, input=text, check=check, capture_output=True, text=True)
+
+
+def _write(path: Path, text: str) -> None:
+    """Readers see the old file or the new one, never half of it."""
+    aside = path.with_suffix(".new")
+    aside.write_text(text)
+    aside.replace(path)

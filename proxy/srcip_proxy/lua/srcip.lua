@@ -1,0 +1,185 @@
+-- What HAProxy asks for each intercepted connection: read the PROXY protocol header, take it out, and say which
+-- client the application shall see and where the application is reached. Settings come as `key=value` arguments.
+
+local protocol = require("proxy_protocol")
+local listeners = require("listeners")
+local counters = require("counters")
+
+local settings = {}
+for _, argument in ipairs({ ... }) do
+  local key, value = argument:match("^([%w_]+)=(.*)$")
+  settings[key] = value
+end
+counters.port = settings.health_port
+
+local function bytes_of(text) return protocol.ipv4(text) or protocol.ipv6(text) end
+
+local function set_of(list)
+  local set = {}
+  for item in list:gmatch("[^,]+") do set[item] = true end
+  return set
+end
+
+-- Addresses of this Pod and of its network that no client can have, and the node's.
+local own, node = {}, {}
+for text in pairs(set_of(settings.own)) do own[bytes_of(text)] = true end
+for text in pairs(set_of(settings.node)) do node[text] = true end
+-- The Pod's own address per family, as bytes; nil where it has none.
+local pod4, pod6 = bytes_of(settings.pod4), bytes_of(settings.pod6)
+local loopback4, loopback6 = bytes_of(settings.loopback4), bytes_of(settings.loopback6)
+local has_ipv6 = settings.ipv6 == "1"
+local versions = set_of(settings.versions)
+local limits = { max_header = tonumber(settings.max_header), versions = { versions["1"], versions["2"] } }
+
+local FIRST_UNPRIVILEGED_PORT = 1024 -- below, binding needs CAP_NET_BIND_SERVICE (ip-sysctl.rst)
+
+local HINTS = {
+  no_header = "the balancer must send the PROXY protocol on this port, or set srcip.io/proxy-protocol: optional",
+  malformed = "the balancer sends something that is not the PROXY protocol of its specification",
+  version = "see srcip.io/proxy-protocol-versions",
+  too_long = "see srcip.io/max-header-size",
+  checksum = "the header was changed or cut on its way",
+  header_closed = "the balancer closed the connection before its header was whole",
+  header_timeout = "see srcip.io/header-timeout",
+  header_silence = "a balancer that sends its header only with the client's first bytes (AWS NLB by default) "
+    .. "cannot serve protocols where the server speaks first: change that in the balancer",
+  unusable_address = "the balancer states an address that no client can have",
+  family = "the application does not listen on the client's address family: let it, or see srcip.io/client-address",
+  port = "see srcip.io/client-address",
+  too_many = "see srcip.io/max-connections-per-client",
+}
+
+local function endpoint(address, port)
+  return string.format(address:find(":", 1, true) and "[%s]:%s" or "%s:%s", address, port)
+end
+
+local function describe(txn)
+  local f = txn.f
+  return string.format("%s to port %s", endpoint(f:fc_src(), f:fc_src_port()), f:dst_port())
+end
+
+-- Logs one line, unless there were many in this second; then the next line says how many are missing.
+local function log(line, reason)
+  local skipped = counters.may_log()
+  if not skipped then return end
+  local more = skipped > 0 and string.format(" (%d more lines were left out)", skipped) or ""
+  core.log(core.warning, string.format("srcip: %s; reason=%s; what to do: %s%s\n", line, reason, HINTS[reason], more))
+end
+
+-- Counts and logs one connection; the rule behind this action ends it with a RST.
+local function refuse(txn, reason, detail)
+  counters.add("refused", reason)
+  log("refused connection from " .. describe(txn) .. ": " .. detail, reason)
+  txn:set_var("txn.srcip_refused", true)
+end
+
+local function is_ipv6(text) return text:find(":", 1, true) ~= nil end
+
+-- Whether srcip.io/deliver-to has an address of this family at all.
+local function has_family(is6)
+  if is6 then return has_ipv6 and (settings.deliver_to ~= "pod" or pod6 ~= nil) end
+  return settings.deliver_to ~= "pod" or pod4 ~= nil
+end
+
+-- Whether the application can take a client of the other family than that of the balancer's connection.
+local function takes(is6, port)
+  if not has_family(is6) then return false end
+  local set = listeners.on(port)
+  if is6 then return set[listeners.ANY6] or set[loopback6] or pod6 and set[pod6] end
+  return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
+end
+
+-- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
+-- network the inner connection must not repeat the outer one's addresses and ports).
+local function hand_over(txn, kind, is6)
+  txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
+end
+
+local function deliver_own(txn)
+  local is6 = is_ipv6(txn.f:fc_src())
+  if has_family(is6) then return hand_over(txn, "own", is6) end
+  refuse(txn, "family", "the Pod has no address of this family to deliver to")
+end
+
+local function deliver_client(txn, verdict)
+  local address, port, outer = protocol.text(verdict.address), verdict.port, txn.f:fc_src()
+  local is6 = #verdict.address == 16
+  if is6 ~= is_ipv6(outer) and not takes(is6, txn.f:dst_port()) then
+    if settings.client_address ~= "best-effort" then
+      return refuse(txn, "family", "client " .. address .. " cannot be shown to the application")
+    end
+    counters.add("fallback", "family")
+    log("connection from " .. describe(txn) .. ": the application sees the balancer, not client " .. address, "family")
+    return deliver_own(txn)
+  end
+  if port < FIRST_UNPRIVILEGED_PORT then
+    if settings.client_address == "exact" then
+      return refuse(txn, "port", "the sidecar may not use the client's port " .. port)
+    end
+    port = 0 -- any
+  end
+  txn:set_var("txn.srcip_address", address)
+  txn:set_var("txn.srcip_port", port)
+  local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
+  hand_over(txn, is_balancer and "own" or "client", is6)
+end
+
+local function policy(txn)
+  if settings.node_policy == settings.policy then return settings.policy end
+  return node[txn.f:fc_src()] and settings.node_policy or settings.policy
+end
+
+local ON = {}
+
+function ON.proxy(txn, verdict)
+  local fault = own[verdict.address] and "an address of this Pod" or protocol.unusable(verdict.address)
+  if fault then
+    return refuse(txn, "unusable_address", "client " .. protocol.text(verdict.address) .. " is " .. fault)
+  end
+  txn.req:remove(0, verdict.length)
+  counters.add("accepted", "proxy")
+  return deliver_client(txn, verdict)
+end
+
+ON["local"] = function(txn, verdict)
+  txn.req:remove(0, verdict.length)
+  counters.add("accepted", "local")
+  return deliver_own(txn)
+end
+
+function ON.none(txn)
+  if policy(txn) == "required" then return refuse(txn, "no_header", "it does not begin with a PROXY protocol header") end
+  counters.add("accepted", "none")
+  return deliver_own(txn)
+end
+
+function ON.wait() end
+
+function ON.refuse(txn, verdict) return refuse(txn, verdict.reason, verdict.detail) end
+
+core.register_action("srcip_header", { "tcp-req" }, function(txn)
+  limits.crc32c = function(data) return txn.c:crc32c(data) end
+  local verdict = protocol.parse(txn.req:data() or "", limits)
+  ON[verdict.kind](txn, verdict)
+end)
+
+-- The time for the header is over, or the sender has closed its side, and the header is not whole.
+local function late(txn)
+  local data = txn.req:data() or ""
+  local closed = not txn.req:may_recv()
+  if policy(txn) == "optional" and #data < 12 then return ON.none(txn) end
+  if closed and data == "" then -- a health check that only connects
+    counters.add("refused", "empty")
+    txn:set_var("txn.srcip_refused", true)
+    return
+  end
+  if closed then return refuse(txn, "header_closed", "closed within the header") end
+  if data == "" then return refuse(txn, "header_silence", "no byte within " .. settings.timeout .. " ms") end
+  return refuse(txn, "header_timeout", "no whole header within " .. settings.timeout .. " ms")
+end
+
+core.register_action("srcip_late", { "tcp-req" }, function(txn) late(txn) end)
+
+core.register_action("srcip_too_many", { "tcp-req" }, function(txn)
+  refuse(txn, "too_many", "client " .. txn.f:src() .. " has too many connections open")
+end)

@@ -1,0 +1,17 @@
+"""Names and numbers of the data plane inside the Pod's network namespace."""
+
+from __future__ import annotations
+
+LOOPBACK4 = "169.254.77.1"
+"""srcip's own loopback address: the application is reached here, so replies find their way by a route alone."""
+LOOPBACK6 = "fd73:7263:6970::1"
+CHECK4 = "169.254.77.2"
+"""The only source that may enter the proxy over lo: `srcip-proxy check` plays the balancer with it."""
+MARK = 0x73726370
+"""Mark of packets that belong to the proxy (the letters s r c p)."""
+PROBE_MARK = 0x73726371
+"""Mark of kubelet's probes on their alias ports."""
+TABLE = 7363
+"""Routing table that delivers everything locally."""
+PRIORITY = 7363
+"""Priority of the policy rules: before main (32766), after local (0)."""

@@ -1,0 +1,100 @@
+"""What the data plane knows of the Pod that it runs in: its addresses, the node's, and whether IPv6 is there."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class PodError(ValueError):
+    """The environment does not describe a Pod; `errors` names every fault."""
+
+    def __init__(self, errors: list[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(errors))
+
+
+@dataclass(frozen=True)
+class Pod:
+    """The addresses that decide what is intercepted and which claims are refused."""
+
+    addresses: tuple[Address, ...]
+    """The Pod's own addresses (`status.podIPs`), at most one per family."""
+    node: tuple[Address, ...] = ()
+    """Where the node's own traffic comes from: `status.hostIP` and the Pod's default gateways."""
+    unusable: tuple[Address, ...] = ()
+    """Every address of the Pod's interfaces and their broadcast addresses: no client can have them."""
+    ipv6: bool = True
+    """Whether the Pod's network namespace has IPv6."""
+    max_files: int = 1_048_576
+    """How many file descriptors a container of this Pod may open."""
+
+    def own(self, version: int) -> Address | None:
+        """The Pod's address of IP `version` 4 or 6, or None."""
+        return next((a for a in self.addresses if a.version == version), None)
+
+
+def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> Pod:
+    """The Pod as the downward API (POD_IP, POD_IPS, HOST_IP) and `ip -j` describe it. Raises PodError.
+
+    Without POD_IPS and POD_IP, as outside Kubernetes, the global addresses of the interfaces count.
+    """
+    links = json.loads(ip("-j", "addr", "show"))
+    rows = [row for link in links for row in link["addr_info"] if "local" in row]
+    errors: list[str] = []
+    addresses = _addresses("POD_IPS", environment, errors) or _addresses("POD_IP", environment, errors)
+    node = _addresses("HOST_IP", environment, errors)
+    if errors:
+        raise PodError(errors)
+    addresses = addresses or [ipaddress.ip_address(r["local"]) for r in rows if r["scope"] == "global"]
+    first_of_family = {a.version: a for a in reversed(addresses)}
+    unusable = [r[key] for r in rows for key in ("local", "broadcast") if key in r]
+    return Pod(
+        addresses=tuple(first_of_family[v] for v in sorted(first_of_family)),
+        node=_distinct([*node, *_gateways(ip)]),
+        unusable=_distinct([*addresses, *map(ipaddress.ip_address, unusable)]),
+        ipv6=_has_ipv6(),
+        max_files=_max_files(Path("/proc/self/limits").read_text()),
+    )
+
+
+def run_ip(*arguments: str) -> str:
+    """The output of `ip`. Raises subprocess.CalledProcessError."""
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout or "[]"
+
+
+def _addresses(name: str, environment: Mapping[str, str], errors: list[str]) -> list[Address]:
+    found = []
+    for text in filter(None, environment.get(name, "").split(",")):
+        try:
+            found.append(ipaddress.ip_address(text.strip()))
+        except ValueError:
+            errors.append(f"{name}: {text!r} is not an IP address")
+    return found
+
+
+def _gateways(ip: Callable[..., str]) -> list[Address]:
+    routes = [r for family in ("-4", "-6") for r in json.loads(ip(family, "-j", "route", "show", "default"))]
+    return [ipaddress.ip_address(r["gateway"]) for r in routes if "gateway" in r]
+
+
+def _distinct(addresses: list[Address]) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(addresses))
+
+
+def _has_ipv6() -> bool:
+    """IPv6 is compiled in and not switched off for new interfaces and lo (ip-sysctl.rst, disable_ipv6)."""
+    switch = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+    return switch.exists() and switch.read_text().strip() == "0"
+
+
+def _max_files(limits: str) -> int:
+    """The hard limit of `Max open files` (proc(5)); the sidecar has the same one."""
+    row = next(line.split() for line in limits.splitlines() if line.startswith("Max open files"))
+    return int(row[4]) if row[4].isdigit() else 1_048_576

@@ -1,0 +1,52 @@
+"""Why the data plane cannot be set up here, in plain words. Runs in the init container, in full only after a failure."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+_CHAIN = "table inet srcip_preflight {{ chain c {{ type {hook}; {rule} }} }}"
+
+# What each part of the rules needs of the kernel: (module, chain hook, a rule that uses it).
+_NEEDS = (
+    ("nf_tables", "filter hook prerouting priority mangle", ""),
+    ("nft_tproxy and nf_tproxy_ipv4", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip to :1"),
+    ("nft_socket", "filter hook output priority raw", "socket transparent 1"),
+    ("nft_ct and nf_conntrack", "route hook output priority mangle", "ct state new"),
+    ("nft_fib_inet", "filter hook output priority raw", "fib saddr type != local"),
+    ("nft_reject_inet", "filter hook input priority filter", "tcp dport 1 reject with tcp reset"),
+    ("nft_redir and nf_nat", "nat hook prerouting priority dstnat", "tcp dport 1 redirect to :2"),
+)
+_IPV6_NEED = ("nf_tproxy_ipv6", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip6 to :1")
+_NET_ADMIN = 12  # linux/capability.h
+
+
+def capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
+    """What this process lacks to change the network of its Pod; empty when nothing."""
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    if int(fields["CapPrm"], 16) >> _NET_ADMIN & 1:
+        return []
+    if int(fields["CapBnd"], 16) >> _NET_ADMIN & 1:
+        why = "the file capabilities of python3 are missing in this image"
+    else:
+        why = "the container's securityContext does not add it"
+    return [f"CAP_NET_ADMIN is missing: {why}"]
+
+
+def explain(error: subprocess.CalledProcessError) -> list[str]:
+    """The reasons behind a failed command: kernel modules that are missing, or else what the command said."""
+    said = f"{' '.join(map(str, error.cmd))}: {str(error.stderr).strip() or f'exit code {error.returncode}'}"
+    missing = [module for module, hook, rule in _NEEDS if not _loads(hook, rule)]
+    reasons = [f"the node's kernel lacks {m}: load it on the node (modprobe) or choose another node" for m in missing]
+    return [*reasons, said]
+
+
+def only_ipv6_is_missing() -> bool:
+    """Whether interception works for IPv4 and fails for IPv6 only."""
+    _, hook, rule = _IPV6_NEED
+    return not _loads(hook, rule) and all(_loads(hook, rule) for _, hook, rule in _NEEDS)
+
+
+def _loads(hook: str, rule: str) -> bool:
+    text = _CHAIN.format(hook=hook, rule=rule)
+    return subprocess.run(["nft", "-c", "-f", "-"], input=text, text=True, capture_output=True).returncode == 0

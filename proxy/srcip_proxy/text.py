@@ -1,0 +1,26 @@
+"""The one way a value enters a generated file (nftables, routes, HAProxy)."""
+
+from __future__ import annotations
+
+import re
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:,=@%-]*|::[A-Za-z0-9_./:]*|/[A-Za-z0-9_./-]+")
+
+BANNER = "# Written by srcip-proxy init. Changes are lost when the Pod starts again.\n"
+
+
+def word(value: object) -> str:
+    """`value` as a single word that no generated language reads as anything else.
+
+    Raises ValueError for all that holds a space, a quote, a brace, a line end or anything not listed here. Every value
+    of a plan is a number, an address, a network or a fixed word, so none needs quoting.
+    """
+    text = str(value)
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"{text!r} cannot stand in a generated file")
+    return text
+
+
+def words(values: object, separator: str = ", ") -> str:
+    """Many values, each through `word`."""
+    return separator.join(word(value) for value in values)  # type: ignore[attr-defined]
