@@ -22,13 +22,18 @@ from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
 
 SUITE = "trixie"
-RECIPE = 2
+RECIPE = 3
 """Raise it when this module builds the base in another way."""
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
 KEEP_SECONDS = 24 * 3600
 """A rootfs of older sources that nobody asked for since then is removed."""
 UNUSED = tuple(f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info", "lintian"))
-FILE_CAPABILITIES = {"usr/bin/python3": "cap_net_admin,cap_net_raw+p", "usr/sbin/haproxy": "cap_net_raw+p"}
+FILE_CAPABILITIES = {
+    "usr/bin/python3": "cap_net_admin,cap_net_raw+p",
+    "usr/sbin/nft": "cap_net_admin+ep",
+    "usr/bin/ip": "cap_net_admin+ep",
+    "usr/sbin/haproxy": "cap_net_raw+p",
+}
 ENTRY_POINT = "#!/usr/bin/python3 -I\nfrom srcip_proxy.__main__ import main\n\nmain()\n"
 
 
@@ -44,10 +49,18 @@ def proxy_rootfs() -> Path:
     )
 
 
+def cached() -> bool:
+    """Whether the slow part, the packages, is there already."""
+    return (cache() / _base_name()).is_dir()
+
+
 def base_rootfs() -> Path:
     """The same without srcip_proxy: only what comes from packages."""
-    packages = package_names()
-    return _built(f"base-{_key(str(RECIPE), SUITE, os.uname().machine, *packages)}", _debian)
+    return _built(_base_name(), _debian)
+
+
+def _base_name() -> str:
+    return f"base-{_key(str(RECIPE), SUITE, os.uname().machine, *package_names())}"
 
 
 def package_names() -> tuple[str, ...]:

@@ -48,9 +48,8 @@ class Lab:
         self.manifest: dict[str, Any] = order["pod"]
         """The Pod as it runs: patched."""
         self.network = network.network(name, ipv6=order["ipv6"])
-        self.lb, self.other, self.pod, self.node = (
-            getattr(self.network, part) for part in ("lb", "other", "pod", "node")
-        )
+        self.lb, self.other = self.network.lb, self.network.other
+        self.pod, self.node = self.network.pod, self.network.node
         self.runtime = Runtime(self.directory)
 
     @classmethod
@@ -63,6 +62,7 @@ class Lab:
         from srcip_lab import manifest as manifests  # noqa: PLC0415 (needs the packages of the cli extra)
         from srcip_lab import webhook_call  # noqa: PLC0415
 
+        require()
         wanted = network.network(name or own_name(), ipv6=ipv6)
         answer = webhook_call.admit(manifests.pod(dict(manifest)), network.trusted_cidrs(wanted))
         return cls._run(answer.pod, wanted, answer.facts())
@@ -143,7 +143,7 @@ class Lab:
     def facts(self) -> dict[str, Any]:
         """The lab as `--json` prints it."""
         return {
-            **{part: getattr(self, part).facts() for part in ("lb", "other", "pod")},
+            **{host.name: host.facts() for host in (self.lb, self.other, self.pod)},
             "containers": {name: status.facts() for name, status in self.containers.items()},
             "node": self.node.facts(),
             "name": self.name,

@@ -38,6 +38,10 @@ class Network:
     """The router between the three, and the Pod's node."""
     ipv6: bool
 
+    def part(self, name: str) -> Host:
+        """The host with this name."""
+        return next(host for host in self.hosts() if host.name == name)
+
     def hosts(self) -> tuple[Host, ...]:
         """All of them, the node first."""
         return self.node, self.lb, self.other, self.pod
@@ -91,8 +95,8 @@ def commands(wanted: Network) -> list[tuple[Host, list[str]]]:
     node = ["link set lo up", f"address add {NODE_IPS[0]}/32 dev lo"]
     node += [f"address add {NODE_IPS[1]}/128 dev lo nodad"] if wanted.ipv6 else []
     for part, n in SUBNETS.items():
-        node += _node_side(part, getattr(wanted, part).netns, n, ipv6=wanted.ipv6)
-    hosts = [(getattr(wanted, part), _host_side(n, ipv6=wanted.ipv6)) for part, n in SUBNETS.items()]
+        node += _node_side(part, wanted.part(part).netns, n, ipv6=wanted.ipv6)
+    hosts = [(wanted.part(part), _host_side(n, ipv6=wanted.ipv6)) for part, n in SUBNETS.items()]
     return [(wanted.node, node), *hosts]
 
 
