@@ -100,13 +100,14 @@ def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
     if plan.max_connections_per_client:
         claimed = "{ var(txn.srcip_address) -m found }"
         yield f"  tcp-request content track-sc0 src table clients if {claimed}"
-        yield f"  tcp-request content lua.srcip_too_many if {{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
+        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
+        yield f"  tcp-request content lua.srcip_too_many if {over}"
         yield REFUSE
     # no default: whatever the Lua action has not decided goes nowhere
     yield "  use_backend %[var(txn.srcip_backend)] if { var(txn.srcip_backend) -m found }"
 
 
-SERVERS = {
+SERVERS: dict[str, dict[str, tuple[str, ...]]] = {
     "loopback": {"client": ("loopback client", "loopback clientip"), "own": ("loopback client", "loopback clientip")},
     "pod": {"client": ("pod client", "pod clientip"), "own": ("pod clientip",)},
     "auto": {

@@ -95,7 +95,7 @@ def _fail(reasons: list[str]) -> int:
 
 
 def _feed(command: list[str], text: str, check: bool = True) -> None:
-    subprocess.run(command, input=text, check=check, capture_output=True, text=True)
+    subprocess.run([*preflight.PRIVILEGED, *command], input=text, check=check, capture_output=True, text=True)
 
 
 def _write(path: Path, text: str) -> None:

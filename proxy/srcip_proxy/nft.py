@@ -24,7 +24,7 @@ FAMILIES = {
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
     versions = (4, 6) if pod.ipv6 else (4,)
-    parts = [_sets(plan, pod, v) for v in versions]
+    parts: list[Iterable[str]] = [_sets(plan, pod, v) for v in versions]
     parts += [_port_sets(plan), _untracked(plan, versions), _intercept(plan, versions), _fail_closed(plan, versions)]
     if plan.deliver_to != "loopback":
         parts.append(_POD_DELIVERY)

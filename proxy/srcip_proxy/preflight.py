@@ -1,11 +1,11 @@
-"""Why the data plane cannot be set up here, in plain words. Runs in the init container, in full only after a failure."""
+"""Why the data plane cannot be set up here, in plain words: for the init container, in full only after a failure."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
-_CHAIN = "table inet srcip_preflight {{ chain c {{ type {hook}; {rule} }} }}"
+_CHAIN = "table inet srcip_preflight {{\nchain c {{\ntype {hook};\n{rule}\n}}\n}}\n"
 
 # What each part of the rules needs of the kernel: (module, chain hook, a rule that uses it).
 _NEEDS = (
@@ -18,6 +18,9 @@ _NEEDS = (
     ("nft_redir and nf_nat", "nat hook prerouting priority dstnat", "tcp dport 1 redirect to :2"),
 )
 _IPV6_NEED = ("nf_tproxy_ipv6", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip6 to :1")
+PRIVILEGED = ("setpriv", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin", "--")
+"""Runs a tool with CAP_NET_ADMIN. This process is not root and holds it by file capability only, which a child that is
+executed does not inherit; an ambient capability it does (capabilities(7)). Besides, `ip` gives up any other."""
 _NET_ADMIN = 12  # linux/capability.h
 
 
@@ -27,7 +30,7 @@ def capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
     if int(fields["CapPrm"], 16) >> _NET_ADMIN & 1:
         return []
     if int(fields["CapBnd"], 16) >> _NET_ADMIN & 1:
-        why = "the file capabilities of python3 are missing in this image"
+        why = "the file capabilities of python3 and setpriv are missing in this image"
     else:
         why = "the container's securityContext does not add it"
     return [f"CAP_NET_ADMIN is missing: {why}"]
@@ -35,7 +38,8 @@ def capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
 
 def explain(error: subprocess.CalledProcessError) -> list[str]:
     """The reasons behind a failed command: kernel modules that are missing, or else what the command said."""
-    said = f"{' '.join(map(str, error.cmd))}: {str(error.stderr).strip() or f'exit code {error.returncode}'}"
+    command = " ".join(error.cmd[len(PRIVILEGED) :])
+    said = f"{command}: {error.stderr.strip() or f'exit code {error.returncode}'}"
     missing = [module for module, hook, rule in _NEEDS if not _loads(hook, rule)]
     reasons = [f"the node's kernel lacks {m}: load it on the node (modprobe) or choose another node" for m in missing]
     return [*reasons, said]
@@ -49,4 +53,5 @@ def only_ipv6_is_missing() -> bool:
 
 def _loads(hook: str, rule: str) -> bool:
     text = _CHAIN.format(hook=hook, rule=rule)
-    return subprocess.run(["nft", "-c", "-f", "-"], input=text, text=True, capture_output=True).returncode == 0
+    command = [*PRIVILEGED, "nft", "-c", "-f", "-"]
+    return subprocess.run(command, input=text, text=True, capture_output=True, check=False).returncode == 0
