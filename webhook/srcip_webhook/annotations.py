@@ -235,7 +235,7 @@ def read(annotations: Mapping[str, str]) -> tuple[Intent, list[str]]:
 def unknown(annotations: Mapping[str, str]) -> list[str]:
     """A warning for each annotation with our prefix that TABLE does not know; most are typing errors."""
     strangers = sorted(key for key in annotations if key.startswith(PREFIX) and key not in _BY_KEY and key not in _OWN)
-    return [f"{shown(key)} is not an annotation of srcip{_suggestion(key)}" for key in strangers[:10]]
+    return [f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers[:10]]
 
 
 def _suggestion(key: str) -> str:

@@ -116,12 +116,17 @@ def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
     return JSONResponse({"error": str(fault)}, fault.status, {"connection": "close"})
 
 
+def _name(asked: review.Request, outcome: Outcome) -> str:
+    given, generated = (pods.lookup(outcome.before, "metadata", field) for field in ("name", "generateName"))
+    return str(given or (f"{generated}*" if generated else asked.name))[:253]
+
+
 def _log(asked: review.Request, outcome: Outcome) -> None:
     fields: dict[str, Any] = {
         "decision": outcome.verb,
         "reason": str(outcome.reason),
         "namespace": asked.namespace,
-        "pod": (pods.name(outcome.before) if isinstance(outcome.before.get("metadata"), dict) else "") or asked.name,
+        "pod": _name(asked, outcome),
         "uid": asked.uid,
         "dryRun": bool(asked.dry_run),
     }

@@ -13,7 +13,7 @@ from srcip_webhook.annotations import STATUS
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
-from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, opted_out
+from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, declined
 from srcip_webhook.review import Request
 from srcip_webhook.settings import Settings
 
@@ -47,13 +47,11 @@ class Outcome:
 def consider(pod: Any, settings: Settings) -> Outcome:
     """Decide about a Pod, or a Pod template with its `metadata` and `spec`, and render the result."""
     if faults := pods.shape_errors(pod):
-        return _refused(pod, Reason.INVALID_POD, faults[:20])
+        return _unreadable(pod, Reason.INVALID_POD, faults[:20])
     try:
         base = status.undo(pod)
     except ValueError as error:
-        if opted_out(pod):
-            return Outcome(Skip(Reason.OPTED_OUT), Reason.OPTED_OUT, pod, pod)
-        return _refused(pod, Reason.INVALID_STATUS, [str(error)])
+        return _unreadable(pod, Reason.INVALID_STATUS, [str(error)])
     decision = decide(base, settings)
     if isinstance(decision, Inject):
         return _injected(pod, base, decision, settings)
@@ -68,7 +66,10 @@ def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outc
     return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
 
 
-def _refused(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
+def _unreadable(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
+    """Refused, unless the Pod never asked for us: then its faults are not ours to tell."""
+    if why := declined(pod):
+        return Outcome(Skip(why), why, pod, pod)
     return Outcome(Refuse(tuple(Fault(reason, message) for message in messages)), reason, pod, pod)
 
 

@@ -101,8 +101,8 @@ def _walk_object(value: Any, shape: dict[str, Any], path: str) -> Iterator[str]:
         for key, item in value.items():
             yield from _walk(item, shape["*"], f"{path}[{shown(key)}]")
     else:
-        for key in shape.keys() & value.keys():
-            yield from _walk(value[key], shape[key], f"{path}.{key}")
+        for key, inner in shape.items():
+            yield from _walk(value.get(key), inner, f"{path}.{key}")
 
 
 def _walk_list(value: Any, shape: Any, path: str) -> Iterator[str]:
@@ -126,6 +126,13 @@ def shown(value: Any, limit: int = 60) -> str:
     return words[value] if value is None or isinstance(value, bool) else repr(value)[:limit]
 
 
+def lookup(node: Any, *steps: str) -> Any:
+    """What is at these steps into something of any shape; None if there is nothing."""
+    for step in steps:
+        node = node.get(step) if isinstance(node, dict) else None
+    return node
+
+
 def metadata(pod: Pod) -> dict[str, Any]:
     return pod.get("metadata") or {}
 
@@ -140,13 +147,6 @@ def annotations_of(pod: Pod) -> dict[str, str]:
 
 def labels_of(pod: Pod) -> dict[str, str]:
     return metadata(pod).get("labels") or {}
-
-
-def name(pod: Pod) -> str:
-    """The Pod's name; one that is still to be generated is `prefix*`."""
-    meta = metadata(pod)
-    generated = meta.get("generateName")
-    return meta.get("name") or (f"{generated}*" if generated else "")
 
 
 def named(pod: Pod, field: str) -> list[dict[str, Any]]:

@@ -119,15 +119,13 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     said = pods.annotations_of(pod)
     warnings = unknown(said)
     intent, bad = read(said)
-    if opted_out(pod):
-        return Skip(Reason.OPTED_OUT)
-    if MODE not in said:
-        return Skip(Reason.NOT_REQUESTED, tuple(warnings))
+    if reason := declined(pod):
+        return Skip(reason, tuple(warnings) if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
     cidrs = intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
     faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in bad]
     faults += _pod_faults(pod)
-    faults += _port_faults(ports)
+    faults += _port_faults(pod, ports)
     faults += _trust_faults(intent, cidrs, said)
     faults += _resource_faults(intent, settings)
     if faults:
@@ -136,9 +134,12 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
 
 
-def opted_out(pod: Pod) -> bool:
-    """Whether an annotation or a label says no."""
-    return "false" in (pods.annotations_of(pod).get(INJECT), pods.labels_of(pod).get(INJECT))
+def declined(pod: Pod) -> Reason | None:
+    """Why a Pod is none of our business, or None if it asks for us. Takes a Pod of any shape, however wrong."""
+    annotations, labels = (pods.lookup(pod, "metadata", field) for field in ("annotations", "labels"))
+    if "false" in (pods.lookup(annotations, INJECT), pods.lookup(labels, INJECT)):
+        return Reason.OPTED_OUT
+    return None if pods.lookup(annotations, MODE) is not None else Reason.NOT_REQUESTED
 
 
 def _pod_faults(pod: Pod) -> Iterable[Fault]:
@@ -149,7 +150,7 @@ def _pod_faults(pod: Pod) -> Iterable[Fault]:
     if system == "windows":
         yield Fault(Reason.WINDOWS, "the Pod is for Windows; srcip works on Linux only")
     if not pods.named(pod, "containers"):
-        yield Fault(Reason.NO_CONTAINERS, "spec.containers: none")
+        yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from _name_faults(pod)
     yield from _uid_faults(pod)
 
@@ -177,10 +178,10 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
             yield Fault(Reason.UID_CLASH, f"{text}; choose another")
 
 
-def _port_faults(ports: Ports) -> Iterable[Fault]:
+def _port_faults(pod: Pod, ports: Ports) -> Iterable[Fault]:
     yield from (Fault(Reason.UNDECLARED_PORT, text) for text in ports.undeclared)
     yield from (Fault(Reason.PORT_CLASH, text) for text in ports.clashes)
-    if not ports.intercepted and not ports.undeclared:
+    if pods.named(pod, "containers") and not ports.intercepted and not ports.undeclared:
         text = "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports"
         yield Fault(Reason.NO_PORTS, text)
 

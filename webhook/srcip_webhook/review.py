@@ -95,7 +95,7 @@ def allowed(uid: str, patch: list[Operation], warnings: tuple[str, ...], audit: 
 
 def refused(uid: str, messages: list[str], warnings: tuple[str, ...], audit: dict[str, str]) -> dict[str, Any]:
     """The answer that keeps the object out: the object's fault, with every reason."""
-    text = "; ".join(messages)
+    text = "\n".join([f"{len(messages)} faults:", *(f"- {item}" for item in messages)]) if messages[1:] else messages[0]
     text = text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 3] + "..."
     status = {"status": "Failure", "code": 422, "reason": "Invalid", "message": text}
     return _review({"uid": uid, "allowed": False, "auditAnnotations": audit, "status": status}, warnings)

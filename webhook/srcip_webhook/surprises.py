@@ -22,7 +22,7 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
         yield f"srcip: not intercepted, as only TCP is: {', '.join(other[:8])}"
     hosted = [str(p.host_port) for p in ports.declared if p.host_port and covers(plan.inbound_ports, p.number)]
     if hosted:
-        yield f"srcip: connections to hostPort {', '.join(hosted[:8])} come from clients or the node and stay native"
+        yield f"srcip: who comes by hostPort {', '.join(hosted[:8])} is intercepted only where the source is trusted"
     if cidrs := everyone(plan.trusted_cidrs):
         yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
     yield from _policy_surprises(intent)

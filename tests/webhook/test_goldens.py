@@ -1,0 +1,103 @@
+"""What becomes of each Pod in tests/golden/webhook, through HTTP and through the command line alike."""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonpatch
+import kubernetes_validate
+import pytest
+import yaml
+from click.testing import CliRunner
+from srcip_webhook import manifests
+from srcip_webhook.app import create_app
+from srcip_webhook.cli import main
+from support import SETTINGS, body, post
+
+FOLDER = Path(__file__).parents[1] / "golden" / "webhook"
+INPUTS = sorted(FOLDER.glob("*.input.yaml"))
+RESULTS = ("output.yaml", "refused.txt", "skipped.txt", "warnings.txt")
+APP = create_app(SETTINGS)
+NEW_FIELDS = {"keeps-fields-it-does-not-know", "refuses-an-annotation-that-is-no-string"}
+"""Inputs that the schema of today's Kubernetes does not know."""
+
+Golden = Callable[[Path, str | None], None]
+
+
+def behaviour(path: Path) -> str:
+    return path.name.removesuffix(".input.yaml")
+
+
+def ask(pod: dict[str, Any]) -> dict[str, Any]:
+    answer = post(APP, body(pod))
+    assert answer.status_code == 200, answer.text
+    response: dict[str, Any] = answer.json()["response"]
+    return response
+
+
+def patched(pod: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    operations = json.loads(base64.b64decode(response.get("patch", "W10=")))
+    result: dict[str, Any] = jsonpatch.apply_patch(pod, operations)
+    return result
+
+
+def lines(items: list[str]) -> str | None:
+    return "".join(f"{item}\n" for item in items) or None
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=behaviour)
+def test_the_webhook_answers_as_the_golden_says(path: Path, golden: Golden) -> None:
+    pod = yaml.safe_load(path.read_text())
+    response = ask(pod)
+    after = patched(pod, response)
+    reason = response["auditAnnotations"]["reason"]
+    verdict = response["auditAnnotations"]["decision"]
+    message = response.get("status", {}).get("message", "")
+    results = {
+        "output.yaml": manifests.dump(after) if after != pod else None,
+        "refused.txt": lines([reason, message]) if verdict == "refuse" else None,
+        "skipped.txt": lines([reason]) if verdict == "skip" else None,
+        "warnings.txt": lines(response.get("warnings", [])),
+    }
+    assert response["allowed"] is (verdict != "refuse")
+    for kind, text in results.items():
+        golden(path.with_name(f"{behaviour(path)}.{kind}"), text)
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=behaviour)
+def test_a_second_run_changes_nothing(path: Path) -> None:
+    after = patched(pod := yaml.safe_load(path.read_text()), ask(pod))
+    assert "patch" not in ask(after)
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=behaviour)
+def test_the_command_line_does_the_same_as_the_webhook(path: Path) -> None:
+    image = ["--image", SETTINGS.proxy_image]
+    result = CliRunner().invoke(main, ["inject", "-f", str(path), *image], catch_exceptions=False)
+    response = ask(pod := yaml.safe_load(path.read_text()))
+    if response["allowed"]:
+        assert result.exit_code == 0, result.stderr
+        assert yaml.safe_load(result.stdout) == patched(pod, response)
+    else:
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        told = [line.partition("refused: ")[2] for line in result.stderr.splitlines() if "refused: " in line]
+        message = response["status"]["message"]
+        assert told == [line.removeprefix("- ") for line in message.splitlines()][len(told) > 1 :]
+    assert [w for w in response.get("warnings", []) if w not in result.stderr] == []
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=behaviour)
+def test_every_patched_pod_is_valid_for_kubernetes(path: Path) -> None:
+    after = patched(pod := yaml.safe_load(path.read_text()), response := ask(pod))
+    if response["allowed"] and behaviour(path) not in NEW_FIELDS:
+        kubernetes_validate.validate(after, "1.36", strict=True)
+
+
+def test_no_golden_is_stale() -> None:
+    """Every file in the folder belongs to an input."""
+    known = {f"{behaviour(path)}.{kind}" for path in INPUTS for kind in ("input.yaml", *RESULTS)}
+    assert [path.name for path in FOLDER.iterdir() if path.name not in known] == []
+    assert len(INPUTS) > 50
