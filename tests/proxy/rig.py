@@ -1,0 +1,166 @@
+"""Ring 2: the real data plane in a lab's network namespaces, and a client that says what it saw."""
+
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from srcip_lab.lab import Lab
+from srcip_lab.namespace import Host
+from srcip_proxy.plan import Plan, PortRange
+
+PORT = 7000
+"""Where the test application listens on all addresses."""
+CLOSED_PORT = 7099
+"""Intercepted, but nobody listens."""
+LB_NETWORKS = ("10.77.1.0/24", "fd77:0:0:1::/64")
+HEADER_TIMEOUT = 0.6
+"""Seconds, in the plans of these tests."""
+APP = Path(__file__).with_name("peer_app.py")
+
+
+def plan(**changes: object) -> Plan:
+    """The plan of most tests: one range of ports, the lab's load balancer trusted."""
+    base = {
+        "inbound_ports": (PortRange(7000, 7099),),
+        "trusted_cidrs": LB_NETWORKS,
+        "header_timeout_ms": int(HEADER_TIMEOUT * 1000),
+    }
+    return Plan(**{**base, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class Rig:
+    """A running Pod, seen from outside."""
+
+    lab: Lab
+
+    @property
+    def pod_ip(self) -> str:
+        return self.lab.pod.ipv4
+
+    def connect(self, port: int = PORT, *, host: Host | None = None, to: str | None = None, **options: object) -> "Client":
+        sock = (host or self.lab.lb).connect(to or self.pod_ip, port, **options)  # type: ignore[arg-type]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return Client(sock)
+
+    def seen(self, data: bytes, port: int = PORT, **options: object) -> "Seen":
+        """What becomes of one connection that begins with `data`."""
+        with self.connect(port, **options) as client:  # type: ignore[arg-type]
+            client.send(data)
+            return client.seen()
+
+    def log(self) -> str:
+        return self.lab.log("srcip-proxy")
+
+    def accepted(self) -> int:
+        """How many connections the application has accepted so far."""
+        return self.lab.log("app").count("accepted")
+
+    def metric(self, name: str) -> float:
+        """The value of one series of the sidecar's metrics page."""
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise AssertionError(f"{name} is not in the metrics")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of the sidecar's health port, asked from the node."""
+        with self.lab.node.connect(self.pod_ip, 15020) as sock:
+            sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body.decode()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the client got. `end` is open, end (FIN) or reset."""
+
+    peer: tuple[str, int] | None
+    """The address that the application saw, or None when it did not answer."""
+    rest: bytes
+    end: str
+
+    @property
+    def refused(self) -> bool:
+        return self.peer is None and self.end == "reset"
+
+
+class Client:
+    """One connection of a load balancer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.got = b""
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, data: bytes, *, bytewise: bool = False) -> None:
+        for piece in (data[i : i + 1] for i in range(len(data))) if bytewise else [data]:
+            self.sock.sendall(piece)
+            if bytewise:
+                time.sleep(0.0005)
+
+    def finish(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def seen(self, *, rest: int = 0, timeout: float = 3.0, quiet: float = 0.15) -> Seen:
+        """Read the greeting and `rest` bytes, or until the connection ends; then what comes within `quiet` seconds."""
+        end = "open"
+        deadline = time.monotonic() + timeout
+        while True:
+            whole = b"\n" in self.got and len(self.got.partition(b"\n")[2]) >= rest
+            self.sock.settimeout(quiet if whole else max(deadline - time.monotonic(), 0.001))
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                break
+            except ConnectionResetError:
+                end = "reset"
+                break
+            if not data:
+                end = "end"
+                break
+            self.got += data
+        greeting, newline, after = self.got.partition(b"\n")
+        peer = greeting.decode().split() if newline else None
+        return Seen((peer[0], int(peer[1])) if peer else None, after, end)
+
+
+RigFactory = Callable[..., Rig]
+
+
+def start(wanted: Plan, app: tuple[str, ...], *, ipv6: bool = True) -> Lab:
+    """A lab whose application listens at `app` (pairs of address and port)."""
+    if not ipv6:
+        app = tuple("0.0.0.0" if word == "::" else word for word in app)
+    lab = Lab.up_plan(wanted, [sys.executable, str(APP), *app], ipv6=ipv6, env={"POD_IP": "10.77.3.2"})
+    deadline = time.monotonic() + 10
+    while "listening" not in lab.log("app"):
+        assert time.monotonic() < deadline, lab.log("app")
+        time.sleep(0.01)
+    return lab
+
+
+def needs_root() -> None:
+    """Skip with the reason where network namespaces cannot be made; in CI that is a failure."""
+    if os.geteuid() == 0:
+        return
+    reason = "ring 2 needs root: it makes network namespaces (sudo make test)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
