@@ -99,22 +99,35 @@ def _from_trusted(version: int) -> str:
 
 
 def _intercept(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    """To the proxy. `tproxy` finds established connections by itself: a `socket` rule before it would lose SYNs that
-    reuse a port in TIME_WAIT. lo is left out, or a connection that the proxy makes would meet the proxy again."""
+    """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again."""
     yield "  chain intercept {\n    type filter hook prerouting priority mangle; policy accept;"
-    yield (
-        f'    iifname "lo" ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT} '
-        f"tproxy ip to 127.0.0.1:{PROXY_PORT} meta mark set {MARK} accept"
-    )
+    check = f'iifname "lo" ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}'
+    yield f"    {check} {_to_proxy(4)}"
     yield '    iifname "lo" accept'
     for v in versions:
-        family = FAMILIES[v]
-        yield f"    {family['ip']} daddr {family['loopback']} drop"
-        target = f"{family['proxy']}:{PROXY_PORT}"
-        yield (f"    {_from_trusted(v)} tproxy {family['ip']} to {target} meta mark set {MARK} counter accept")
+        yield f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} drop"
+        yield f"    {_from_trusted(v)} goto intercept{v}"
     if plan.probe_aliases:
         yield f"    tcp dport {{ {words(a.alias for a in plan.probe_aliases)} }} meta mark set {PROBE_MARK}"
     yield "  }"
+    yield from (f"  chain intercept{v} {{\n{rules}  }}" for v, rules in _INTERCEPT.items() if v in versions)
+
+
+def _to_proxy(version: int) -> str:
+    """`tproxy` finds established connections by itself, and lets a SYN that reuses a port in TIME_WAIT begin anew; the
+    usual `socket transparent 1 accept` before it would lead that SYN to the application."""
+    family = FAMILIES[version]
+    return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{PROXY_PORT} meta mark set {MARK} counter accept"
+
+
+# A SYN to an IPv4 port where no socket is stays without mark: it is refused at once, as without srcip, and a health
+# check that only connects tells the truth. Over IPv6 the application may be an IPv4 one that has IPv4 clients.
+_INTERCEPT = {
+    4: f"    tcp flags & (fin | syn | rst | ack) != syn {_to_proxy(4)}\n"
+    f"    socket transparent 0 {_to_proxy(4)}\n"
+    f"    socket transparent 1 {_to_proxy(4)}\n",
+    6: f"    {_to_proxy(6)}\n",
+}
 
 
 def _fail_closed(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
