@@ -30,8 +30,7 @@ KEEP_SECONDS = 24 * 3600
 UNUSED = tuple(f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info", "lintian"))
 FILE_CAPABILITIES = {
     "usr/bin/python3": "cap_net_admin,cap_net_raw+p",
-    "usr/sbin/nft": "cap_net_admin+ep",
-    "usr/bin/ip": "cap_net_admin+ep",
+    "usr/bin/setpriv": "cap_net_admin+ep",
     "usr/sbin/haproxy": "cap_net_raw+p",
 }
 ENTRY_POINT = "#!/usr/bin/python3 -I\nfrom srcip_proxy.__main__ import main\n\nmain()\n"

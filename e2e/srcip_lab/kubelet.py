@@ -27,7 +27,7 @@ from srcip_lab.seccomp import PACKAGE, PROFILE
 from srcip_lab.state import ContainerStatus, Directory, Process, read_json, wait_until, write_json
 from srcip_lab.tools import machine_path, run
 
-GRACE_S = 2.0
+GRACE_S = 1.0
 """How long a container may take to end after its stop signal."""
 CLONE_NEWNS = 0x20000
 PR_SET_CHILD_SUBREAPER = 36
@@ -88,10 +88,13 @@ class Kubelet:
         self._stop_all()
         self.report()
 
-    def stop_at_once(self) -> None:
-        """Stop without waiting for anyone."""
-        self.grace_s = 0
+    def stop(self, grace_s: float) -> None:
+        """Stop every container, each after `grace_s` at the latest; an init container at once."""
+        self.grace_s = grace_s
         self.told_to_stop.set()
+        for name, status in self.statuses.items():
+            if name not in self.threads and status.process:
+                status.process.signal(signal.SIGKILL)
 
     def report(self) -> None:
         """Write down what is known now."""
@@ -141,6 +144,8 @@ class Kubelet:
 
     def _start_all(self) -> None:
         for container in self._inits():
+            if self.told_to_stop.is_set():
+                raise LabError("stopped before every container had started")
             if container.get("restartPolicy") == "Always":
                 self._start_sidecar(container)
             else:
@@ -183,15 +188,16 @@ class Kubelet:
         """Start it and watch it from a thread that starts it again when it ends."""
         status = self._start(container)
         thread = threading.Thread(target=self._supervise, args=(container, status), name=status.name, daemon=True)
-        self.threads[status.name] = thread
         self._watch_startup(container, status)
         thread.start()
+        self.threads[status.name] = thread
         return status
 
     def _watch_startup(self, container: Mapping[str, Any], status: ContainerStatus) -> None:
         probe, process = container.get("startupProbe"), status.process
         if not probe:
             status.started = True
+            self.report()
             return
 
         def watch() -> None:
@@ -316,8 +322,8 @@ def main() -> None:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
     run("mount", "--make-rprivate", "/")
     kubelet = Kubelet(Directory(Path(sys.argv[1])))
-    signal.signal(signal.SIGTERM, lambda *_: kubelet.told_to_stop.set())
-    signal.signal(signal.SIGINT, lambda *_: kubelet.stop_at_once())
+    signal.signal(signal.SIGTERM, lambda *_: kubelet.stop(GRACE_S))
+    signal.signal(signal.SIGINT, lambda *_: kubelet.stop(0))
     kubelet.run()
 
 

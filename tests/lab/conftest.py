@@ -1,0 +1,61 @@
+"""Tests marked `dataplane` make network namespaces and containers: they need root and the lab's tools."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from srcip_lab.lab import Lab, down, names
+from srcip_lab.tools import missing_packages
+
+APP = """
+import os, socket, sys
+server = socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True)
+print("listening", flush=True)
+while True:
+    connection, peer = server.accept()
+    connection.sendall(f"{peer[0].removeprefix('::ffff:')} {peer[1]}".encode())
+    connection.close()
+"""
+"""Tells each peer its own address and port."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("dataplane") is None:
+        return
+    missing = missing_packages()
+    reason = "needs root" if os.geteuid() else f"needs the packages {' '.join(missing)}" if missing else ""
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI must not skip it")
+    elif reason:
+        pytest.skip(reason)
+
+
+def container(name: str = "app", code: str = APP, **fields: Any) -> dict[str, Any]:
+    """A container that runs Python code on this machine."""
+    ports = [{"containerPort": 8080, "protocol": "TCP"}] if code == APP else []
+    return {"name": name, "image": name, "command": ["python3", "-c", code], "ports": ports, **fields}
+
+
+def pod(*containers: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    """A Pod of these containers; one that tells each peer its address, if none is given."""
+    metadata = {"name": "web", "namespace": "shop", "labels": {"app": "web"}, "uid": "u-1"}
+    spec = {"containers": list(containers or [container()]), **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+def peer(lab: Lab, address: str, *, sender: str = "lb", header: bytes = b"") -> str:
+    """What the application of `container` says to a connection."""
+    connection = lab.network.part(sender).connect(address, 8080)
+    with connection:
+        connection.sendall(header)
+        return connection.recv(200).decode()
+
+
+@pytest.fixture
+def clean_lab() -> Iterator[str]:
+    """The name of a lab that is gone afterwards, whatever happens."""
+    name = f"test-{os.getpid()}"
+    assert name not in names()
+    yield name
+    down(name, grace=False)
