@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from srcip_lab import demo as demonstration
-from srcip_lab import header, image, manifest
+from srcip_lab import header, image, manifest, rootless
 from srcip_lab import lab as labs
 from srcip_lab.errors import LabError
 from srcip_lab.exchange import exchange
@@ -50,9 +50,19 @@ def plainly(command: C) -> C:
     return wrapper  # type: ignore[return-value]
 
 
+def go_inside() -> None:
+    """Without root: run this same command again in the user namespace of this user's labs, and exit as it does."""
+    if rootless.needed():
+        announce_image()
+        sys.exit(rootless.run_inside([sys.executable, *sys.orig_argv[1:]]))
+
+
 @click.group()
+@plainly
 def lab() -> None:
     """Run one injected Pod on this machine, without a cluster."""
+    if not {"-h", "--help"} & set(sys.argv):
+        go_inside()
 
 
 @lab.command()
@@ -145,6 +155,7 @@ def down(name: str, everything: bool) -> None:
 @plainly
 def demo(as_json: bool) -> None:
     """Show in some seconds what srcip does: an application behind a load balancer, before and after."""
+    go_inside()
     announce_image()
     steps = []
     for step in demonstration.steps():

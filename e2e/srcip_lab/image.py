@@ -185,3 +185,7 @@ def haproxy_version(rootfs: Path) -> str:
     if words[:2] != ["HAProxy", "version"]:
         raise LabError(f"haproxy -v: unexpected answer {' '.join(words[:4])!r}")
     return words[2].partition("-")[0]
+
+
+if __name__ == "__main__":
+    base_rootfs()

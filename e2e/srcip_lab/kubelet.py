@@ -22,6 +22,7 @@ from srcip_lab.environment import PodStatus, environment
 from srcip_lab.errors import LabError
 from srcip_lab.network import Network, network
 from srcip_lab.oci import Place, config, security, wants_seccomp
+from srcip_lab.rootless import holder
 from srcip_lab.runtime import Runtime, tail
 from srcip_lab.seccomp import PACKAGE, PROFILE
 from srcip_lab.state import ContainerStatus, Directory, Process, read_json, wait_until, write_json
@@ -324,7 +325,16 @@ def main() -> None:
     kubelet = Kubelet(Directory(Path(sys.argv[1])))
     signal.signal(signal.SIGTERM, lambda *_: kubelet.stop(GRACE_S))
     signal.signal(signal.SIGINT, lambda *_: kubelet.stop(0))
+    if outer := holder():
+        threading.Thread(target=_end_with, args=(outer, kubelet), name="holder", daemon=True).start()
     kubelet.run()
+
+
+def _end_with(outer: Process, kubelet: Kubelet) -> None:
+    """Without root: nobody could find this lab again when the holder of its namespace is gone."""
+    while not outer.wait(3600):
+        pass
+    kubelet.stop(0)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from srcip_lab import image, network, plan_pod
 from srcip_lab.environment import PodStatus, environment
 from srcip_lab.errors import LabError, raise_all
 from srcip_lab.oci import command_line, security, user
+from srcip_lab.rootless import enter_from_outside, seen_from_outside
 from srcip_lab.runtime import Runtime, tail
 from srcip_lab.state import ContainerStatus, Directory, Process, directory, read_json, root, wait_until, write_json
 from srcip_lab.tools import require
@@ -30,7 +31,7 @@ DEFAULT_NAME = "default"
 SIDECAR = "srcip-proxy"
 KUBELET_START_S = 10.0
 STOP_S = 6.0
-"""How long the kubelet may take to stop every container; it gives them 2 s and kills them then."""
+"""How long the kubelet may take to stop every container; it gives them 1 s and kills them then."""
 _numbers = itertools.count(1)
 
 
@@ -144,13 +145,18 @@ class Lab:
         """The lab as `--json` prints it."""
         return {
             **{host.name: host.facts() for host in (self.lb, self.other, self.pod)},
-            "containers": {name: status.facts() for name, status in self.containers.items()},
+            "containers": {name: self._facts(status) for name, status in self.containers.items()},
             "node": self.node.facts(),
+            "enter": enter_from_outside(),
             "name": self.name,
             "phase": self.status.get("phase", "starting"),
             "warnings": self.status.get("warnings", []),
             "webhook": self.webhook,
         }
+
+    @staticmethod
+    def _facts(status: ContainerStatus) -> dict[str, Any]:
+        return {**status.facts(), "log": seen_from_outside(status.log)}
 
     # acting
 
@@ -205,7 +211,7 @@ def names() -> list[str]:
 def down(name: str, *, grace: bool = True) -> bool:
     """End the lab `name` and remove all it made, whatever state it is in; False if there was none.
 
-    With `grace` the containers get their stop signal and 2 s.
+    With `grace` the containers get their stop signal and 1 s.
     """
     files = directory(name)
     with files.locked() as there:

@@ -3,10 +3,13 @@
 import json
 
 import pytest
-from srcip_lab import manifest, oci, probes, seccomp, volumes
+from srcip_lab import manifest, oci, plan_pod, probes, rootless, seccomp, volumes
 from srcip_lab.environment import PodStatus, environment, expand
 from srcip_lab.errors import LabError
 from srcip_lab.oci import Place
+from srcip_proxy.plan import Plan
+from srcip_webhook.mutate import consider
+from srcip_webhook.settings import Settings
 
 from tests.lab.conftest import container, pod
 
@@ -234,3 +237,22 @@ def test_two_pods_in_one_file_are_named(tmp_path):
     path.write_text("\n---\n".join(json.dumps({**pod(), "metadata": {"name": name}}) for name in ("a", "b")))
     with pytest.raises(LabError, match="holds 2: Pod/a, Pod/b"):
         manifest.load(str(path))
+
+
+def test_a_pod_made_from_a_plan_is_the_one_that_the_webhook_makes():
+    settings = Settings(proxy_image=plan_pod.IMAGE, trusted_cidrs=("10.77.1.0/24",))
+    asking = pod()
+    asking["metadata"]["annotations"] = {"srcip.io/mode": "tproxy"}
+    theirs = consider(asking, settings).after["spec"]
+    plan = Plan.from_env(theirs["initContainers"][0]["env"][0]["value"])
+    ours = plan_pod.pod(plan, ["app"])["spec"]
+    assert ours["volumes"] == theirs["volumes"]
+    for mine, other in zip(ours["initContainers"], theirs["initContainers"], strict=True):
+        assert {key for key in mine if key != "volumeMounts" and mine[key] != other[key]} == set()
+
+
+def test_without_root_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setenv("LOGNAME", "nobody-here")
+    with pytest.raises(LabError) as caught:
+        rootless.run_inside(["true"])
+    assert "a range for nobody-here in /etc/subuid" in str(caught.value)
