@@ -25,7 +25,7 @@ SUITE = "trixie"
 RECIPE = 3
 """Raise it when this module builds the base in another way."""
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
-KEEP_SECONDS = 24 * 3600
+KEEP_SECONDS = 7 * 24 * 3600
 """A rootfs of older sources that nobody asked for since then is removed."""
 UNUSED = tuple(f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info", "lintian"))
 FILE_CAPABILITIES = {

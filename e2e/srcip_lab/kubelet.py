@@ -17,16 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import probes, volumes
-from srcip_lab.environment import PodStatus, environment
+from srcip_lab import bundles, probes, volumes
 from srcip_lab.errors import LabError
 from srcip_lab.network import Network, network
-from srcip_lab.oci import Place, config, security, wants_seccomp
 from srcip_lab.rootless import holder
 from srcip_lab.runtime import Runtime, tail
-from srcip_lab.seccomp import PACKAGE, PROFILE
 from srcip_lab.state import ContainerStatus, Directory, Process, read_json, wait_until, write_json
-from srcip_lab.tools import machine_path, run
+from srcip_lab.tools import run
 
 GRACE_S = 1.0
 """How long a container may take to end after its stop signal."""
@@ -52,10 +49,9 @@ class Kubelet:
         self.directory = directory
         self.runtime = Runtime(directory)
         self.pod: dict[str, Any] = order["pod"]
-        self.rootfs: dict[str, str] = order["images"]
+        self.images: dict[str, str] = order["images"]
         self.grace_s = GRACE_S
         self.network: Network = network(directory.name, ipv6=order["ipv6"])
-        self.place = PodStatus(self.network.pod.ips, self.network.node.ips, self.network.node.netns)
         self.told_to_stop = threading.Event()
         self.stopping = threading.Event()
         self.lock = threading.RLock()
@@ -110,36 +106,14 @@ class Kubelet:
             }
             write_json(self.directory.status, facts)
 
-    # preparing
-
     def _prepare(self) -> None:
         self.directory.machine.mkdir()
         run("mount", "--rbind", "/", str(self.directory.machine))
-        places, warnings = volumes.prepare(self.pod, self.directory)
-        self.warnings += warnings
-        for container in self._inits() + self._apps():
-            if container.get("image") not in self.rootfs:
-                self.made += volumes.make_mount_points(container)
-            self.runtime.prepare(container["name"], self._config(container, places))
-        if not PROFILE.exists() and any(self._wants_seccomp(c) for c in self._inits() + self._apps()):
-            self.warnings.append(f"seccomp RuntimeDefault is not applied: {PROFILE} is missing (package {PACKAGE})")
-
-    def _wants_seccomp(self, container: Mapping[str, Any]) -> bool:
-        return wants_seccomp(security(self.pod, container))
-
-    def _config(self, container: Mapping[str, Any], places: Mapping[str, Path]) -> dict[str, Any]:
-        image = self.rootfs.get(container.get("image", ""))
-        variables = environment(container, self.pod, self.place)
-        place = Place(
-            rootfs=Path(image) if image else self.directory.machine,
-            netns=self.network.pod.path,
-            hostname=self.pod["metadata"]["name"][:63],
-            environment={"PATH": _path(image), **variables},
-            mounts=volumes.mounts(container, places),
-        )
-        wanted = config(container, self.pod, place)
-        wanted["root"]["readonly"] |= image is not None  # the image is shared with other labs
-        return wanted
+        here = [container for container in self._inits() + self._apps() if container.get("image") not in self.images]
+        for container in here:
+            self.made += volumes.make_mount_points(container)
+        self.report()
+        self.warnings += bundles.write(self.pod, self.runtime, self.network, self.images)
 
     # starting
 
@@ -284,7 +258,7 @@ class Kubelet:
             self.stopping.set()
         self._stop(dict.fromkeys(map(_name, self._apps()), signal.SIGTERM))
         for container in reversed(self._inits()):
-            in_image = container.get("image") in self.rootfs
+            in_image = container.get("image") in self.images
             self._stop({container["name"]: IMAGE_STOP_SIGNAL if in_image else signal.SIGTERM})
         self.phase = self.phase if self.phase == "failed" else "stopped"
 
@@ -311,10 +285,6 @@ def _name(container: Mapping[str, Any]) -> str:
 
 def _since(begin: float) -> float:
     return round((time.monotonic() - begin) * 1000, 1)
-
-
-def _path(image: str | None) -> str:
-    return machine_path() if image is None else "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from srcip_proxy.plan import Plan
 
-from srcip_lab import image, network, plan_pod
+from srcip_lab import bundles, image, network, plan_pod
 from srcip_lab.environment import PodStatus, environment
 from srcip_lab.errors import LabError, raise_all
 from srcip_lab.oci import command_line, security, user
@@ -250,7 +250,7 @@ def _check(pod: dict[str, Any], wanted: network.Network) -> None:
     """Raise LabError with everything in the Pod that the lab cannot run."""
     place = PodStatus(wanted.pod.ips, wanted.node.ips, wanted.node.netns)
     errors: list[str] = []
-    for container in [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]:
+    for container in bundles.containers(pod):
         try:
             command_line(container, environment(container, pod, place))
             user(container["name"], security(pod, container))
@@ -260,7 +260,7 @@ def _check(pod: dict[str, Any], wanted: network.Network) -> None:
 
 
 def _write_order(files: Directory, pod: dict[str, Any], wanted: network.Network, webhook: dict[str, Any]) -> None:
-    containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
+    containers = bundles.containers(pod)
     needs_image = any(container.get("image") == plan_pod.IMAGE for container in containers)
     images = {plan_pod.IMAGE: str(image.proxy_rootfs())} if needs_image else {}
     order = {
