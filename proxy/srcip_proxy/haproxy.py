@@ -14,6 +14,12 @@ OLDEST = "3.0"
 """The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
 HEALTH_CONNECTIONS = 100
 """Room for kubelet and Prometheus when all other connections are taken."""
+WAIT_FOR_MORE = (
+    "  tcp-request inspect-delay 2ms\n  tcp-request content accept if { req.len gt 0 }\n"
+    "  tcp-request content accept if WAIT_END"
+)
+"""A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, with no
+data before it, for an abort, and would reset the application's connection; one that is there before is passed on."""
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
 REFUSE = "  tcp-request content silent-drop rst-ttl 64 if { var(txn.srcip_refused) -m bool }"
@@ -77,8 +83,7 @@ def _defaults(plan: Plan) -> Iterator[str]:
     yield "  mode tcp"
     yield "  timeout connect 5s"
     # as without a proxy, only the two ends decide how long a connection may be idle; keep-alives find dead peers
-    yield "  timeout client 24d\n  timeout server 24d"
-    yield "  option clitcpka\n  clitcpka-idle 10m\n  clitcpka-intvl 1m\n  clitcpka-cnt 5"
+    yield "  timeout client 24d\n  timeout server 24d\n  option clitcpka"
     yield "  option splice-auto"
     yield "  option redispatch 1"
     yield "  balance first"
@@ -147,7 +152,7 @@ def _backend(name: str, targets: list[tuple[str, str]], version: int) -> Iterato
     """
     anywhere = "0.0.0.0" if version == 4 else "[::]"
     first, *others = targets
-    yield f"backend {name}\n  retries {len(others)}"
+    yield f"backend {name}\n  retries {len(others)}\n{WAIT_FOR_MORE}"
     yield f"  use-server first if TRUE\n  server first {_host(first)} weight 0 source {anywhere} usesrc {first[1]}"
     for number, target in enumerate([*others, *others[-1:]], start=2):
         yield f"  server try{number} {_host(target)} source {anywhere} usesrc {word(target[1])}"

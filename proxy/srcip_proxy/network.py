@@ -8,9 +8,7 @@ LOOPBACK6 = "fd73:7263:6970::1"
 CHECK4 = "169.254.77.2"
 """The only source that may enter the proxy over lo: `srcip-proxy check` plays the balancer with it."""
 MARK = 0x73726370
-"""Mark of packets that belong to the proxy (the letters s r c p)."""
-PROBE_MARK = 0x73726371
-"""Mark of kubelet's probes on their alias ports."""
+"""Mark of replies that go back to the proxy (the letters s r c p)."""
 TABLE = 7363
 """Routing table that delivers everything locally."""
 PRIORITY = 7363

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6, MARK, PROBE_MARK
+from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6, MARK
 from srcip_proxy.plan import CHECK_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Address, Pod
 from srcip_proxy.text import BANNER, word, words
@@ -25,7 +25,9 @@ def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
     versions = (4, 6) if pod.ipv6 else (4,)
     parts: list[Iterable[str]] = [_sets(plan, pod, v) for v in versions]
-    parts += [_port_sets(plan), _untracked(plan, versions), _intercept(plan, versions), _fail_closed(plan, versions)]
+    parts += [_port_sets(plan), _intercept(versions)]
+    if plan.deliver_to != "loopback" or plan.probe_aliases:
+        parts += [_untracked_in(plan, versions), _untracked_out(plan, versions)]
     if plan.deliver_to != "loopback":
         parts.append(_POD_DELIVERY)
     if plan.probe_aliases:
@@ -70,58 +72,33 @@ def _elements(members: Iterable[object]) -> str:
     return f"elements = {{ {text} }} " if text else ""
 
 
-def _untracked(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    """Connection tracking is kept away from all that does not need it, so that a Pod cannot exhaust it."""
-    yield "  chain untracked_in {\n    type filter hook prerouting priority raw; policy accept;"
-    yield "    tcp dport != @ports accept"
-    for v in versions:
-        family = FAMILIES[v]
-        yield f"    {family['ip']} daddr {family['loopback']} notrack accept"
-        yield f'    iifname != "lo" {_from_trusted(v)} notrack accept'
-        if plan.probe_aliases:
-            yield f"    {family['ip']} saddr @probers{v} accept"
-    yield '    iifname != "lo" tcp dport != @pod_ports notrack accept\n  }'
-    yield "  chain untracked_out {\n    type filter hook output priority raw; policy accept;"
-    yield from (f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} notrack accept" for v in versions)
-    yield from (f"    {FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']} notrack accept" for v in versions)
-    yield '    oifname "lo" tcp dport @ports fib saddr type != local add @pod_ports { tcp dport } accept'
-    yield "    tcp sport != @ports accept"
-    # replies of the proxy itself leave from its transparent sockets
-    yield "    socket transparent 1 notrack accept"
-    if plan.probe_aliases:
-        yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
-    yield "    tcp sport != @pod_ports notrack accept\n  }"
+def _intercept(versions: Iterable[int]) -> Iterator[str]:
+    """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again. The most frequent
+    packets are decided by the first rules: each connection passes every chain some sixteen times."""
+    yield "  chain intercept {\n    type filter hook prerouting priority mangle; policy accept;"
+    yield '    iifname "lo" goto from_lo'
+    yield from (f"    {_from_trusted(v)} goto intercept{v}" for v in versions)
+    yield "  }"
+    yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
+    check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}"
+    yield f"  chain from_lo {{\n    {check} {_to_proxy(4)}\n  }}"
 
 
 def _from_trusted(version: int) -> str:
     ip = FAMILIES[version]["ip"]
-    return f"{ip} saddr @trusted{version} {ip} saddr != @native{version} tcp dport @ports"
-
-
-def _intercept(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again."""
-    yield "  chain intercept {\n    type filter hook prerouting priority mangle; policy accept;"
-    check = f'iifname "lo" ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}'
-    yield f"    {check} {_to_proxy(4)}"
-    yield '    iifname "lo" accept'
-    for v in versions:
-        yield f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} drop"
-        yield f"    {_from_trusted(v)} goto intercept{v}"
-    if plan.probe_aliases:
-        yield f"    tcp dport {{ {words(a.alias for a in plan.probe_aliases)} }} meta mark set {PROBE_MARK}"
-    yield "  }"
-    yield from (f"  chain intercept{v} {{\n{rules}  }}" for v, rules in _INTERCEPT.items() if v in versions)
+    return f"{ip} saddr @trusted{version} tcp dport @ports {ip} saddr != @native{version}"
 
 
 def _to_proxy(version: int) -> str:
     """`tproxy` finds established connections by itself, and lets a SYN that reuses a port in TIME_WAIT begin anew; the
     usual `socket transparent 1 accept` before it would lead that SYN to the application."""
     family = FAMILIES[version]
-    return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{PROXY_PORT} meta mark set {MARK} counter accept"
+    return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{PROXY_PORT} accept"
 
 
-# A SYN to an IPv4 port where no socket is stays without mark: it is refused at once, as without srcip, and a health
-# check that only connects tells the truth. Over IPv6 the application may be an IPv4 one that has IPv4 clients.
+# What matches no rule here is refused: the proxy is not running, and the application must not see the raw header with
+# the balancer's address. So is a SYN to an IPv4 port where no socket is: the client is refused as without srcip, and a
+# health check that only connects tells the truth. Over IPv6 the application may be an IPv4 one that has IPv4 clients.
 _INTERCEPT = {
     4: f"    tcp flags & (fin | syn | rst | ack) != syn {_to_proxy(4)}\n"
     f"    socket transparent 0 {_to_proxy(4)}\n"
@@ -130,13 +107,30 @@ _INTERCEPT = {
 }
 
 
-def _fail_closed(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    """What should have met the proxy and did not, because it is not running, must not meet the application."""
-    yield "  chain fail_closed {\n    type filter hook input priority filter; policy accept;"
-    yield f'    iifname "lo" accept\n    meta mark {{ {MARK}, {PROBE_MARK} }} accept'
+def _untracked_in(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
+    """Connection tracking is kept away from all that does not need it, so that a Pod cannot exhaust it."""
+    yield "  chain untracked_in {\n    type filter hook prerouting priority raw; policy accept;"
+    yield '    iifname "lo" accept'
+    yield from (f"    {_from_trusted(v)} notrack accept" for v in versions)
+    yield "    tcp dport != @ports accept"
+    if plan.probe_aliases:
+        yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
+    yield "    tcp dport != @pod_ports notrack accept\n  }"
+
+
+def _untracked_out(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
+    yield "  chain untracked_out {\n    type filter hook output priority raw; policy accept;"
     for v in versions:
-        yield f"    {_from_trusted(v)} counter reject with tcp reset"
-    yield "  }"
+        family = FAMILIES[v]
+        yield f'    oifname "lo" {family["ip"]} daddr {family["loopback"]} notrack accept'
+        yield f'    oifname "lo" {family["ip"]} saddr {family["loopback"]} notrack accept'
+    # replies of the proxy itself leave from its transparent sockets
+    yield '    oifname != "lo" socket transparent 1 notrack accept'
+    yield '    oifname "lo" tcp dport @ports fib saddr type != local add @pod_ports { tcp dport } accept'
+    yield "    tcp sport != @ports accept"
+    if plan.probe_aliases:
+        yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
+    yield "    tcp sport != @pod_ports notrack accept\n  }"
 
 
 # Replies of an application that is reached at the Pod's own address look like any other reply; connection tracking

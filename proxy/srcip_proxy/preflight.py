@@ -14,7 +14,11 @@ _NEEDS = (
     ("nft_socket", "filter hook output priority raw", "socket transparent 1"),
     ("nft_ct and nf_conntrack", "route hook output priority mangle", "ct state new"),
     ("nft_fib_inet", "filter hook output priority raw", "fib saddr type != local"),
-    ("nft_reject_inet", "filter hook input priority filter", "tcp dport 1 reject with tcp reset"),
+    (
+        "nft_reject_inet in prerouting (Linux 5.9)",
+        "filter hook prerouting priority mangle",
+        "tcp dport 1 reject with tcp reset",
+    ),
     ("nft_redir and nf_nat", "nat hook prerouting priority dstnat", "tcp dport 1 redirect to :2"),
 )
 _IPV6_NEED = ("nf_tproxy_ipv6", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip6 to :1")

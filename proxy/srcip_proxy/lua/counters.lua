@@ -30,6 +30,9 @@ end
 
 function M.add(name, value) counts[name][value] = counts[name][value] + 1 end
 
+--- The table of one counter, for the code that counts every connection.
+function M.of(name) return counts[name] end
+
 local second, lines, skipped = 0, 0, 0
 
 --- Whether a line may be logged now: the number of lines left out since the last one, or nil.
