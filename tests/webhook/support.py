@@ -32,12 +32,14 @@ def review(pod: Any, operation: str = "CREATE", **request: Any) -> dict[str, Any
     }
 
 
-def post(app: Any, content: bytes, headers: dict[str, str] | None = None, path: str = "/mutate") -> httpx.Response:
+def post(
+    app: Any, content: bytes, headers: dict[str, str] | None = None, path: str = "/mutate", method: str = "POST"
+) -> httpx.Response:
     """One request to an ASGI application, without a server."""
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://webhook") as client:
-            return await client.post(path, content=content, headers=HEADERS if headers is None else headers)
+            return await client.request(method, path, content=content, headers=HEADERS if headers is None else headers)
 
     return asyncio.run(send())
 

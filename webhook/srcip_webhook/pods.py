@@ -99,6 +99,8 @@ def _walk_object(value: Any, shape: dict[str, Any], path: str) -> Iterator[str]:
         yield f"{path}: {shown(value)} is not an object"
     elif "*" in shape:
         for key, item in value.items():
+            if item is None and shape["*"] is str:
+                yield f"{path}[{shown(key)}]: null is not a string"
             yield from _walk(item, shape["*"], f"{path}[{shown(key)}]")
     else:
         for key, inner in shape.items():

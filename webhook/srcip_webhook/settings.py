@@ -101,7 +101,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
                 faults.append(f"{key}: {'; '.join(error.faults)}. Allowed: {kind.allowed}")
     if not environ.get(PREFIX + "PROXY_IMAGE"):
         faults.append(f"{PREFIX}PROXY_IMAGE: missing. Allowed: {_IMAGE.allowed}")
-        values["proxy_image"] = "missing"
+    values.setdefault("proxy_image", "missing")
     try:
         settings = Settings(**values)
     except SettingsError as error:

@@ -1,0 +1,189 @@
+"""The command line takes manifests of every kind, touches only Pods that ask, and its exit status tells."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from srcip_webhook import manifests
+from srcip_webhook.cli import main
+from support import pod
+
+TEMPLATE = {key: pod()[key] for key in ("metadata", "spec")}
+KINDS = {
+    ("apps/v1", "Deployment"): {"spec": {"template": TEMPLATE}},
+    ("apps/v1", "StatefulSet"): {"spec": {"template": TEMPLATE}},
+    ("apps/v1", "DaemonSet"): {"spec": {"template": TEMPLATE}},
+    ("apps/v1", "ReplicaSet"): {"spec": {"template": TEMPLATE}},
+    ("v1", "ReplicationController"): {"spec": {"template": TEMPLATE}},
+    ("v1", "PodTemplate"): {"template": TEMPLATE},
+    ("batch/v1", "Job"): {"spec": {"template": TEMPLATE}},
+    ("batch/v1", "CronJob"): {"spec": {"jobTemplate": {"spec": {"template": TEMPLATE}}}},
+    ("v1", "Pod"): TEMPLATE,
+}
+
+UNTOUCHED = """# first
+kind: ConfigMap  # mine
+metadata: {name: a}
+---
+kind: X
+spec: {template: 5}
+---  # another group's Deployment is none of ours
+apiVersion: example.org/v1
+kind: Deployment
+spec: {template: {metadata: {annotations: {srcip.io/mode: tproxy}}}}
+# last
+"""
+
+
+def run(*arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(main, [*arguments], input=text, catch_exceptions=False)
+
+
+def inject(*objects: Any, arguments: tuple[str, ...] = ()) -> Result:
+    return run("inject", "-f", "-", *arguments, text=yaml.safe_dump_all(objects))
+
+
+@pytest.mark.parametrize(("api_version", "kind"), KINDS)
+def test_a_pod_inside_every_kind_gets_the_sidecar(api_version: str, kind: str) -> None:
+    result = inject({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}, **KINDS[api_version, kind]})
+    assert result.exit_code == 0
+    (found,) = [spec for _, spec in manifests.pods_in(result.stdout)]
+    assert [c["name"] for c in found["spec"]["initContainers"]] == ["srcip-init", "srcip-proxy"]
+
+
+def test_pods_in_lists_get_the_sidecar() -> None:
+    nested = {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [pod(), {"apiVersion": "v1", "kind": "PodList", "items": [pod()]}],
+    }
+    assert inject(nested).stdout.count("name: srcip-proxy") == 2
+
+
+def test_what_does_not_change_is_printed_to_the_byte() -> None:
+    text = UNTOUCHED
+    assert run("inject", "-f", "-", text=text).stdout == text
+
+
+def test_documents_beside_a_changed_one_stay_to_the_byte() -> None:
+    first, last = "kind: A # one\n", "---\n# about b\nkind: B   # two\n"
+    result = run("inject", "-f", "-", text=f"{first}---\n{json.dumps(pod())}\n{last}")
+    assert result.stdout.startswith(first)
+    assert result.stdout.endswith(last)
+    assert len(list(yaml.safe_load_all(result.stdout))) == 3
+
+
+def test_a_second_run_prints_the_same() -> None:
+    once = inject(pod()).stdout
+    assert run("inject", "-f", "-", text=once).stdout == once
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1e3", "0o17", "017", "yes", "2020-01-01", "a\nb\n", "  x", "1_000", "~", "null", "\u00e9", "a: b", "1:30"],
+)
+def test_a_string_stays_a_string_for_every_reader_of_yaml(value: str) -> None:
+    asked = pod({"example.org/value": value})
+    text = inject(asked).stdout
+    assert yaml.safe_load(text)["metadata"]["annotations"]["example.org/value"] == value
+    if value in ("1e3", "0o17", "1_000", "017"):
+        assert f"'{value}'" in text
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",))))
+def test_any_string_survives_the_way_through_yaml(value: str) -> None:
+    assert yaml.safe_load(manifests.dump({"v": value})) == {"v": value}
+
+
+def test_a_refusal_prints_nothing_and_exits_with_1() -> None:
+    result = inject(pod(), pod({"srcip.io/mode": "magic"}))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert 'Pod/web: refused: srcip.io/mode: "magic" is not known' in result.stderr
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\x00", "- &a [*a, *b]", "!!python/object:os.system {}"])
+@pytest.mark.parametrize("command", ["inject", "explain"])
+def test_what_is_not_yaml_exits_with_2(command: str, text: str) -> None:
+    result = run(command, "-f", "-", text=text)
+    assert result.exit_code == 2
+    assert "not YAML" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("-f", "/nonexistent"), ("-f", "-", "--trusted-cidrs", "x"), ("-f", "-", "--image", "-x")]
+)
+def test_a_bad_call_exits_with_2(arguments: tuple[str, ...]) -> None:
+    assert run("inject", *arguments, text="").exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "---\n", "5\n", "- 1\n", "kind: Pod\n", "kind: List\nitems: [1, null]\n"])
+def test_manifests_without_pods_pass(text: str) -> None:
+    result = run("inject", "-f", "-", text=text)
+    assert (result.exit_code, result.stdout) == (0, text)
+
+
+def test_the_diff_shows_the_change_only() -> None:
+    result = inject(pod(), {"kind": "ConfigMap"}, arguments=("--diff",))
+    changed = [line for line in result.stdout.splitlines() if line.startswith(("+", "-"))]
+    assert [line for line in changed if line.startswith("-")] == ["--- <stdin>"]
+    assert "+  - name: srcip-proxy" in changed
+    assert "ConfigMap" not in result.stdout
+
+
+def test_options_stand_for_the_webhooks_settings() -> None:
+    asked = pod({"srcip.io/trusted-cidrs": None})
+    assert inject(asked).exit_code == 1
+    options = ("--trusted-cidrs", "203.0.113.0/24", "--image", "registry.example/p:2")
+    text = inject(asked, arguments=options).stdout
+    assert '"trusted_cidrs":["203.0.113.0/24"]' in text
+    assert "image: registry.example/p:2" in text
+
+
+def test_explain_tells_ports_trust_delivery_and_warnings() -> None:
+    result = run("explain", "-f", "-", text=yaml.safe_dump(pod({"srcip.io/deliver-to": "pod", "srcip.io/modus": "x"})))
+    assert result.exit_code == 0
+    for words in ("Pod/web gets the sidecar", "8080", "192.0.2.0/24", "the Pod's own address", "did you mean"):
+        assert words in result.stdout
+
+
+def test_explain_tells_every_fault_and_exits_with_1() -> None:
+    result = run("explain", "-f", "-", text=yaml.safe_dump(pod({"srcip.io/mode": "x"}, hostNetwork=True)))
+    assert result.exit_code == 1
+    assert result.stdout.count("error:") == 2
+
+
+def test_explain_says_why_a_pod_is_left_alone() -> None:
+    assert (
+        "has no `srcip.io/mode`" in run("explain", "-f", "-", text=yaml.safe_dump(pod({"srcip.io/mode": None}))).stdout
+    )
+
+
+def test_the_schema_is_json() -> None:
+    assert "srcip.io/mode" in json.loads(run("annotations", "--schema").stdout)["properties"]
+
+
+@pytest.mark.parametrize("name", ["lab", "demo"])
+def test_without_the_lab_its_commands_say_so_and_the_rest_works(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def missing(module: str, package: str | None = None) -> Any:
+        if module.startswith("srcip_lab"):
+            raise ImportError("no srcip_lab")
+        return real(module, package)
+
+    monkeypatch.setattr("srcip_webhook.cli.importlib.import_module", missing)
+    assert "not available here: no srcip_lab" in run(name, "up").stderr
+    assert run("--help").exit_code == 0
+    assert inject(pod()).exit_code == 0
+
+
+def test_files_are_read_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "pod.yaml"
+    path.write_text(yaml.safe_dump(pod()))
+    assert "srcip-proxy" in run("inject", "-f", str(path)).stdout
