@@ -1,0 +1,141 @@
+"""Measuring the data plane: every variant up at once, figures in rounds, memory, and the start of a Pod."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from srcip_proxy.plan import HEALTH_PORT
+
+from bench import variants
+from bench.figures import BASELINE, FIGURES, Figure, Run
+from bench.rig import BenchError, Rig, Variant, cpu_us, family, rss_mib
+
+OPEN = 5000
+"""Idle connections that are held open while memory is measured."""
+UNTRUSTED = "untrusted past srcip"
+STARTS = 5
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the benchmark may take."""
+
+    rounds: int
+    run_ms: int
+    names: tuple[str, ...]
+    """Variants beside the direct one."""
+
+
+QUICK = Effort(rounds=3, run_ms=400, names=("srcip", "plain HAProxy", "nginx stream", "Envoy", "go-mmproxy"))
+FULL = Effort(rounds=8, run_ms=900, names=tuple(variants.MAKERS))
+
+
+def set_up(rig: Rig, effort: Effort, notes: list[str]) -> list[Variant]:
+    """Every variant that can run here, proved to show the client to the application. Skips go to `notes`."""
+    made = [Variant(BASELINE, rig.pod(), proxy=False)]
+    for name in effort.names:
+        try:
+            made.append(variants.MAKERS[name](rig))
+        except (variants.Skipped, BenchError) as reason:
+            if name == "srcip":
+                raise
+            notes.append(f"skipped: {name}: {reason}")
+        if name == "srcip":
+            made.append(Variant(UNTRUSTED, made[-1].pod, proxy=False, stranger=True))
+    for variant in made:
+        variants.prove(rig, variant)
+    return made
+
+
+def measure(rig: Rig, rows: Sequence[Variant], effort: Effort) -> Iterator[Run]:
+    """All figures in rounds: A B C, B C A, ... so that neither drift nor the order favours anybody."""
+    for number in range(effort.rounds):
+        print(f"round {number + 1} of {effort.rounds}", file=sys.stderr)
+        turned = [*rows[number % len(rows) :], *rows[: number % len(rows)]]
+        for figure, variant in itertools.product(FIGURES, turned):
+            yield one(rig, variant, figure, number, effort.run_ms)
+
+
+def one(rig: Rig, variant: Variant, figure: Figure, number: int, run_ms: int) -> Run:
+    """One run of one figure of one variant."""
+    relays, server = family(variant.pod.relays), [variant.pod.server]
+    relay_before, app_before = cpu_us(relays), cpu_us(server)
+    said = rig.measure(variant, figure.mode, n=figure.connections, ms=run_ms)
+    units = said["done"] or said["mb_per_second"] * said["seconds"] or 1
+    return Run(
+        figure=figure.name,
+        variant=variant.name,
+        round=number,
+        value=said["per_second"] or said["mb_per_second"],
+        p50_us=said["p50_us"],
+        p99_us=said["p99_us"],
+        relay_us=(cpu_us(relays) - relay_before) / units,
+        app_us=(cpu_us(server) - app_before) / units,
+        errors=said["errors"],
+    )
+
+
+def memory(rig: Rig, rows: Sequence[Variant], key: str, found: dict[str, dict[str, float]]) -> None:
+    """Resident memory of every relay now, under `key`."""
+    for variant in rows:
+        if variant.pod.relays and not variant.stranger:
+            found.setdefault(variant.name, {})[key] = rss_mib(family(variant.pod.relays))
+
+
+def memory_open(rig: Rig, rows: Sequence[Variant], found: dict[str, dict[str, float]]) -> None:
+    """The same with OPEN idle connections, one variant after the other."""
+    for variant in rows:
+        if variant.pod.relays and not variant.stranger:
+            process = rig.client(variant, "idle", n=OPEN)
+            line = process.stdout.readline() if process.stdout else ""
+            if '"opened":true' in line:
+                memory(rig, [variant], "open", found)
+            process.communicate()
+
+
+def start_ms(rig: Rig) -> dict[str, float]:
+    """What a Pod's start costs: init, then the sidecar until it listens; medians in ms of wall-clock time.
+
+    The container runtime's own work is not in it.
+    """
+    samples = [_start_once(rig) for _ in range(STARTS)]
+    init, sidecar = (median(column) for column in zip(*samples, strict=True))
+    return {"init_ms": init, "listening_ms": sidecar, "start_ms": init + sidecar}
+
+
+def _start_once(rig: Rig) -> tuple[float, float]:
+    rootfs, pod = variants.rootfs_of_srcip(), rig.pod()
+    files = variants.files_of(rig, pod)
+    begin = time.monotonic()
+    rig.inside(pod, *variants.init_command(rootfs, files, pod))
+    ready = time.monotonic()
+    process = rig.start(pod, variants.contained(rootfs, files, variants.HAPROXY, "+net_raw", {}))
+    listening = f"/proc/{process.pid}/net/tcp"
+    port = f":{HEALTH_PORT:04X} "
+    rig.wait(lambda: port in _text(listening) or port in _text(listening + "6"), "the sidecar")
+    end = time.monotonic()
+    process.terminate()
+    process.wait(5)
+    return (ready - begin) * 1000, (end - ready) * 1000
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def engines(rootfs: Path) -> list[str]:
+    """What ran, in one line each."""
+    haproxy = subprocess.run(
+        ["chroot", str(rootfs), "haproxy", "-v"], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    return haproxy[:1]

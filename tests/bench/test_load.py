@@ -1,0 +1,131 @@
+"""The load generator against its own server: what it counts is what happened."""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bench
+import pytest
+from bench.pods import SIZE, pod, review
+from bench.rig import claimed
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (apt-get install gcc libc6-dev)")
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled program; a warning is an error."""
+    program = tmp_path_factory.mktemp("load") / "load"
+    source = Path(bench.__file__).with_name("load.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
+    return program
+
+
+@pytest.fixture(scope="module")
+def port(load: Path) -> Iterator[int]:
+    """First of four ports with a server behind them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        first = min(int(probe.getsockname()[1]), 65000)
+    with subprocess.Popen([load, "server", str(first)], stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        yield first
+        server.terminate()
+
+
+def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, Any]:
+    given: dict[str, int | str] = {"to": "127.0.0.1", "ms": 100, **options}
+    words = [f"{key}={value}" for key, value in given.items()]
+    out = subprocess.run([load, "client", mode, f"port={port}", *words], capture_output=True, check=True, input=b"")
+    return dict(json.loads(out.stdout))
+
+
+@pytest.mark.parametrize("mode", ["connect", "request"])
+@pytest.mark.parametrize("to", ["127.0.0.1", "::1"])
+def test_requests_are_answered_and_timed(load: Path, port: int, mode: str, to: str) -> None:
+    said = client(load, mode, port, n=4, to=to)
+    assert said["done"] > 100
+    assert said["errors"] == 0
+    assert 0 < said["p50_us"] <= said["p99_us"]
+
+
+def answer_slowly(listener: socket.socket, seconds: float) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(8)
+            time.sleep(seconds)
+            connection.sendall(bytes(8))
+
+
+def test_a_slow_answer_is_told_as_slow(load: Path) -> None:
+    """The histogram's buckets are right: an answer that takes 20 ms is counted as 20 ms."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_slowly, args=(listener, 0.02), daemon=True).start()
+        said = client(load, "connect", listener.getsockname()[1], size=8, n=1)
+    assert 19_000 < said["p50_us"] < 40_000
+
+
+@pytest.mark.parametrize("mode", ["up", "down"])
+def test_bulk_is_counted_in_bytes(load: Path, port: int, mode: str) -> None:
+    said = client(load, mode, port, n=2)
+    assert said["mb_per_second"] > 10
+    assert said["errors"] == 0
+
+
+def test_the_server_says_who_its_peer_is(load: Path, port: int) -> None:
+    seen = client(load, "peer", port, **{"from": "127.0.0.9"})["seen"]
+    assert seen.startswith("127.0.0.9:")
+
+
+def test_a_header_that_reaches_the_server_is_a_failure(load: Path, port: int) -> None:
+    """Without a relay the header comes back with the answer: the run must not look like a success."""
+    said = client(load, "connect", port, proxy=2, ms=20)
+    assert said["done"] == 0
+    assert said["errors"] > 0
+
+
+@pytest.mark.parametrize(
+    ("version", "start"), [(1, b"PROXY TCP4 198.18.0.6 127.0.0.1 1024 "), (2, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c")]
+)
+def test_the_header_comes_first_and_with_the_request(load: Path, version: int, start: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        number = listener.getsockname()[1]
+        words = [f"port={number}", "to=127.0.0.1", "ms=300", "n=1", "size=8", f"proxy={version}", "seed=5"]
+        with subprocess.Popen([load, "client", "connect", *words], stdout=subprocess.PIPE) as process:
+            connection, _ = listener.accept()
+            with connection:
+                data = connection.recv(4096)
+            process.kill()
+    assert data.startswith(start)
+    assert data.endswith(bytes(8))
+    if version == 2:
+        assert f"{socket.inet_ntoa(data[16:20])}:{int.from_bytes(data[24:26])}" == claimed(5)
+
+
+def test_no_two_runs_claim_the_same_client() -> None:
+    assert len({claimed(seed) for seed in range(5000)}) == 5000
+    assert claimed(1024) == "198.18.0.1:1025"
+
+
+@pytest.mark.parametrize("words", [["client"], ["client", "connect"], ["client", "fly", "to=::1"], ["server", "0"],
+                                   ["client", "connect", "to=nowhere"], ["client", "connect", "to=::1", "n=0"],
+                                   ["client", "connect", "to=::1", "size"]])  # fmt: skip
+def test_a_wrong_call_is_refused_with_what_is_wrong(load: Path, words: list[str]) -> None:
+    done = subprocess.run([load, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("load: ")
+
+
+def test_the_review_holds_a_pod_of_ten_kilobytes_to_inject() -> None:
+    assert SIZE <= len(json.dumps(pod())) < SIZE + 200
+    assert json.loads(review())["request"]["object"]["metadata"]["annotations"] == {"srcip.io/mode": "tproxy"}
