@@ -29,14 +29,15 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(load: Path) -> Iterator[int]:
-    """First of four ports with a server behind them."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        first = min(int(probe.getsockname()[1]), 65000)
-    with subprocess.Popen([load, "server", str(first)], stdout=subprocess.PIPE) as server:
-        assert server.stdout
-        assert server.stdout.readline() == b"ready\n"
-        yield first
-        server.terminate()
+    """First of four ports with a server behind them, below those that the kernel gives to others."""
+    for first in range(20000, 20400, 4):
+        with subprocess.Popen([load, "server", str(first)], stdout=subprocess.PIPE) as server:
+            assert server.stdout
+            if server.stdout.readline() == b"ready\n":
+                yield first
+                server.terminate()
+                return
+    pytest.fail("no four free ports between 20000 and 20400")
 
 
 def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, Any]:
