@@ -106,7 +106,8 @@ def _accepted(listener: socket.socket, version: int) -> Iterator[tuple[socket.so
         connection, address = listener.accept()
     except TimeoutError as error:
         raise CheckError(
-            "no connection came out of the sidecar: it lacks CAP_NET_RAW, or the address of srcip on lo is missing"
+            "no connection came out of the sidecar: the policy routes of srcip are missing (`ip rule`), "
+            "or the sidecar lacks CAP_NET_RAW"
         ) from error
     with connection:
         connection.settimeout(TIMEOUT)

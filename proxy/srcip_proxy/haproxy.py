@@ -18,8 +18,8 @@ WAIT_FOR_MORE = (
     "  tcp-request inspect-delay 2ms\n  tcp-request content accept if { req.len gt 0 }\n"
     "  tcp-request content accept if WAIT_END"
 )
-"""A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, with no
-data before it, for an abort, and would reset the application's connection; one that is there before is passed on."""
+"""A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, and no
+data before it, for an abort, and would reset the application's connection; a FIN that is there before is passed on."""
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
 REFUSE = "  tcp-request content silent-drop rst-ttl 64 if { var(txn.srcip_refused) -m bool }"

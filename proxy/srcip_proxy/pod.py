@@ -54,11 +54,10 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
         raise PodError(errors)
     addresses = addresses or [ipaddress.ip_address(r["local"]) for r in rows if r["scope"] == "global"]
     first_of_family = {a.version: a for a in reversed(addresses)}
-    unusable = [r[key] for r in rows for key in ("local", "broadcast") if key in r]
     return Pod(
         addresses=tuple(first_of_family[v] for v in sorted(first_of_family)),
         node=_distinct([*node, *_gateways(ip)]),
-        unusable=_distinct([*addresses, *map(ipaddress.ip_address, unusable)]),
+        unusable=_distinct([*addresses, *(a for r in rows for a in _of_interface(r["local"], r["prefixlen"]))]),
         ipv6=_has_ipv6(),
         max_files=_max_files(Path("/proc/self/limits").read_text()),
     )
@@ -67,6 +66,14 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
 def run_ip(*arguments: str) -> str:
     """The output of `ip`. Raises subprocess.CalledProcessError."""
     return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout or "[]"
+
+
+def _of_interface(local: str, prefix: int) -> list[Address]:
+    """An interface's address, and the broadcast address of its network: as a source, the kernel would quietly put
+    another address in its place."""
+    network = ipaddress.ip_interface(f"{local}/{prefix}").network
+    ends = [network.network_address, network.broadcast_address] if network.version == 4 and prefix < 31 else []
+    return [ipaddress.ip_address(local), *ends]
 
 
 def _addresses(name: str, environment: Mapping[str, str], errors: list[str]) -> list[Address]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from rig import PORT, Rig, RigFactory, needs_root, plan, start
+from rig import ALL_PORTS, Rig, RigFactory, needs_root, plan, start
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
 
@@ -14,7 +14,7 @@ def rigs() -> Iterator[RigFactory]:
     needs_root()
     running: dict[object, Lab] = {}
 
-    def rig(wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ("::", str(PORT))) -> Rig:
+    def rig(wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ALL_PORTS) -> Rig:
         key = (wanted, ipv6, app)
         if key not in running:
             running[key] = start(wanted or plan(), app, ipv6=ipv6)
@@ -29,5 +29,3 @@ def rigs() -> Iterator[RigFactory]:
 def rig(rigs: RigFactory) -> Rig:
     """The Pod of most tests."""
     return rigs(plan())
-
-

@@ -1,6 +1,6 @@
-"""An unmodified application: it greets each client with the address that it sees, then echoes until the client ends.
+"""An unmodified application: it greets each client with the address that it sees, then does what its port says.
 
-Usage: peer_app.py ADDRESS PORT [ADDRESS PORT ...]; `POD` stands for the Pod's own IPv4 address.
+Usage: peer_app.py ADDRESS PORT [ADDRESS PORT ...]; `POD` and `POD6` stand for the Pod's own addresses.
 """
 
 import os
@@ -9,13 +9,32 @@ import sys
 import threading
 
 
+def echo(connection: socket.socket, end: bytes = b"<end>") -> None:
+    """Echo until the client has ended, then say so."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+    connection.sendall(end)
+
+
+def close_first(connection: socket.socket) -> None:
+    """The server ends the connection, and so keeps it in TIME_WAIT."""
+
+
+def end_own_side_first(connection: socket.socket) -> None:
+    """End the own direction; go on reading until the client ends."""
+    connection.shutdown(socket.SHUT_WR)
+    received = sum(iter(lambda: len(connection.recv(65536)), 0))
+    print("received", received, flush=True)
+
+
+BEHAVIOUR = {7001: close_first, 7002: end_own_side_first}
+
+
 def serve(connection: socket.socket, peer: tuple[str, int]) -> None:
     with connection:
-        connection.sendall(f"{peer[0].removeprefix('::ffff:')} {peer[1]}\n".encode())
         try:
-            while data := connection.recv(65536):
-                connection.sendall(data)
-            connection.sendall(b"<end>")
+            connection.sendall(f"{peer[0].removeprefix('::ffff:')} {peer[1]}\n".encode())
+            BEHAVIOUR.get(connection.getsockname()[1], echo)(connection)
         except OSError as error:
             print("lost", *peer[:2], error, flush=True)
 
@@ -28,7 +47,7 @@ def accept(listener: socket.socket) -> None:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    address = os.environ["POD_IP"] if address == "POD" else address
+    address = {"POD": os.environ["POD_IP"], "POD6": os.environ["POD_IP6"]}.get(address, address)
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, port))

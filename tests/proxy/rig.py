@@ -1,5 +1,6 @@
 """Ring 2: the real data plane in a lab's network namespaces, and a client that says what it saw."""
 
+import ipaddress
 import os
 import socket
 import struct
@@ -19,6 +20,12 @@ PORT = 7000
 CLOSED_PORT = 7099
 """Intercepted, but nobody listens."""
 LB_NETWORKS = ("10.77.1.0/24", "fd77:0:0:1::/64")
+ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
+"""Every behaviour of the test application, on all addresses."""
+LB4, OTHER4, POD4, NODE4 = "10.77.1.2", "10.77.2.2", "10.77.3.2", "10.77.0.1"
+LB6, OTHER6, POD6 = "fd77:0:0:1::2", "fd77:0:0:2::2", "fd77:0:0:3::2"
+POD_ENV = {"POD_IP": POD4, "POD_IP6": POD6}
+CLIENT4, CLIENT6 = ("203.0.113.7", 54321), ("2001:db8::7", 54321)
 HEADER_TIMEOUT = 0.6
 """Seconds, in the plans of these tests."""
 APP = Path(__file__).with_name("peer_app.py")
@@ -30,8 +37,27 @@ def plan(**changes: object) -> Plan:
         "inbound_ports": (PortRange(7000, 7099),),
         "trusted_cidrs": LB_NETWORKS,
         "header_timeout_ms": int(HEADER_TIMEOUT * 1000),
+        "drain_timeout_s": 2,
     }
     return Plan(**{**base, **changes})  # type: ignore[arg-type]
+
+
+def v1(client: tuple[str, int] = CLIENT4, to: tuple[str, int] = ("192.0.2.1", 25)) -> bytes:
+    """A version 1 header."""
+    family = "TCP6" if ":" in client[0] else "TCP4"
+    to = ("2001:db8::1", to[1]) if family == "TCP6" and ":" not in to[0] else to
+    return f"PROXY {family} {client[0]} {to[0]} {client[1]} {to[1]}\r\n".encode()
+
+
+def v2(client: tuple[str, int] = CLIENT4, *, tlvs: bytes = b"") -> bytes:
+    """A version 2 header."""
+    packed = ipaddress.ip_address(client[0]).packed
+    body = packed + packed + struct.pack(">HH", client[1], 25) + tlvs
+    family = 0x11 if len(packed) == 4 else 0x21
+    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack(">BBH", 0x21, family, len(body)) + body
+
+
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n" + bytes([0x20, 0, 0, 0])
 
 
 @dataclass
@@ -44,7 +70,9 @@ class Rig:
     def pod_ip(self) -> str:
         return self.lab.pod.ipv4
 
-    def connect(self, port: int = PORT, *, host: Host | None = None, to: str | None = None, **options: object) -> "Client":
+    def connect(
+        self, port: int = PORT, *, host: Host | None = None, to: str | None = None, **options: object
+    ) -> "Client":
         sock = (host or self.lab.lb).connect(to or self.pod_ip, port, **options)  # type: ignore[arg-type]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Client(sock)
@@ -148,7 +176,7 @@ def start(wanted: Plan, app: tuple[str, ...], *, ipv6: bool = True) -> Lab:
     """A lab whose application listens at `app` (pairs of address and port)."""
     if not ipv6:
         app = tuple("0.0.0.0" if word == "::" else word for word in app)
-    lab = Lab.up_plan(wanted, [sys.executable, str(APP), *app], ipv6=ipv6, env={"POD_IP": "10.77.3.2"})
+    lab = Lab.up_plan(wanted, [sys.executable, str(APP), *app], ipv6=ipv6, env=POD_ENV)
     deadline = time.monotonic() + 10
     while "listening" not in lab.log("app"):
         assert time.monotonic() < deadline, lab.log("app")

@@ -1,0 +1,239 @@
+"""The application sees the client, whatever it is bound to, and the bytes pass unchanged in both directions."""
+
+import hashlib
+import os
+import threading
+import time
+from contextlib import nullcontext
+
+import pytest
+from rig import (
+    CLIENT4,
+    CLIENT6,
+    CLOSED_PORT,
+    LB4,
+    LB6,
+    LOCAL,
+    POD4,
+    POD6,
+    PORT,
+    Rig,
+    RigFactory,
+    Seen,
+    plan,
+    v1,
+    v2,
+)
+
+pytestmark = pytest.mark.dataplane
+
+DELIVERIES = ("auto", "loopback", "pod")
+
+
+@pytest.mark.parametrize("header", [v1, v2])
+@pytest.mark.parametrize("to", [POD4, POD6])
+@pytest.mark.parametrize("client", [CLIENT4, CLIENT6])
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+def test_the_application_sees_address_and_port(rigs: RigFactory, deliver_to: str, client, to: str, header) -> None:
+    """For both versions, and for all four pairs of the client's and the connection's IP version."""
+    rig = rigs(plan(deliver_to=deliver_to))
+    assert rig.seen(header(client) + b"hello", to=to) == Seen(client, b"hello", "open")
+
+
+BOUND = {
+    "any4": ("0.0.0.0", {"auto": True, "loopback": True, "pod": True}),
+    "any6": ("::", {"auto": True, "loopback": True, "pod": True}),
+    "pod": ("POD", {"auto": True, "loopback": False, "pod": True}),
+    "loopback": ("127.0.0.1", {"auto": False, "loopback": False, "pod": False}),
+}
+"""What an application is bound to, and for which srcip.io/deliver-to it is reached."""
+
+
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+@pytest.mark.parametrize("bound", BOUND)
+def test_deliver_to_reaches_what_the_application_is_bound_to(rigs: RigFactory, bound: str, deliver_to: str) -> None:
+    """One on 127.0.0.1 alone stays unreachable from outside, as it should."""
+    address, reached = BOUND[bound]
+    rig = rigs(plan(deliver_to=deliver_to), app=(address, str(PORT)))
+    if reached[deliver_to]:
+        assert rig.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+    else:
+        started = time.monotonic()
+        refused = pytest.raises(ConnectionRefusedError) if bound == "loopback" else nullcontext()
+        with refused:
+            assert rig.seen(v2() + b"x").peer is None
+        assert time.monotonic() - started < 0.5, "at once, not after a timeout"
+
+
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+def test_an_address_of_the_connection_itself_is_shown_for_local(rigs: RigFactory, deliver_to: str) -> None:
+    rig = rigs(plan(deliver_to=deliver_to))
+    for to, source in ((POD4, LB4), (POD6, LB6)):
+        with rig.connect(to=to) as client:
+            client.send(LOCAL + b"health")
+            seen = client.seen(rest=6)
+            assert (seen.peer[0], seen.rest) == (source, b"health")
+            if deliver_to != "pod":  # there, the port is the outer connection's
+                assert seen.peer[1] == client.sock.getsockname()[1]
+
+
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+def test_the_client_may_be_the_balancer_itself(rigs: RigFactory, deliver_to: str) -> None:
+    """Even with the very address and port of the outer connection."""
+    rig = rigs(plan(deliver_to=deliver_to))
+    with rig.connect() as client:
+        client.send(v2(client.sock.getsockname()) + b"x")
+        seen = client.seen(rest=1)
+        assert (seen.peer[0], seen.rest) == (LB4, b"x")
+
+
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+def test_live_connections_with_the_same_client_tuple_all_work(rigs: RigFactory, deliver_to: str) -> None:
+    """As from two balancers: the first ones have the exact port, the others at least the address."""
+    rig = rigs(plan(deliver_to=deliver_to))
+    client = ("203.0.113.9", 40404)
+    clients = [rig.connect() for _ in range(4)]
+    try:
+        for number, one in enumerate(clients):
+            one.send(v2(client) + bytes([number]))
+            seen = one.seen(rest=1)
+            assert (seen.peer[0], seen.rest) == (client[0], bytes([number]))
+            assert number or seen.peer == client
+        for number, one in enumerate(clients):
+            one.send(b"again")
+            assert one.seen(rest=6).rest == bytes([number]) + b"again"
+    finally:
+        for one in clients:
+            one.sock.close()
+
+
+def test_exact_refuses_where_the_port_is_taken(rigs: RigFactory) -> None:
+    rig = rigs(plan(client_address="exact", deliver_to="loopback"))
+    client = ("203.0.113.9", 40405)
+    with rig.connect() as first, rig.connect() as second:
+        first.send(v2(client))
+        assert first.seen().peer == client
+        second.send(v2(client))
+        assert second.seen().peer is None
+
+
+@pytest.mark.parametrize("port", [0, 1, 25, 1023])
+def test_a_client_port_that_may_not_be_bound_gives_the_address_with_another(rig: Rig, port: int) -> None:
+    seen = rig.seen(v2((CLIENT4[0], port)) + b"x")
+    assert (seen.peer[0], seen.rest) == (CLIENT4[0], b"x")
+    assert seen.peer[1] >= 1024
+
+
+def test_exact_refuses_a_port_that_may_not_be_bound(rigs: RigFactory) -> None:
+    rig = rigs(plan(client_address="exact", deliver_to="loopback"))
+    assert rig.seen(v2((CLIENT4[0], 25))).refused
+
+
+@pytest.mark.parametrize(("policy", "shown"), [("best-effort", LB4), ("ip", None), ("exact", None)])
+def test_an_ipv6_client_of_an_ipv4_application(rigs: RigFactory, policy: str, shown: str | None) -> None:
+    """It cannot be shown: the balancer is, with a log line, or the connection is refused."""
+    rig = rigs(plan(client_address=policy), app=("0.0.0.0", str(PORT)))
+    seen = rig.seen(v2(CLIENT6) + b"x")
+    assert (seen.peer and seen.peer[0]) == shown
+    assert "client 2001:db8" in rig.log()
+    counter = "fallback" if shown else "refused"
+    assert rig.metric(f'srcip_{counter}_connections_total{{reason="family"}}') == 1
+
+
+def test_an_ipv4_client_of_an_ipv4_application_over_ipv6(rigs: RigFactory) -> None:
+    rig = rigs(plan(), app=("0.0.0.0", str(PORT)))
+    assert rig.seen(v2() + b"x", to=POD6) == Seen(CLIENT4, b"x", "open")
+
+
+def test_a_pod_without_ipv6_works_with_ipv4(rigs: RigFactory) -> None:
+    rig = rigs(plan(), ipv6=False)
+    assert rig.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+    assert "IPv4 only" in rig.lab.log("srcip-init")
+
+
+def test_the_client_ends_its_side_first(rig: Rig) -> None:
+    with rig.connect() as client:
+        client.send(v2() + b"question")
+        client.seen(rest=8)
+        client.finish()
+        assert client.seen(rest=13) == Seen(CLIENT4, b"question<end>", "end")
+
+
+def test_a_client_that_ends_right_behind_the_header_is_still_answered(rig: Rig) -> None:
+    for _ in range(20):
+        with rig.connect() as client:
+            client.send(v2())
+            client.finish()
+            assert client.seen(rest=5) == Seen(CLIENT4, b"<end>", "end")
+
+
+def test_the_application_ends_its_side_first(rig: Rig) -> None:
+    with rig.connect(7002) as client:
+        client.send(v2(("203.0.113.11", 41000)))
+        assert client.seen() == Seen(("203.0.113.11", 41000), b"", "end")
+        client.send(b"x" * 100_000)
+        client.finish()
+    deadline = time.monotonic() + 5
+    while "received 100000" not in rig.lab.log("app"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_balancer_may_reuse_its_port_in_time_wait(rig: Rig) -> None:
+    """The SYN that meets TIME_WAIT is a new connection of the proxy, never one of the application."""
+    source = (LB4, 23456)
+    for number in range(5):
+        with rig.connect(7001, source=source) as client:  # the server closes first and keeps TIME_WAIT
+            client.send(v2(("203.0.113.12", 42000 + number)))
+            assert client.seen() == Seen(("203.0.113.12", 42000 + number), b"", "end")
+
+
+def test_a_closed_port_is_refused_at_once(rig: Rig) -> None:
+    """By the kernel itself, as without srcip: a health check that only connects tells the truth."""
+    started = time.monotonic()
+    with pytest.raises(ConnectionRefusedError):
+        rig.connect(CLOSED_PORT)
+    assert time.monotonic() - started < 0.5
+
+
+def test_bulk_data_passes_unchanged_in_both_directions(rig: Rig) -> None:
+    data = os.urandom(8 << 20)
+    with rig.connect() as client:
+        sender = threading.Thread(target=lambda: (client.send(v2() + data), client.finish()))
+        sender.start()
+        client.sock.settimeout(20)
+        got = b"".join(iter(lambda: client.sock.recv(1 << 16), b""))
+        sender.join()
+    body = got.partition(b"\n")[2]
+    assert hashlib.sha256(body).digest() == hashlib.sha256(data + b"<end>").digest()
+
+
+def test_delivery_to_loopback_keeps_connection_tracking_out_of_the_pod(rigs: RigFactory) -> None:
+    rig = rigs(plan(deliver_to="loopback"))
+    with rig.connect() as client:
+        client.send(v2())
+        assert client.seen().peer == CLIENT4
+        assert "ct " not in rig.lab.pod.run(["nft", "list", "ruleset"], capture_output=True).stdout
+
+
+def test_auto_tracks_no_connection_that_needs_no_tracking(rigs: RigFactory) -> None:
+    """Neither those of the balancer nor those of others, which stay native."""
+    rig = rigs(
+        plan(inbound_ports=plan().inbound_ports), app=("::", str(PORT), "::", "7001", "::", "7002", "::", "7003")
+    )
+    with rig.connect(7003) as client, rig.connect(7003, host=rig.lab.other) as other:
+        client.send(v2())
+        assert client.seen().peer == CLIENT4
+        other.send(b"x")
+        assert other.seen(rest=1).rest == b"x"
+        table = rig.lab.pod.run(["conntrack", "-L", "-p", "tcp"], capture_output=True).stdout
+        assert "dport=7003" not in table, table
+
+
+def test_a_hundred_clients_at_once_are_not_mixed_up(rig: Rig) -> None:
+    clients = [rig.connect() for _ in range(100)]
+    for number, client in enumerate(clients):
+        client.send(v2(("203.0.113.20", 50000 + number)))
+    for number, client in enumerate(clients):
+        assert client.seen(quiet=0.001).peer == ("203.0.113.20", 50000 + number)
+        client.sock.close()

@@ -1,0 +1,280 @@
+"""Failure, limits, hostile senders, and what the operator can see."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, PORT, Rig, RigFactory, Seen, plan, start, v1, v2
+from srcip_lab import image, plan_pod
+from srcip_lab.errors import LabError
+from srcip_lab.lab import Lab
+from srcip_proxy.plan import ENV, Plan
+
+pytestmark = pytest.mark.dataplane
+
+
+@pytest.fixture
+def own() -> Rig:
+    """A Pod that a test may break."""
+    lab = start(plan(), ("::", str(PORT)))
+    yield Rig(lab)
+    lab.down()
+
+
+def test_while_the_sidecar_is_down_trusted_connections_are_reset(own: Rig) -> None:
+    """They never reach the application with the balancer's address; all others go on; a new sidecar takes over."""
+    with own.connect() as before:
+        before.send(v2())
+        assert before.seen().peer == CLIENT4
+        own.lab.kill_sidecar(hold=True)
+        assert before.seen().end in ("reset", "end")
+        accepted = own.accepted()
+        for _ in range(5):
+            with pytest.raises(ConnectionRefusedError):
+                own.connect()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            for _ in range(20):
+                before.send(b"more")
+                time.sleep(0.01)
+        assert own.accepted() == accepted
+        assert own.seen(b"x", host=own.lab.other).rest == b"x"
+    own.lab.release()
+    assert own.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+
+
+def test_init_may_run_again_while_traffic_flows(own: Rig) -> None:
+    """kubelet does that after a restart of the node's runtime."""
+    with own.connect() as client:
+        client.send(v2())
+        assert client.seen().peer == CLIENT4
+        for _ in range(2):
+            assert run_init(own.lab, plan()).returncode == 0
+        client.send(b"still here")
+        assert client.seen(rest=10).rest == b"still here"
+    assert own.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+    rules = own.lab.pod.run(["ip", "rule"], capture_output=True).stdout
+    assert rules.count("lookup 7363") == 2
+
+
+def run_init(lab: Lab, wanted: Plan) -> subprocess.CompletedProcess[str]:
+    """`srcip-proxy init` once more, in the Pod's network, with the files of the image."""
+    return in_image(lab, "python3 -I -m srcip_proxy init", {ENV: wanted.to_env(), "POD_IP": lab.pod.ipv4})
+
+
+def in_image(lab: Lab, command: str, env: dict[str, str], files: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a shell command in the image's root file system; `files` is what /run/srcip/input holds."""
+    root = image.proxy_rootfs()
+    script = (
+        f"mount -t tmpfs tmpfs {root}/run && mkdir {root}/run/srcip && mount -t proc proc {root}/proc && "
+        f"cat > {root}/run/srcip/input && exec chroot {root} {command}"
+    )
+    words = ["unshare", "--mount", "sh", "-c", script]
+    return lab.pod.run(words, env={"PATH": os.environ["PATH"], **env}, input=files, capture_output=True)
+
+
+def test_open_connections_may_finish_when_the_sidecar_is_told_to_stop(own: Rig) -> None:
+    """SIGUSR1: no new connections; the open ones go on, up to the drain timeout."""
+    with own.connect() as client:
+        client.send(v2())
+        assert client.seen().peer == CLIENT4
+        own.lab.directory.hold("srcip-proxy").parent.mkdir(exist_ok=True)
+        own.lab.directory.hold("srcip-proxy").touch()
+        own.lab.signal("srcip-proxy", signal.SIGUSR1)
+        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            own.connect()
+        client.send(b"bye")
+        assert client.seen(rest=3).rest == b"bye"
+        started = time.monotonic()
+        assert client.seen(rest=99, timeout=6).end in ("end", "reset")
+        assert time.monotonic() - started < 4, "the drain timeout of this plan is 2 s"
+
+
+def test_a_thousand_silent_connections_do_not_keep_others_out(rig: Rig) -> None:
+    silent = [rig.connect() for _ in range(1000)]
+    try:
+        started = time.monotonic()
+        assert rig.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+        assert time.monotonic() - started < 1
+        time.sleep(HEADER_TIMEOUT + 0.5)
+        assert all(client.seen(timeout=0.5).end == "reset" for client in silent[::50])
+    finally:
+        for client in silent:
+            client.sock.close()
+    assert "AWS NLB" in rig.log()
+
+
+def test_a_header_at_one_byte_at_a_time_has_one_timeout_for_all(rig: Rig) -> None:
+    with rig.connect() as client:
+        started = time.monotonic()
+        with pytest.raises(OSError):
+            for byte in v1() * 3:
+                client.send(bytes([byte]))
+                time.sleep(0.1)
+        assert time.monotonic() - started < HEADER_TIMEOUT + 0.5
+
+
+@pytest.mark.parametrize("size", [4096 - 16 + 1, 65535])
+def test_a_header_above_the_limit_is_refused_before_it_is_whole(rig: Rig, size: int) -> None:
+    header = v2()[:14] + size.to_bytes(2, "big") + b"\0" * size
+    with rig.connect() as client:
+        try:
+            client.send(header)
+        except OSError:
+            return
+        assert client.seen().refused
+
+
+def test_a_header_up_to_the_limit_is_taken(rig: Rig) -> None:
+    padding = 4096 - 16 - 12 - 3
+    noop = b"\x04" + padding.to_bytes(2, "big") + b"\0" * padding
+    header = v2(tlvs=noop)
+    assert len(header) == 4096
+    assert rig.seen(header + b"x") == Seen(CLIENT4, b"x", "open")
+
+
+def test_random_bytes_never_reach_the_application_and_harm_nobody(rig: Rig) -> None:
+    """Noise, and valid headers with noise in them: refused, or delivered with exactly what the header says."""
+    chance = random.Random(7)  # noqa: S311
+    before = rig.accepted()
+    for number in range(400):
+        data = bytearray(chance.randbytes(chance.randrange(1, 200)))
+        if number % 2:
+            data[:12] = v2()[:12]
+            data[12:13] = bytes([chance.choice([0x11, 0x22, 0x2F, 0x31])])  # never a valid version and command
+        with rig.connect() as client:
+            client.send(bytes(data))
+            with suppress(OSError):  # it may be reset by now
+                client.finish()
+            assert client.seen().refused
+    assert rig.accepted() == before
+    assert rig.seen(v2() + b"x") == Seen(CLIENT4, b"x", "open")
+
+
+def test_an_ipv6_client_needs_no_ipv6_network_in_the_pod(own: Rig) -> None:
+    """As in a cluster with IPv4 alone, where the kernel has IPv6 but the Pod no address of it."""
+    own.lab.pod.run(["ip", "-6", "addr", "flush", "dev", "eth0"], check=True)
+    own.lab.pod.run(["ip", "-6", "route", "flush", "dev", "eth0"])
+    assert own.seen(v2(CLIENT6) + b"x") == Seen(CLIENT6, b"x", "open")
+
+
+def test_one_client_cannot_take_all_connections(rigs: RigFactory) -> None:
+    rig = rigs(plan(max_connections_per_client=3))
+    clients = [rig.connect() for _ in range(4)]
+    for number, client in enumerate(clients):
+        client.send(v2(("203.0.113.30", 51000 + number)))
+    seen = [client.seen() for client in clients]
+    assert [s.refused for s in seen].count(True) == 1
+    assert rig.seen(v2(("203.0.113.31", 51000)) + b"x").rest == b"x"
+    for client in clients:
+        client.sock.close()
+    assert rig.metric('srcip_refused_connections_total{reason="too_many"}') == 1
+
+
+def test_beyond_the_limit_connections_wait_for_their_turn(rigs: RigFactory) -> None:
+    rig = rigs(plan(max_connections=2))
+    first, second, third = (rig.connect() for _ in range(3))
+    for client in (first, second, third):
+        client.send(v2())
+    assert first.seen().peer
+    assert second.seen().peer
+    assert third.seen(timeout=0.4).peer is None
+    first.sock.close()
+    assert third.seen().peer
+    second.sock.close()
+    third.sock.close()
+
+
+def test_each_refusal_is_logged_with_source_reason_and_cure(own: Rig) -> None:
+    with own.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert client.seen().refused
+    line = wait_for(own, "reason=no_header")
+    assert "refused connection from 10.77.1.2:" in line
+    assert f"to port {PORT}" in line
+    assert "what to do: the balancer must send the PROXY protocol" in line
+
+
+def test_the_log_is_limited_and_says_what_it_left_out(own: Rig) -> None:
+    for _ in range(200):
+        own.seen(b"GET / HTTP/1.1\r\n\r\n")
+    time.sleep(1.1)
+    own.seen(b"GET / HTTP/1.1\r\n\r\n")
+    assert "more lines were left out" in own.log()
+    assert own.log().count("refused connection") < 60
+    assert own.metric('srcip_refused_connections_total{reason="no_header"}') == 201
+
+
+def wait_for(rig: Rig, text: str) -> str:
+    deadline = time.monotonic() + 3
+    while text not in rig.log():
+        assert time.monotonic() < deadline, rig.log()
+        time.sleep(0.02)
+    return next(line for line in rig.log().splitlines() if text in line)
+
+
+def test_a_health_check_that_only_connects_leaves_no_line_and_reaches_nobody(own: Rig) -> None:
+    with own.connect() as client:
+        client.finish()
+        client.seen(timeout=1)
+    assert own.accepted() == 0
+    assert "refused connection" not in own.log()
+    assert own.metric('srcip_refused_connections_total{reason="empty"}') == 1
+
+
+def test_health_and_metrics_answer(rig: Rig) -> None:
+    assert rig.get("/healthz") == (200, "ok")
+    assert rig.get("/readyz") == (200, "ready")
+    assert rig.get("/nothing")[0] == 404
+    status, page = rig.get("/metrics")
+    assert status == 200
+    assert "haproxy_process_uptime_seconds" in page
+    assert 'srcip_accepted_connections_total{header="proxy"}' in page
+
+
+def test_the_sidecar_runs_with_what_was_promised(rig: Rig) -> None:
+    """Not root, NET_RAW alone even as a bound, no new privileges, a seccomp filter, a read-only root file system."""
+    pid = rig.lab.container("srcip-proxy").process.pid
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    net_raw = f"{1 << 13:016x}"
+    assert status["Uid"].split() == ["1337"] * 4
+    assert {status[name] for name in ("CapBnd", "CapPrm", "CapEff")} == {net_raw}
+    assert {status[name] for name in ("CapInh", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    root = next(line for line in Path(f"/proc/{pid}/mounts").read_text().splitlines() if line.split()[1] == "/")
+    assert "ro" in root.split()[3].split(",")
+
+
+def test_the_self_check_proves_a_running_pod_and_names_what_is_broken(own: Rig) -> None:
+    done = own.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
+    assert (done.returncode, done.stdout.count("ok  ")) == (0, 3), done
+    own.lab.pod.run(["ip", "rule", "del", "from", "169.254.77.1"], check=True)
+    done = own.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
+    assert done.returncode == 1
+    assert "policy routes" in done.stderr
+    assert in_image(own.lab, "nft delete table inet srcip", {}).returncode == 0
+    done = own.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
+    assert "interception is not in place" in done.stderr
+
+
+def test_init_without_its_capability_says_so() -> None:
+    pod = plan_pod.pod(plan(), None)
+    pod["spec"]["initContainers"][0]["securityContext"]["capabilities"]["add"] = ["NET_RAW"]
+    with pytest.raises(LabError, match="CAP_NET_ADMIN is missing: the container's securityContext does not add it"):
+        Lab.up_pod(pod)
+
+
+def test_an_older_haproxy_is_refused_with_a_message(rig: Rig) -> None:
+    """Shown with a version that is yet to come."""
+    configuration = rig.lab.exec("srcip-proxy", ["cat", "/run/srcip/haproxy.cfg"], capture_output=True).stdout
+    rendered = configuration.replace("version_atleast(3.0)", "version_atleast(99.0)")
+    done = in_image(rig.lab, "haproxy -c -f /run/srcip/input", {}, rendered)
+    assert done.returncode == 1
+    assert "srcip needs HAProxy 3.0 or newer" in done.stderr
