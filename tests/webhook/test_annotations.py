@@ -61,9 +61,8 @@ def test_a_default_is_said_as_it_would_be_written(row: Annotation) -> None:
 
 @given(rows, nasty)
 def test_whatever_the_parser_takes_fits_the_schema(row: Annotation, text: str) -> None:
-    intent, faults = annotations.read({row.key: text})
-    assert isinstance(intent, Intent)
-    if not faults:
+    reading = annotations.read({row.key: text})
+    if not reading.faults:
         jsonschema.validate({row.key: text}, annotations.schema())
 
 
@@ -82,8 +81,8 @@ def test_any_value_ends_in_a_plan_or_in_a_readable_refusal(row: Annotation, text
 
 @pytest.mark.parametrize("row", TABLE, ids=key)
 def test_a_bad_value_is_told_with_name_value_and_what_is_allowed(row: Annotation) -> None:
-    _, faults = annotations.read({row.key: "§ nonsense"})
-    assert faults == [faults[0]]
+    faults = annotations.read({row.key: "§ nonsense"}).faults
+    assert len(faults) == 1
     assert faults[0].startswith(f'{row.key}: "\\xa7 nonsense" ')
     assert faults[0].endswith(f"Allowed: {row.kind.allowed}")
 
@@ -92,9 +91,11 @@ def test_a_bad_value_is_told_with_name_value_and_what_is_allowed(row: Annotation
     ("typed", "meant"), [("trusted-cidr", "trusted-cidrs"), ("Mode", "mode"), ("proxy_cpu", "proxy-cpu")]
 )
 def test_a_typing_error_is_answered_with_the_nearest_name(typed: str, meant: str) -> None:
-    (warning,) = annotations.unknown({f"srcip.io/{typed}": ""})
+    (warning,) = annotations.read({f"srcip.io/{typed}": ""}).warnings
     assert warning.endswith(f"did you mean srcip.io/{meant}?")
 
 
 def test_annotations_of_others_are_not_ours_to_warn_about() -> None:
-    assert annotations.unknown({"example.org/mode": "x", "srcip.io/status": "{}", "srcip.io/mode": "tproxy"}) == []
+    assert (
+        annotations.read({"example.org/mode": "x", "srcip.io/status": "{}", "srcip.io/mode": "tproxy"}).warnings == ()
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import DELIVERIES, FIDELITIES, LIMITS, POLICIES, Plan, PortRange
@@ -218,24 +219,45 @@ TABLE: tuple[Annotation, ...] = (
 _BY_KEY = {row.key: row for row in TABLE}
 _DEFAULTS = {row.field: row.default for row in TABLE}
 _OWN = {STATUS}
+_SHORT = 2048
+"""Longest set of annotations that is remembered, in characters: the memory stays below a few MiB."""
+
+Said = tuple[tuple[str, str], ...]
 
 
-def read(annotations: Mapping[str, str]) -> tuple[Intent, list[str]]:
-    """The Intent and every fault; a row with a fault has its default in the Intent."""
+@dataclass(frozen=True)
+class Reading:
+    """What the annotations of a Pod say."""
+
+    intent: Intent
+    """A row with a fault has its default here."""
+    faults: tuple[str, ...]
+    """A sentence for each value that is not allowed."""
+    warnings: tuple[str, ...]
+    """A sentence for each annotation with our prefix that TABLE does not know; most are typing errors."""
+
+
+def read(annotations: Mapping[str, str]) -> Reading:
+    """Read everything at once. Pods of one owner say the same, so short texts are remembered."""
+    said = tuple((key, text) for key, text in annotations.items() if key.startswith(PREFIX) and key not in _OWN)
+    short = sum(len(key) + len(text) for key, text in said) <= _SHORT
+    return _remembered(said) if short else _read(said)
+
+
+def _read(said: Said) -> Reading:
     values, faults = dict(_DEFAULTS), []
-    for key, text in annotations.items():
+    for key, text in said:
         if row := _BY_KEY.get(key):
             try:
                 values[row.field] = row.kind.parse(text)
             except BadValue as error:
                 faults.append(f"{key}: {'; '.join(error.faults)}. Allowed: {row.kind.allowed}")
-    return Intent(**values), sorted(faults)
+    strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
+    warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
+    return Reading(Intent(**values), tuple(sorted(faults)), tuple(warnings))
 
 
-def unknown(annotations: Mapping[str, str]) -> list[str]:
-    """A warning for each annotation with our prefix that TABLE does not know; most are typing errors."""
-    strangers = sorted(key for key in annotations if key.startswith(PREFIX) and key not in _BY_KEY and key not in _OWN)
-    return [f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers[:10]]
+_remembered = lru_cache(maxsize=512)(_read)
 
 
 def _suggestion(key: str) -> str:

@@ -42,7 +42,7 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
     return _rendered(decision.plan, chosen, settings)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _rendered(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     env, resources = _env(plan), _resources(chosen)
     containers = (_init(settings, env, resources), _proxy(settings, env, resources))

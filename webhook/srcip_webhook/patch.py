@@ -5,7 +5,6 @@ The two objects share what did not change, so that comparing them costs next to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 Operation = dict[str, Any]
@@ -13,7 +12,9 @@ Operation = dict[str, Any]
 
 def operations(old: Any, new: Any) -> list[Operation]:
     """The operations that make `new` of `old`; none if they are equal."""
-    return list(_diff(old, new, ""))
+    made: list[Operation] = []
+    _diff(old, new, "", made)
+    return made
 
 
 def pointer(*steps: str | int) -> str:
@@ -21,29 +22,29 @@ def pointer(*steps: str | int) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
 
 
-def _diff(old: Any, new: Any, path: str) -> Iterator[Operation]:
+def _diff(old: Any, new: Any, path: str, made: list[Operation]) -> None:
     if old is new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
-        yield from _diff_objects(old, new, path)
+        _diff_objects(old, new, path, made)
     elif isinstance(old, list) and isinstance(new, list):
-        yield from _diff_lists(old, new, path)
+        _diff_lists(old, new, path, made)
     elif type(old) is not type(new) or old != new:
-        yield {"op": "replace", "path": path, "value": new}
+        made.append({"op": "replace", "path": path, "value": new})
 
 
-def _diff_objects(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Operation]:
+def _diff_objects(old: dict[str, Any], new: dict[str, Any], path: str, made: list[Operation]) -> None:
     for key in old:
         if key not in new:
-            yield {"op": "remove", "path": path + pointer(key)}
+            made.append({"op": "remove", "path": path + pointer(key)})
     for key, value in new.items():
         if key not in old:
-            yield {"op": "add", "path": path + pointer(key), "value": value}
+            made.append({"op": "add", "path": path + pointer(key), "value": value})
         elif old[key] is not value:
-            yield from _diff(old[key], value, path + pointer(key))
+            _diff(old[key], value, path + pointer(key), made)
 
 
-def _diff_lists(old: list[Any], new: list[Any], path: str) -> Iterator[Operation]:
+def _diff_lists(old: list[Any], new: list[Any], path: str, made: list[Operation]) -> None:
     """Common items at both ends stay; between them items are changed in pairs, then the longer rest goes or comes.
 
     Objects with the same `name` count as common: a container that only changed inside is not moved.
@@ -51,15 +52,15 @@ def _diff_lists(old: list[Any], new: list[Any], path: str) -> Iterator[Operation
     shorter = min(len(old), len(new))
     head = next((i for i in range(shorter) if not _alike(old[i], new[i])), shorter)
     tail = next((i for i in range(shorter - head) if not _alike(old[-1 - i], new[-1 - i])), shorter - head)
-    middle = shorter - head - tail
-    for index in range(head + middle):
-        yield from _diff(old[index], new[index], path + pointer(index))
-    for index in reversed(range(head + middle, len(old) - tail)):
-        yield {"op": "remove", "path": path + pointer(index)}
-    for index in range(head + middle, len(new) - tail):
-        yield {"op": "add", "path": path + pointer(index), "value": new[index]}
+    paired = shorter - tail
+    for index in range(paired):
+        _diff(old[index], new[index], f"{path}/{index}", made)
+    for index in reversed(range(paired, len(old) - tail)):
+        made.append({"op": "remove", "path": f"{path}/{index}"})
+    for index in range(paired, len(new) - tail):
+        made.append({"op": "add", "path": f"{path}/{index}", "value": new[index]})
     for back in range(tail, 0, -1):
-        yield from _diff(old[-back], new[-back], path + pointer(len(new) - back))
+        _diff(old[-back], new[-back], f"{path}/{len(new) - back}", made)
 
 
 def _alike(old: Any, new: Any) -> bool:

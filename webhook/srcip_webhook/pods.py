@@ -6,7 +6,7 @@ what they meet. Fields it does not name are never looked at and pass through unt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,44 +77,53 @@ _WORDS = {str: "a string", int: "an integer", bool: "true or false", (str, int, 
 
 def shape_errors(pod: Any) -> list[str]:
     """Each field of the wrong type, as `path: value is not …`; a field that is absent or null is fine."""
-    return list(_walk(pod, _POD, "Pod"))
+    return ["Pod" + error for error in _walk(pod, _POD)]
 
 
-def _walk(value: Any, shape: Any, path: str) -> Iterator[str]:
+def _walk(value: Any, shape: Any) -> Sequence[str]:
+    """The errors at and below this value; paths are put together on the way back, so a good Pod costs little."""
     if value is None:
-        return
+        return ()
     if isinstance(shape, dict):
-        yield from _walk_object(value, shape, path)
-    elif isinstance(shape, list):
-        yield from _walk_list(value, shape[0], path)
-    elif isinstance(shape, _Port):
-        if error := shape.error(value):
-            yield f"{path}: {shown(value)} {error}"
-    elif type(value) not in (shape if isinstance(shape, tuple) else (shape,)):
-        yield f"{path}: {shown(value)} is not {_WORDS[shape]}"
+        return _walk_object(value, shape)
+    if isinstance(shape, list):
+        return _walk_list(value, shape[0])
+    if isinstance(shape, _Port):
+        error = shape.error(value)
+        return (f": {shown(value)} {error}",) if error else ()
+    fits = type(value) in shape if isinstance(shape, tuple) else type(value) is shape
+    return () if fits else (f": {shown(value)} is not {_WORDS[shape]}",)
 
 
-def _walk_object(value: Any, shape: dict[str, Any], path: str) -> Iterator[str]:
+def _walk_object(value: Any, shape: dict[str, Any]) -> Sequence[str]:
     if not isinstance(value, dict):
-        yield f"{path}: {shown(value)} is not an object"
-    elif "*" in shape:
-        for key, item in value.items():
-            if item is None and shape["*"] is str:
-                yield f"{path}[{shown(key)}]: null is not a string"
-            yield from _walk(item, shape["*"], f"{path}[{shown(key)}]")
-    else:
-        for key, inner in shape.items():
-            yield from _walk(value.get(key), inner, f"{path}.{key}")
+        return (f": {shown(value)} is not an object",)
+    if "*" in shape:
+        return _walk_map(value, shape["*"])
+    errors: list[str] = []
+    for key, inner in shape.items():
+        if key in value and (found := _walk(value[key], inner)):
+            errors += [f".{key}{error}" for error in found]
+    return errors
 
 
-def _walk_list(value: Any, shape: Any, path: str) -> Iterator[str]:
+def _walk_map(value: dict[Any, Any], shape: Any) -> Sequence[str]:
+    """A map of names of the owner's choice; a text in it must not be null."""
+    errors: list[str] = []
+    for key, item in value.items():
+        found = (": null is not a string",) if item is None and shape is str else _walk(item, shape)
+        errors += [f"[{shown(key)}]{error}" for error in found]
+    return errors
+
+
+def _walk_list(value: Any, shape: Any) -> Sequence[str]:
     if not isinstance(value, list):
-        yield f"{path}: {shown(value)} is not a list"
-        return
+        return (f": {shown(value)} is not a list",)
+    errors: list[str] = []
     for index, item in enumerate(value):
-        if item is None:
-            yield f"{path}[{index}]: null is not an object"
-        yield from _walk(item, shape, f"{path}[{index}]")
+        found = (": null is not an object",) if item is None else _walk(item, shape)
+        errors += [f"[{index}]{error}" for error in found]
+    return errors
 
 
 def shown(value: Any, limit: int = 60) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
-from srcip_proxy.plan import UID, Plan, merge
+from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
 
 from srcip_webhook import pods
-from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read, unknown
+from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import aliases
@@ -117,20 +118,20 @@ Decision = Inject | Skip | Refuse
 def decide(pod: Pod, settings: Settings) -> Decision:
     """What happens to a Pod whose shape is right and that bears nothing of ours."""
     said = pods.annotations_of(pod)
-    warnings = unknown(said)
-    intent, bad = read(said)
+    reading = read(said)
+    intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
-        return Skip(reason, tuple(warnings) if reason == Reason.NOT_REQUESTED else ())
+        return Skip(reason, warnings if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
     cidrs = intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
-    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in bad]
+    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
     faults += _pod_faults(pod)
     faults += _port_faults(pod, ports)
     faults += _trust_faults(intent, cidrs, said)
     faults += _resource_faults(intent, settings)
     if faults:
-        return Refuse(tuple(faults), tuple(warnings))
-    plan = _plan(pod, intent, ports, cidrs)
+        return Refuse(tuple(faults), warnings)
+    plan = _plan(intent, ports.intercepted, cidrs, aliases(pod, intent, ports.intercepted))
     return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
 
 
@@ -232,10 +233,13 @@ _SAME = (
 """Fields that Intent and Plan share."""
 
 
-def _plan(pod: Pod, intent: Intent, ports: Ports, cidrs: tuple[str, ...]) -> Plan:
+@lru_cache(maxsize=512)
+def _plan(
+    intent: Intent, ports: tuple[PortRange, ...], cidrs: tuple[str, ...], probe_aliases: tuple[ProbeAlias, ...]
+) -> Plan:
     return Plan(
-        inbound_ports=merge(ports.intercepted),
+        inbound_ports=merge(ports),
         trusted_cidrs=cidrs,
-        probe_aliases=aliases(pod, intent, ports.intercepted),
+        probe_aliases=probe_aliases,
         **{field: getattr(intent, field) for field in _SAME},
     )
