@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from srcip_proxy.plan import HEALTH_PORT
-
 from bench import variants
 from bench.figures import BASELINE, FIGURES, Figure, Run
 from bench.rig import BenchError, Rig, Variant, cpu_us, family, rss_mib
+from srcip_proxy.plan import HEALTH_PORT
 
 OPEN = 5000
 """Idle connections that are held open while memory is measured."""

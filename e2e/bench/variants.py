@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.rig import PORT, PORTS, BenchError, Pod, Rig, Variant, claimed, cpus, run
 from srcip_lab import image
 from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan, PortRange
-
-from bench.rig import PORT, PORTS, BenchError, Pod, Rig, Variant, claimed, cpus, run
 
 MARK = 0x539
 OUTER = 9080

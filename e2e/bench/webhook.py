@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_lab import certificate
-
 from bench.rig import BenchError, cpu_us, cpus, rss_mib, run
+from srcip_lab import certificate
 
 ADDRESS = "127.0.0.1"
 RATE = 300

@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import srcip_proxy
-from srcip_proxy.plan import UID
-
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
+from srcip_proxy.plan import UID
 
 SUITE = "trixie"
 RECIPE = 3

@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srcip_proxy.plan import Plan
-
 from srcip_lab import bundles, image, network, plan_pod
 from srcip_lab.environment import PodStatus, environment
 from srcip_lab.errors import LabError, raise_all
@@ -26,6 +24,7 @@ from srcip_lab.rootless import enter_from_outside, seen_from_outside
 from srcip_lab.runtime import Runtime, tail
 from srcip_lab.state import ContainerStatus, Directory, Process, directory, read_json, root, wait_until, write_json
 from srcip_lab.tools import require
+from srcip_proxy.plan import Plan
 
 DEFAULT_NAME = "default"
 SIDECAR = "srcip-proxy"

@@ -8,9 +8,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from srcip_webhook import manifests
-
 from srcip_lab.errors import LabError
+from srcip_webhook import manifests
 
 
 def load(path: str) -> dict[str, Any]:

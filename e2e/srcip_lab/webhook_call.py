@@ -20,7 +20,7 @@ from typing import Any
 
 import jsonpatch
 
-from srcip_lab import certificate
+from srcip_certs import selfsigned
 from srcip_lab.errors import LabError
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
@@ -82,7 +82,7 @@ def review(pod: dict[str, Any]) -> dict[str, Any]:
 def server(trusted_cidrs: Sequence[str]) -> Iterator[http.client.HTTPSConnection]:
     """A webhook of its own, ready, and a connection to it that verifies its certificate. It ends with the block."""
     with tempfile.TemporaryDirectory(prefix="srcip-lab-") as name:
-        ca, cert, key = certificate.write(Path(name), ADDRESS)
+        ca, cert, key = selfsigned.write(Path(name), ADDRESS)
         port = _free_port()
         process = _start(Path(name) / "webhook.log", port, cert, key, trusted_cidrs)
         try:

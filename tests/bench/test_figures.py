@@ -1,6 +1,7 @@
 """What the benchmark makes of its runs."""
 
 import pytest
+
 from bench.figures import BASELINE, FIGURES, RATIO_TARGETS, Run, Target, ratio, ratios, table, verdicts
 from bench.relays import UNTRUSTED
 from bench.variants import MAKERS

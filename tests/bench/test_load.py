@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import bench
 import pytest
+
+import bench
 from bench.pods import SIZE, pod, review
 from bench.rig import claimed
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.tools import missing_packages
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from srcip_lab.lab import names
-
 from tests.lab.conftest import container, pod
+
+from srcip_lab.lab import names
 
 pytestmark = pytest.mark.dataplane
 NAME = f"cli-{os.getpid()}"

@@ -6,6 +6,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from srcip_lab.header import Endpoint, endpoint, v1, v2
 
 CLIENT, SERVER = endpoint("203.0.113.7:54321", 0), endpoint("10.77.3.2:8080", 0)

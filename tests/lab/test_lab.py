@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.lab.conftest import container, peer, pod
+
 from srcip_lab import image, namespace
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import Process, wait_until
-
-from tests.lab.conftest import container, peer, pod
 
 pytestmark = pytest.mark.dataplane
 REPORT = """

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from srcip_lab import network
 from srcip_lab.errors import LabError
 

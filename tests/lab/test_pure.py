@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tests.lab.conftest import container, pod
+
 from srcip_lab import manifest, oci, plan_pod, probes, rootless, seccomp, volumes
 from srcip_lab.environment import PodStatus, environment, expand
 from srcip_lab.errors import LabError
@@ -10,8 +12,6 @@ from srcip_lab.oci import Place
 from srcip_proxy.plan import Plan
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import Settings
-
-from tests.lab.conftest import container, pod
 
 STATUS = PodStatus(("10.77.3.2", "fd77::2"), ("10.77.0.1",), "node")
 

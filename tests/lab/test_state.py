@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+
 from srcip_lab import state
 from srcip_lab.errors import LabError
 from srcip_lab.state import Process

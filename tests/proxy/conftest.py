@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from rig import ALL_PORTS, Rig, RigFactory, needs_root, plan, start
+
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
 

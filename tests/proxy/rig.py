@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_proxy.plan import Plan, PortRange

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, PORT, Rig, RigFactory, Seen, plan, start, v1, v2
+
 from srcip_lab import image, plan_pod
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab

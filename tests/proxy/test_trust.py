@@ -17,6 +17,7 @@ from rig import (
     v1,
     v2,
 )
+
 from srcip_proxy.plan import ProbeAlias
 
 pytestmark = pytest.mark.dataplane

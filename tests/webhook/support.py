@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+
 from srcip_webhook.settings import Settings
 
 SETTINGS = Settings(proxy_image="registry.example/srcip-proxy:1")

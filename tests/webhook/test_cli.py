@@ -10,9 +10,10 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from support import pod
+
 from srcip_webhook import manifests
 from srcip_webhook.cli import main
-from support import pod
 
 TEMPLATE = {key: pod()[key] for key in ("metadata", "spec")}
 KINDS = {

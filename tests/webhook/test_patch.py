@@ -7,6 +7,7 @@ from typing import Any
 import jsonpatch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from srcip_webhook.patch import operations, pointer
 
 leaves = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.sampled_from([1.0, 0.5]), st.text(max_size=4))

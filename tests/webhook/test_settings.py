@@ -1,6 +1,7 @@
 """Settings come from the environment whole and right, or not at all; none of them trusts anybody by itself."""
 
 import pytest
+
 from srcip_webhook.settings import Settings, SettingsError, from_environ
 
 IMAGE = {"SRCIP_PROXY_IMAGE": "registry.example/srcip-proxy:1"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from srcip_proxy.plan import PortRange
 from srcip_webhook.annotations import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.values import (

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import DELIVERIES, FIDELITIES, LIMITS, POLICIES, Plan, PortRange
-
 from srcip_webhook.pods import shown
 from srcip_webhook.values import (
     BadValue,

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan
-
 from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from srcip_proxy.plan import Plan
-
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
 from srcip_webhook.values import duration_text

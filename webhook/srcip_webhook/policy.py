@@ -12,7 +12,6 @@ from enum import StrEnum
 from functools import lru_cache
 
 from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
-
 from srcip_webhook import pods
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.pods import Pod, shown

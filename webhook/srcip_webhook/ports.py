@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from srcip_proxy.plan import RESERVED_PORTS, PortRange, merge
-
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import DeclaredPort, Pod, shown

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_proxy.plan import RESERVED_PORTS, PortRange, ProbeAlias
-
 from srcip_webhook import pods
 from srcip_webhook.annotations import Intent
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from srcip_proxy.plan import Plan
-
 from srcip_webhook import __version__, pods
 from srcip_webhook.annotations import INJECTED, STATUS
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod

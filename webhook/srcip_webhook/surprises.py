@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from srcip_proxy.plan import Plan
-
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import Pod

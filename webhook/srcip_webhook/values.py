@@ -14,7 +14,6 @@ from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
 from srcip_proxy.plan import PortRange, port_range
-
 from srcip_webhook.pods import shown
 
 T = TypeVar("T")

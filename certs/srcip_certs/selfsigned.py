@@ -1,4 +1,4 @@
-"""A certificate authority and one server certificate, for the minutes that a lab's webhook lives."""
+"""A certificate authority and one server certificate, for webhooks that live minutes: the lab and tests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LIFE = datetime.timedelta(hours=1)
 def write(directory: Path, address: str) -> tuple[Path, Path, Path]:
     """Write ca.crt, tls.crt and tls.key for a server at the IP `address`; the three paths in this order."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("srcip lab CA")
+    ca_name = _name("srcip CA")
     ca = _builder(ca_name, ca_name, ca_key).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     leaf = (
-        _builder(_name("srcip lab webhook"), ca_name, key)
+        _builder(_name("srcip webhook"), ca_name, key)
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     )
