@@ -87,7 +87,23 @@ def test_a_second_run_prints_the_same() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["1e3", "0o17", "017", "yes", "2020-01-01", "a\nb\n", "  x", "1_000", "~", "null", "\u00e9", "a: b", "1:30"],
+    [
+        "1e3",
+        "0o17",
+        "017",
+        "yes",
+        "2020-01-01",
+        "a\nb\n",
+        "  x",
+        "1_000",
+        "~",
+        "null",
+        "\u00e9",
+        "a\x85b",
+        "\u2028",
+        "a: b",
+        "1:30",
+    ],
 )
 def test_a_string_stays_a_string_for_every_reader_of_yaml(value: str) -> None:
     asked = pod({"example.org/value": value})

@@ -33,8 +33,8 @@ class Process:
             "SRCIP_LISTEN_PORT": "0",
             "SRCIP_TLS_CERT_FILE": str(folder / "tls.crt"),
             "SRCIP_TLS_KEY_FILE": str(folder / "tls.key"),
-            "SRCIP_REQUEST_TIMEOUT_MS": f"{REQUEST_TIMEOUT_S}s",
-            "SRCIP_DRAIN_TIMEOUT_S": "5s",
+            "SRCIP_REQUEST_TIMEOUT": f"{REQUEST_TIMEOUT_S}s",
+            "SRCIP_DRAIN_TIMEOUT": "5s",
             "PATH": os.environ["PATH"],
             **environ,
         }

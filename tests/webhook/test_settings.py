@@ -24,7 +24,7 @@ def test_everything_is_read() -> None:
             "SRCIP_PROXY_MEMORY_LIMIT": "512Mi",
             "SRCIP_LISTEN_ADDRESS": "::",
             "SRCIP_LISTEN_PORT": "9443",
-            "SRCIP_REQUEST_TIMEOUT_MS": "3s",
+            "SRCIP_REQUEST_TIMEOUT": "3s",
             "SRCIP_WEBHOOK_SERVICE_HOST": "10.0.0.1",
         }
     )

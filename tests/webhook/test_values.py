@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from srcip_proxy.plan import PortRange
 from srcip_webhook.annotations import CPU, MEMORY, MEMORY_LIMIT
+from srcip_webhook.quantities import amount
 from srcip_webhook.values import (
     BadValue,
     Duration,
@@ -19,7 +20,6 @@ from srcip_webhook.values import (
     PortList,
     Versions,
     Word,
-    amount,
     duration_text,
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from srcip_proxy.plan import DELIVERIES, FIDELITIES, LIMITS, POLICIES, Plan, PortRange
 from srcip_webhook.pods import shown
+from srcip_webhook.quantities import Quantity
 from srcip_webhook.values import (
     BadValue,
     Duration,
@@ -22,7 +23,6 @@ from srcip_webhook.values import (
     NetworkList,
     Number,
     PortList,
-    Quantity,
     Versions,
     Word,
     duration_text,

@@ -55,10 +55,16 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in value and not _AWKWARD.search(value) else None
+    style = None
+    if _BREAKS.search(value):
+        style = '"'
+    elif "\n" in value and not _AWKWARD.search(value):
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
+_BREAKS = re.compile("[\\x85\\u2028\\u2029]")
+"""Line breaks of YAML 1.1, which readers fold into spaces unless they are escaped."""
 _AWKWARD = re.compile(r"[^\x20-\x7e\n]|[ ]\n|^[ \n]")
 """What a literal block can't hold, or not readably."""
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")

@@ -17,9 +17,10 @@ from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import aliases
+from srcip_webhook.quantities import amount
 from srcip_webhook.settings import Settings
 from srcip_webhook.surprises import surprises
-from srcip_webhook.values import amount, everyone
+from srcip_webhook.values import everyone
 
 INIT = "srcip-init"
 PROXY = "srcip-proxy"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from typing import Any
 
 from srcip_webhook.annotations import STATUS, TABLE
 from srcip_webhook.policy import REASONS
+from srcip_webhook.settings import Settings, variable
+from srcip_webhook.values import Duration, Kind, duration_text
 
 _INTRO = """<!-- Written by `python -m srcip_webhook.reference`. Don't edit. -->
 # Annotations
@@ -33,6 +37,13 @@ Each decision has one of these reasons, in the log, as a label of `srcip_webhook
 in `srcip explain`.
 """
 
+_SETTINGS = """
+## Settings of the webhook
+
+Environment variables of `srcip-webhook`. A missing or wrong one ends the process at its start, with every fault.
+There is no default that trusts anybody, and no setting can trust everybody.
+"""
+
 
 def page() -> str:
     """The whole reference page."""
@@ -50,6 +61,20 @@ def _lines() -> Iterator[str]:
     yield "| --- | --- |"
     for reason, doc in REASONS.items():
         yield f"| `{reason}` | {doc} |"
+    yield _SETTINGS
+    yield "| variable | allowed | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for item in fields(Settings):
+        kind: Kind = item.metadata["kind"]
+        yield f"| `{variable(item.name)}` | {kind.allowed} | {_default(item.default, kind)} | {item.metadata['doc']} |"
+
+
+def _default(value: Any, kind: Kind) -> str:
+    if value is MISSING:
+        return "none: it must be set"
+    if isinstance(kind, Duration):
+        return duration_text(value * kind.unit_ms)
+    return str(value) if value not in ("", (), None) else "empty"
 
 
 if __name__ == "__main__":

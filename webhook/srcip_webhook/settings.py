@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from srcip_webhook.annotations import CPU, MEMORY, MEMORY_LIMIT
-from srcip_webhook.values import BadValue, Duration, Kind, NetworkList, Number, Word, amount, everyone
+from srcip_webhook.quantities import amount
+from srcip_webhook.values import BadValue, Duration, Kind, NetworkList, Number, Word, everyone
 
 PREFIX = "SRCIP_"
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -56,7 +57,7 @@ def _setting(kind: Kind, default: Any, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """The webhook's settings; each field is the environment variable SRCIP_<FIELD>."""
+    """The webhook's settings; `variable` names the environment variable of each."""
 
     proxy_image: str = field(metadata={"kind": _IMAGE, "doc": "The image of the init container and the sidecar."})
     proxy_image_pull_policy: str = _setting(Word(PULL_POLICIES), "IfNotPresent", "How kubelet pulls it.")
@@ -87,12 +88,17 @@ class Settings:
             raise SettingsError(faults)
 
 
+def variable(name: str) -> str:
+    """The environment variable of a field; a duration brings its own unit."""
+    return PREFIX + name.upper().removesuffix("_MS").removesuffix("_S")
+
+
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """The settings in these variables; empty ones count as absent. Raises SettingsError with every fault."""
     values: dict[str, Any] = {}
     faults = []
     for item in fields(Settings):
-        key = PREFIX + item.name.upper()
+        key = variable(item.name)
         kind: Kind = item.metadata["kind"]
         if text := environ.get(key, ""):
             try:

@@ -245,47 +245,6 @@ class Versions:
         return known[text]
 
 
-_SUFFIXES = {
-    "m": Fraction(1, 1000),
-    "": Fraction(1),
-    **{unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T"), 1)},
-    **{unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)},
-}
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(m|k|M|G|T|Ki|Mi|Gi|Ti)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A Kubernetes quantity from `low` to `high`, kept as the text that was written."""
-
-    low: str
-    high: str
-    example: str
-
-    @property
-    def allowed(self) -> str:
-        return f"a Kubernetes quantity from {self.low} to {self.high}, such as {self.example}"
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{_QUANTITY.pattern}$"}
-
-    def parse(self, text: str) -> str:
-        if not _QUANTITY.fullmatch(text):
-            raise BadValue([f"{shown(text)} is not a quantity"])
-        if not amount(self.low) <= amount(text) <= amount(self.high):
-            raise BadValue([f"{shown(text)} is out of range"])
-        return text
-
-
-def amount(quantity: str) -> Fraction:
-    """The number behind a quantity that `Quantity` accepted: bytes, or CPUs."""
-    match = _QUANTITY.fullmatch(quantity)
-    if match is None:
-        raise BadValue([f"{shown(quantity)} is not a quantity"])
-    return Fraction(match[1]) * _SUFFIXES[match[2] or ""]
-
-
 def _each(text: str, read: Callable[[str], T], most: int) -> list[T]:
     """Each item of a list with commas; white space around items does not matter."""
     items = [item.strip(" \t\r\n") for item in text.split(",")]
