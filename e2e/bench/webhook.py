@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.rig import BenchError, cpu_us, cpus, rss_mib, run
-from srcip_lab import certificate
+from srcip_certs import selfsigned
 
 ADDRESS = "127.0.0.1"
 RATE = 300
@@ -57,7 +57,7 @@ def _load(up: Server, mode: str, seconds: float) -> dict[str, float]:
 def server() -> Iterator[Server]:
     """The webhook as its image starts it, with a certificate of its own, on one CPU."""
     with tempfile.TemporaryDirectory(prefix="srcip-bench-") as name:
-        ca, cert, key = certificate.write(Path(name), ADDRESS)
+        ca, cert, key = selfsigned.write(Path(name), ADDRESS)
         port = _free_port()
         environment = {
             **os.environ,
