@@ -26,12 +26,10 @@ def render(plan: Plan, pod: Pod) -> str:
     versions = (4, 6) if pod.ipv6 else (4,)
     parts: list[Iterable[str]] = [_sets(plan, pod, v) for v in versions]
     parts += [_port_sets(plan), _intercept(versions)]
-    if plan.deliver_to != "loopback" or plan.probe_aliases:
-        parts += [_untracked_in(plan, versions), _untracked_out(plan, versions)]
     if plan.deliver_to != "loopback":
-        parts.append(_POD_DELIVERY)
+        parts.append(_deliver_to_pod(versions))
     if plan.probe_aliases:
-        parts.append(_probes(plan.probe_aliases))
+        parts += [_probes(plan.probe_aliases, versions), _untracked(versions)]
     body = "\n".join(line for part in parts for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
@@ -63,8 +61,6 @@ def _sets(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
 def _port_sets(plan: Plan) -> Iterator[str]:
     # the check's port is delivered like the others, so that the check proves their delivery
     yield f"  set ports {{ type inet_service; flags interval; {_elements((*plan.inbound_ports, CHECK_PORT))}}}"
-    # dynamic: ports whose application is reached at the Pod's own address; only these are tracked
-    yield "  set pod_ports { type inet_service; flags dynamic; size 65535; }"
 
 
 def _elements(members: Iterable[object]) -> str:
@@ -107,49 +103,62 @@ _INTERCEPT = {
 }
 
 
-def _untracked_in(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    """Connection tracking is kept away from all that does not need it, so that a Pod cannot exhaust it."""
-    yield "  chain untracked_in {\n    type filter hook prerouting priority raw; policy accept;"
-    yield '    iifname "lo" accept'
-    yield from (f"    {_from_trusted(v)} notrack accept" for v in versions)
-    yield "    tcp dport != @ports accept"
-    if plan.probe_aliases:
-        yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
-    yield "    tcp dport != @pod_ports notrack accept\n  }"
-
-
-def _untracked_out(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
-    yield "  chain untracked_out {\n    type filter hook output priority raw; policy accept;"
+def _deliver_to_pod(versions: Iterable[int]) -> Iterator[str]:
+    """Replies of an application that is reached at the Pod's own address look like any other reply. A set remembers
+    the proxy's connections to it, with the life times of connection tracking, but for these connections alone."""
+    yield from (_DELIVERED_SET.format(v=v, **FAMILIES[v]) for v in versions)
+    yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
     for v in versions:
-        family = FAMILIES[v]
-        yield f'    oifname "lo" {family["ip"]} daddr {family["loopback"]} notrack accept'
-        yield f'    oifname "lo" {family["ip"]} saddr {family["loopback"]} notrack accept'
-    # replies of the proxy itself leave from its transparent sockets
-    yield '    oifname != "lo" socket transparent 1 notrack accept'
-    yield '    oifname "lo" tcp dport @ports fib saddr type != local add @pod_ports { tcp dport } accept'
-    yield "    tcp sport != @ports accept"
-    if plan.probe_aliases:
-        yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
-    yield "    tcp sport != @pod_ports notrack accept\n  }"
+        inner = f"{FAMILIES[v]['ip']} daddr != {FAMILIES[v]['loopback']} tcp dport @ports fib saddr type != local"
+        yield f'    oifname "lo" {inner} goto to_application'
+    yield from (
+        f"    tcp sport @ports {FAMILIES[v]['ip']} daddr . tcp dport . tcp sport @delivered{v} goto from_application"
+        for v in versions
+    )
+    yield "  }\n  chain to_application {"
+    for v in versions:
+        yield from _remember(v, f"{FAMILIES[v]['ip']} saddr . tcp sport . tcp dport")
+    # the set is full, or the connection was forgotten
+    yield "    tcp flags & (syn | ack) == syn reject with tcp reset\n  }"
+    yield f"  chain from_application {{\n    meta mark set {MARK}"
+    for v in versions:
+        yield from _remember(v, f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport")
+    yield "  }"
 
 
-# Replies of an application that is reached at the Pod's own address look like any other reply; connection tracking
-# knows which of them answer the proxy. Only this delivery needs it.
-_POD_DELIVERY = (
-    "  chain deliver_to_pod {",
-    "    type route hook output priority mangle; policy accept;",
-    f'    oifname "lo" ct state new fib saddr type != local tcp dport @ports ct mark set {MARK}',
-    f"    ct direction reply ct mark {MARK} meta mark set {MARK}",
-    "  }",
+_DELIVERED_SET = (
+    "  set delivered{v} {{ type {type} . inet_service . inet_service; "
+    "flags dynamic, timeout; size 65536; timeout 5d; }}"
 )
 
 
-def _probes(aliases: Iterable[ProbeAlias]) -> Iterator[str]:
+def _remember(version: int, key: str) -> Iterator[str]:
+    """Life times as in nf_conntrack_proto_tcp.c. An ACK alone changes nothing: the last one follows the last FIN."""
+    to = f"update @delivered{version} {{ {key}"
+    yield f"    {_nfproto(version)} tcp flags & rst == rst {to} timeout 10s }} accept"
+    yield f"    {_nfproto(version)} tcp flags & fin == fin {to} timeout 2m }} accept"
+    yield f"    {_nfproto(version)} tcp flags & (syn | psh) != 0 {to} timeout 5d }} accept"
+    yield f"    {_nfproto(version)} tcp flags & (syn | psh) == 0 accept"
+
+
+def _nfproto(version: int) -> str:
+    return f"meta nfproto ipv{version}"
+
+
+def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[str]:
     """kubelet sends no PROXY header: its probes have ports of their own, which the kernel leads to the real ones."""
     pairs = ", ".join(f"{word(a.alias)} : {word(a.port)}" for a in aliases)
     numbers = words(a.alias for a in aliases)
     yield "  chain probes {\n    type nat hook prerouting priority dstnat; policy accept;"
-    for v in (4, 6):
-        ip = FAMILIES[v]["ip"]
-        yield f'    iifname != "lo" tcp dport {{ {numbers} }} update @probers{v} {{ {ip} saddr }}'
+    for v in versions:
+        yield f'    iifname != "lo" tcp dport {{ {numbers} }} update @probers{v} {{ {FAMILIES[v]["ip"]} saddr }}'
     yield f'    iifname != "lo" meta l4proto tcp redirect to :tcp dport map {{ {pairs} }}\n  }}'
+
+
+def _untracked(versions: Iterable[int]) -> Iterator[str]:
+    """The redirection of probes brings connection tracking with it; it is kept away from all other traffic of the
+    intercepted ports, so that a Pod cannot exhaust it. `probers` are the addresses that probes came from."""
+    for chain, hook, port, address in (("in", "prerouting", "dport", "saddr"), ("out", "output", "sport", "daddr")):
+        yield f"  chain untracked_{chain} {{\n    type filter hook {hook} priority raw; policy accept;"
+        yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {port} @ports accept" for v in versions)
+        yield "    tcp dport @ports notrack accept\n    tcp sport @ports notrack accept\n  }"
