@@ -85,7 +85,10 @@ def write(options: argparse.Namespace, runs: list[Run], numbers: dict[str, Any],
         ],
         "runs": [dataclasses.asdict(run) for run in runs],
     }
-    for path, text in ((options.json, json.dumps(plain, indent=1) + "\n"), (options.svg, plot.svg(cells, notes[0]))):
+    for path, text in (
+        (options.json, json.dumps(plain, indent=1) + "\n"),
+        (options.svg, plot.svg(cells, f"dashed: a direct connection; {notes[0]}")),
+    ):
         if path is options.json or runs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

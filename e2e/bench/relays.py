@@ -135,5 +135,6 @@ def engines(rows: Sequence[Variant]) -> list[str]:
     for variant in rows:
         if variant.name in asked:
             done = subprocess.run(asked[variant.name], capture_output=True, text=True, check=False)
-            lines += [line.strip() for line in (done.stdout or done.stderr).splitlines() if "version" in line][:1]
+            said = [line for line in (done.stdout or done.stderr).splitlines() if "version" in line][:1]
+            lines += [f"{variant.name}: {line.partition('version')[2].strip(' :')}" for line in said]
     return lines
