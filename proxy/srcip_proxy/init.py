@@ -48,9 +48,18 @@ def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
     """
     _feed(["nft", "-f", "-"], texts.nft)
     for version, text in texts.routes.items():
-        _feed(["ip", f"-{version}", "-force", "-batch", "-"], routes.prepare(version), check=False)
-        _feed(["ip", f"-{version}", "-batch", "-"], text)
+        _routes(version, text)
     _write(directory / CONFIGURATION, texts.haproxy)
+
+
+def _routes(version: int, text: str) -> None:
+    """In a Pod that is new the first try works; otherwise the rules of an earlier run go first."""
+    command = ["ip", f"-{version}", "-batch", "-"]
+    try:
+        _feed(command, text)
+    except subprocess.CalledProcessError:
+        _feed([*command[:2], "-force", *command[2:]], routes.prepare(version), check=False)
+        _feed(command, text)
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:

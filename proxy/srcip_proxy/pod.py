@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
     first_of_family = {a.version: a for a in reversed(addresses)}
     return Pod(
         addresses=tuple(first_of_family[v] for v in sorted(first_of_family)),
-        node=_distinct([*node, *_gateways(ip)]),
+        node=_distinct([*node, *_gateways()]),
         unusable=_distinct([*addresses, *(a for r in rows for a in _of_interface(r["local"], r["prefixlen"]))]),
         ipv6=_has_ipv6(),
         max_files=_max_files(Path("/proc/self/limits").read_text()),
@@ -86,9 +87,19 @@ def _addresses(name: str, environment: Mapping[str, str], errors: list[str]) -> 
     return found
 
 
-def _gateways(ip: Callable[..., str]) -> list[Address]:
-    routes = [r for family in ("-4", "-6") for r in json.loads(ip(family, "-j", "route", "show", "default"))]
-    return [ipaddress.ip_address(r["gateway"]) for r in routes if "gateway" in r]
+def _gateways(net: Path = Path("/proc/net")) -> list[Address]:
+    """The default gateways of this network namespace (proc(5), route; ipv6_route has the same columns in hex)."""
+    rows4 = (line.split() for line in _lines(net / "route")[1:])
+    rows6 = (line.split() for line in _lines(net / "ipv6_route"))
+    found: list[Address] = [
+        ipaddress.IPv4Address(int(row[2], 16).to_bytes(4, sys.byteorder)) for row in rows4 if row[1] == "00000000"
+    ]
+    found += [ipaddress.IPv6Address(bytes.fromhex(row[4])) for row in rows6 if row[:2] == ["0" * 32, "00"]]
+    return [address for address in found if not address.is_unspecified]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def _distinct(addresses: list[Address]) -> tuple[Address, ...]:
