@@ -20,6 +20,7 @@ need /usr/share/containers/seccomp.json golang-github-containers-common
 need cc gcc
 need /usr/include/stdio.h libc6-dev
 need curl curl
+need lua5.4 lua5.4
 need python3 python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ "$(id -u)" = 0 ] || need newuidmap uidmap

@@ -1,0 +1,157 @@
+"""What is applied and written for a plan: golden texts, and nothing that could break out of them."""
+
+import ipaddress
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srcip_proxy import init, nft, pod, routes
+from srcip_proxy.plan import Plan, PortRange, ProbeAlias
+from srcip_proxy.pod import Pod, PodError
+from srcip_proxy.text import word
+
+FOLDER = Path(__file__).parents[1] / "golden" / "proxy"
+MODULE = Path(init.__file__).parent
+POD = Pod(
+    addresses=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("2001:db8:1::3")),
+    node=(ipaddress.ip_address("10.1.0.1"),),
+    unusable=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("10.1.2.255")),
+)
+SMTP = Plan((PortRange(25, 25), PortRange(8000, 8010)), ("192.0.2.0/24", "2001:db8:2::/64"))
+
+
+def changed(**changes: object) -> Plan:
+    fields = {name: getattr(SMTP, name) for name in SMTP.__dataclass_fields__}
+    return Plan(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+BEHAVIOURS = {
+    "default": (SMTP, POD),
+    "without-ipv6": (SMTP, Pod(POD.addresses[:1], POD.node, POD.unusable, ipv6=False)),
+    "deliver-to-loopback": (changed(deliver_to="loopback"), POD),
+    "deliver-to-pod": (changed(deliver_to="pod"), POD),
+    "exact-client-address": (changed(client_address="exact"), POD),
+    "probes-on-alias-ports": (changed(probe_aliases=(ProbeAlias(15100, 8000),)), POD),
+    "node-left-alone": (changed(node_proxy_protocol="off", trusted_cidrs=("10.0.0.0/8",)), POD),
+    "only-the-node-sends-headers": (changed(proxy_protocol="off", trusted_cidrs=("10.0.0.0/8",)), POD),
+    "nobody-is-intercepted": (changed(proxy_protocol="off", node_proxy_protocol="off"), POD),
+    "few-file-descriptors": (SMTP, Pod(POD.addresses, POD.node, POD.unusable, max_files=1024)),
+    "client-limit": (changed(max_connections_per_client=100), POD),
+}
+
+Golden = Callable[[Path, str | None], None]
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_the_texts_are_those_of_the_golden_file(behaviour: str, golden: Golden) -> None:
+    texts = init.render(*BEHAVIOURS[behaviour])
+    parts = [texts.nft, *(f"# ip -{v} -batch -\n{text}" for v, text in texts.routes.items()), texts.haproxy]
+    golden(FOLDER / f"{behaviour}.txt", "\n".join(parts).replace(str(MODULE), "MODULE"))
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in FOLDER.glob("*.txt")} == set(BEHAVIOURS)
+
+
+@given(st.text())
+def test_a_word_is_one_word_or_an_error(text: str) -> None:
+    """No space, quote, brace, line end, comment or expansion gets into a generated file."""
+    try:
+        assert word(text) == text
+    except ValueError:
+        return
+    assert not set(text) & set(" \t\r\n\"'`{}()[];#$\\&|<>*?!~^+"), text
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_preparing_takes_away_exactly_the_rules_that_are_added(version: int) -> None:
+    added = [line for line in routes.render(version).splitlines() if line.startswith("rule add")]
+    removed = routes.prepare(version).splitlines()
+    assert [line.replace(" add ", " del ") for line in added] == removed
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS)
+def test_the_kernel_takes_the_rules(behaviour: str) -> None:
+    if os.geteuid() and not os.environ.get("CI"):
+        pytest.skip("nft -c needs root")
+    text = nft.render(*BEHAVIOURS[behaviour])
+    done = subprocess.run(
+        ["unshare", "--net", "nft", "-c", "-f", "-"], input=text, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+LINKS = [
+    {"addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
+    {
+        "addr_info": [
+            {"local": "10.9.8.7", "prefixlen": 24, "scope": "global"},
+            {"local": "10.9.8.8", "prefixlen": 24, "scope": "global"},
+            {"local": "fe80::7", "prefixlen": 64, "scope": "link"},
+        ]
+    },
+]
+
+
+def ip(*_: str) -> str:
+    return json.dumps(LINKS)
+
+
+def test_the_downward_api_names_the_pods_addresses() -> None:
+    found = pod.from_environment({"POD_IP": "10.1.2.3", "POD_IPS": "10.1.2.3,2001:db8::3", "HOST_IP": "10.1.0.1"}, ip)
+    assert [str(a) for a in found.addresses] == ["10.1.2.3", "2001:db8::3"]
+    assert "10.1.0.1" in map(str, found.node)
+
+
+def test_without_it_the_interfaces_do() -> None:
+    assert [str(a) for a in pod.from_environment({}, ip).addresses] == ["10.9.8.7"]
+
+
+def test_no_address_of_an_interface_and_no_end_of_its_network_can_be_a_client() -> None:
+    unusable = set(map(str, pod.from_environment({}, ip).unusable))
+    assert {"10.9.8.7", "10.9.8.8", "10.9.8.0", "10.9.8.255", "fe80::7", "127.0.0.1"} <= unusable
+
+
+def test_every_bad_address_of_the_environment_is_named() -> None:
+    with pytest.raises(PodError) as error:
+        pod.from_environment({"POD_IPS": "10.1.2.3,x", "HOST_IP": "10.0.0.1;"}, ip)
+    assert error.value.errors == ("POD_IPS: 'x' is not an IP address", "HOST_IP: '10.0.0.1;' is not an IP address")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "code", "said"),
+    [
+        ({}, ["init"], 1, "SRCIP_PLAN"),
+        ({"SRCIP_PLAN": "{}"}, ["render"], 1, "version None is not known here"),
+        ({"SRCIP_PLAN": "{"}, ["check"], 1, "not JSON"),
+        ({}, [], 2, "usage: srcip-proxy"),
+        ({}, ["init", "now"], 2, "usage: srcip-proxy"),
+        ({}, ["--help"], 0, ""),
+    ],
+)
+def test_the_command_says_what_is_wrong(environment: dict[str, str], arguments: list[str], code: int, said: str) -> None:
+    done = subprocess.run(
+        [os.sys.executable, "-m", "srcip_proxy", *arguments],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_render_prints_and_touches_nothing() -> None:
+    """It works for any user, without a capability."""
+    environment = {"PATH": os.environ["PATH"], "SRCIP_PLAN": SMTP.to_env(), "POD_IP": "10.1.2.3"}
+    done = subprocess.run(
+        [os.sys.executable, "-m", "srcip_proxy", "render"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "table inet srcip" in done.stdout
+    assert "frontend inbound" in done.stdout
