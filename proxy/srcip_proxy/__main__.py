@@ -57,8 +57,7 @@ def main() -> None:
     try:
         sys.exit(COMMANDS[arguments[0]]())
     except (PlanError, PodError) as error:
-        for line in error.errors:
-            print(f"srcip-proxy {arguments[0]}: {line}", file=sys.stderr)
+        print(f"srcip-proxy {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(1)
 
 

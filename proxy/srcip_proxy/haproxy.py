@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from srcip_proxy import nft
 from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
 from srcip_proxy.plan import HEALTH_PORT, PROXY_PORT, Plan
 from srcip_proxy.pod import Pod
@@ -63,6 +64,9 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
         "node_policy": plan.node_proxy_protocol,
         "node": words(pod.node, ","),
         "own": words((a if isinstance(a, str) else a.exploded for a in own), ","),
+        "balancers": words(nft.networks(plan.trusted_cidrs, 4), ","),
+        # over IPv6 connections a client's family needs a second look
+        "fast": int(not (pod.ipv6 and nft.networks(plan.trusted_cidrs, 6))),
         "pod4": pod.own(4) or "",
         "pod6": (pod.own(6) or "") if pod.ipv6 else "",
         "loopback4": LOOPBACK4,

@@ -24,12 +24,13 @@ FAMILIES = {
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
     versions = (4, 6) if pod.ipv6 else (4,)
-    parts: list[Iterable[str]] = [_sets(plan, pod, v) for v in versions]
-    parts += [_port_sets(plan), _intercept(versions)]
+    # the check's port is delivered like the others, so that the check proves their delivery
+    ports = one_of((*plan.inbound_ports, CHECK_PORT))
+    parts: list[Iterable[str]] = [_intercept(plan, pod, versions)]
     if plan.deliver_to != "loopback":
-        parts.append(_deliver_to_pod(versions))
+        parts.append(_deliver_to_pod(ports, versions))
     if plan.probe_aliases:
-        parts += [_probes(plan.probe_aliases, versions), _untracked(versions)]
+        parts += [_probes(plan.probe_aliases, versions), _untracked(ports, versions)]
     body = "\n".join(line for part in parts for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
@@ -48,41 +49,35 @@ def trusts(plan: Plan, address: Address) -> bool:
     return any(address in ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs)
 
 
-def _sets(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
-    family = FAMILIES[version]
-    for name, members in intercepted(plan, pod).items():
-        mine = [m for m in members if ipaddress.ip_network(m).version == version]
-        yield f"  set {name}{version} {{ type {family['type']}; flags interval; auto-merge; {_elements(mine)}}}"
-    if plan.probe_aliases:
-        # dynamic: who has used an alias port, and so needs connection tracking
-        yield (f"  set probers{version} {{ type {family['type']}; flags dynamic, timeout; size 1024; timeout 10m; }}")
+def one_of(values: Iterable[object]) -> str:
+    """The right side of a match: one value, or an anonymous set of several; nft finds the fastest kind of set."""
+    text = words(values)
+    return f"{{ {text} }}" if ", " in text else text
 
 
-def _port_sets(plan: Plan) -> Iterator[str]:
-    # the check's port is delivered like the others, so that the check proves their delivery
-    yield f"  set ports {{ type inet_service; flags interval; {_elements((*plan.inbound_ports, CHECK_PORT))}}}"
+def networks(texts: Iterable[str], version: int) -> list[str]:
+    """The networks of one IP version, overlapping ones joined: a set takes none that overlap."""
+    mine = [n for n in map(ipaddress.ip_network, texts) if n.version == version]
+    return [str(n) for n in ipaddress.collapse_addresses(mine)]  # type: ignore[type-var]
 
 
-def _elements(members: Iterable[object]) -> str:
-    text = words(members)
-    return f"elements = {{ {text} }} " if text else ""
-
-
-def _intercept(versions: Iterable[int]) -> Iterator[str]:
-    """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again. The most frequent
-    packets are decided by the first rules: each connection passes every chain some sixteen times."""
-    yield "  chain intercept {\n    type filter hook prerouting priority mangle; policy accept;"
-    yield '    iifname "lo" goto from_lo'
-    yield from (f"    {_from_trusted(v)} goto intercept{v}" for v in versions)
+def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
+    """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again. Each connection
+    passes here some sixteen times, so the most frequent packets are decided by the first rules."""
+    who = intercepted(plan, pod)
+    members = {v: (networks(who["trusted"], v), networks(who["native"], v)) for v in versions}
+    yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
+    yield "    iif lo goto from_lo"
+    for v, (trusted, native) in members.items():
+        ip = FAMILIES[v]["ip"]
+        unless = f"{ip} saddr != {one_of(native)} " if native else ""
+        if trusted:
+            ports = one_of(plan.inbound_ports)
+            yield f"    {ip} saddr {one_of(trusted)} tcp dport {ports} {unless}goto intercept{v}"
     yield "  }"
     yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}"
     yield f"  chain from_lo {{\n    {check} {_to_proxy(4)}\n  }}"
-
-
-def _from_trusted(version: int) -> str:
-    ip = FAMILIES[version]["ip"]
-    return f"{ip} saddr @trusted{version} tcp dport @ports {ip} saddr != @native{version}"
 
 
 def _to_proxy(version: int) -> str:
@@ -103,22 +98,21 @@ _INTERCEPT = {
 }
 
 
-def _deliver_to_pod(versions: Iterable[int]) -> Iterator[str]:
+def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
     """Replies of an application that is reached at the Pod's own address look like any other reply. A set remembers
     the proxy's connections to it, with the life times of connection tracking, but for these connections alone."""
     yield from (_DELIVERED_SET.format(v=v, **FAMILIES[v]) for v in versions)
     yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
+    yield "    oif lo goto to_lo"
     for v in versions:
-        inner = f"{FAMILIES[v]['ip']} daddr != {FAMILIES[v]['loopback']} tcp dport @ports fib saddr type != local"
-        yield f'    oifname "lo" {inner} goto to_application'
-    yield from (
-        f"    tcp sport @ports {FAMILIES[v]['ip']} daddr . tcp dport . tcp sport @delivered{v} goto from_application"
-        for v in versions
-    )
-    yield "  }\n  chain to_application {"
+        reply = f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport"
+        yield f"    tcp sport {ports} {reply} @delivered{v} goto from_application"
+    yield "  }\n  chain to_lo {"
+    yield from (f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} accept" for v in versions)
+    yield f"    tcp dport {ports} fib saddr type != local goto to_application\n  }}\n  chain to_application {{"
     for v in versions:
         yield from _remember(v, f"{FAMILIES[v]['ip']} saddr . tcp sport . tcp dport")
-    # the set is full, or the connection was forgotten
+    # the set is full
     yield "    tcp flags & (syn | ack) == syn reject with tcp reset\n  }"
     yield f"  chain from_application {{\n    meta mark set {MARK}"
     for v in versions:
@@ -148,17 +142,22 @@ def _nfproto(version: int) -> str:
 def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[str]:
     """kubelet sends no PROXY header: its probes have ports of their own, which the kernel leads to the real ones."""
     pairs = ", ".join(f"{word(a.alias)} : {word(a.port)}" for a in aliases)
-    numbers = words(a.alias for a in aliases)
+    # dynamic: who has used an alias port, and so needs connection tracking
+    yield from (
+        f"  set probers{v} {{ type {FAMILIES[v]['type']}; flags dynamic, timeout; size 1024; timeout 10m; }}"
+        for v in versions
+    )
     yield "  chain probes {\n    type nat hook prerouting priority dstnat; policy accept;"
     for v in versions:
-        yield f'    iifname != "lo" tcp dport {{ {numbers} }} update @probers{v} {{ {FAMILIES[v]["ip"]} saddr }}'
-    yield f'    iifname != "lo" meta l4proto tcp redirect to :tcp dport map {{ {pairs} }}\n  }}'
+        alias = f"tcp dport {one_of(a.alias for a in aliases)}"
+        yield f"    iif != lo {alias} update @probers{v} {{ {FAMILIES[v]['ip']} saddr }}"
+    yield f"    iif != lo meta l4proto tcp redirect to :tcp dport map {{ {pairs} }}\n  }}"
 
 
-def _untracked(versions: Iterable[int]) -> Iterator[str]:
+def _untracked(ports: str, versions: Iterable[int]) -> Iterator[str]:
     """The redirection of probes brings connection tracking with it; it is kept away from all other traffic of the
-    intercepted ports, so that a Pod cannot exhaust it. `probers` are the addresses that probes came from."""
+    intercepted ports, so that a Pod cannot exhaust it."""
     for chain, hook, port, address in (("in", "prerouting", "dport", "saddr"), ("out", "output", "sport", "daddr")):
-        yield f"  chain untracked_{chain} {{\n    type filter hook {hook} priority raw; policy accept;"
-        yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {port} @ports accept" for v in versions)
-        yield "    tcp dport @ports notrack accept\n    tcp sport @ports notrack accept\n  }"
+        yield f"  chain untracked_{chain} {{\n    type filter hook {hook} priority raw - 1; policy accept;"
+        yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {port} {ports} accept" for v in versions)
+        yield f"    tcp dport {ports} notrack accept\n    tcp sport {ports} notrack accept\n  }}"

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_proxy.plan import Plan, PortRange
@@ -183,6 +185,17 @@ def start(wanted: Plan, app: tuple[str, ...], *, ipv6: bool = True) -> Lab:
         assert time.monotonic() < deadline, lab.log("app")
         time.sleep(0.01)
     return lab
+
+
+def in_image(lab: Lab, command: str, env: dict[str, str], files: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a shell command in the image's root file system; `files` is what /run/srcip/input holds."""
+    root = image.proxy_rootfs()
+    script = (
+        f"mount -t tmpfs tmpfs {root}/run && mkdir {root}/run/srcip && mount -t proc proc {root}/proc && "
+        f"cat > {root}/run/srcip/input && exec chroot {root} {command}"
+    )
+    words = ["unshare", "--mount", "sh", "-c", script]
+    return lab.pod.run(words, env={"PATH": os.environ["PATH"], **env}, input=files, capture_output=True)
 
 
 def needs_root() -> None:

@@ -1,6 +1,7 @@
 """The application sees the client, whatever it is bound to, and the bytes pass unchanged in both directions."""
 
 import hashlib
+import json
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from rig import (
     Rig,
     RigFactory,
     Seen,
+    in_image,
     plan,
     v1,
     v2,
@@ -208,26 +210,34 @@ def test_bulk_data_passes_unchanged_in_both_directions(rig: Rig) -> None:
     assert hashlib.sha256(body).digest() == hashlib.sha256(data + b"<end>").digest()
 
 
-def test_delivery_to_loopback_keeps_connection_tracking_out_of_the_pod(rigs: RigFactory) -> None:
-    rig = rigs(plan(deliver_to="loopback"))
-    with rig.connect() as client:
-        client.send(v2())
-        assert client.seen().peer == CLIENT4
-        assert "ct " not in rig.lab.pod.run(["nft", "list", "ruleset"], capture_output=True).stdout
-
-
-def test_auto_tracks_no_connection_that_needs_no_tracking(rigs: RigFactory) -> None:
-    """Neither those of the balancer nor those of others, which stay native."""
-    rig = rigs(
-        plan(inbound_ports=plan().inbound_ports), app=("::", str(PORT), "::", "7001", "::", "7002", "::", "7003")
-    )
-    with rig.connect(7003) as client, rig.connect(7003, host=rig.lab.other) as other:
+@pytest.mark.parametrize("deliver_to", DELIVERIES)
+def test_no_delivery_tracks_connections(rigs: RigFactory, deliver_to: str) -> None:
+    """The Pod's own connection tracking stays off, so that nothing can exhaust it."""
+    rig = rigs(plan(deliver_to=deliver_to))
+    with rig.connect() as client, rig.connect(host=rig.lab.other) as other:
         client.send(v2())
         assert client.seen().peer == CLIENT4
         other.send(b"x")
         assert other.seen(rest=1).rest == b"x"
-        table = rig.lab.pod.run(["conntrack", "-L", "-p", "tcp"], capture_output=True).stdout
-        assert "dport=7003" not in table, table
+        assert rig.lab.pod.run(["conntrack", "-L"], capture_output=True).stdout == ""
+
+
+def test_a_closed_connection_to_the_pods_own_address_is_soon_forgotten(rigs: RigFactory) -> None:
+    rig = rigs(plan(deliver_to="pod"), app=("POD", str(PORT)))
+    with rig.connect() as client:
+        client.send(v2(("203.0.113.40", 44000)))
+        assert client.seen().peer == ("203.0.113.40", 44000)
+        assert expires(rig) > 4 * 86400
+        client.finish()
+        client.seen(rest=5)
+    assert expires(rig) <= 120
+
+
+def expires(rig: Rig) -> int:
+    """For how many seconds the one remembered connection is kept."""
+    done = in_image(rig.lab, "nft -j list set inet srcip delivered4", {})
+    objects = json.loads(done.stdout)["nftables"]
+    return next(o["set"]["elem"][0]["elem"]["expires"] for o in objects if "set" in o)
 
 
 def test_a_hundred_clients_at_once_are_not_mixed_up(rig: Rig) -> None:

@@ -1,6 +1,5 @@
 """Failure, limits, hostile senders, and what the operator can see."""
 
-import os
 import random
 import signal
 import subprocess
@@ -9,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, PORT, Rig, RigFactory, Seen, plan, start, v1, v2
+from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, PORT, Rig, RigFactory, Seen, in_image, plan, start, v1, v2
 
-from srcip_lab import image, plan_pod
+from srcip_lab import plan_pod
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import ENV, Plan
@@ -65,17 +64,6 @@ def test_init_may_run_again_while_traffic_flows(own: Rig) -> None:
 def run_init(lab: Lab, wanted: Plan) -> subprocess.CompletedProcess[str]:
     """`srcip-proxy init` once more, in the Pod's network, with the files of the image."""
     return in_image(lab, "python3 -I -m srcip_proxy init", {ENV: wanted.to_env(), "POD_IP": lab.pod.ipv4})
-
-
-def in_image(lab: Lab, command: str, env: dict[str, str], files: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a shell command in the image's root file system; `files` is what /run/srcip/input holds."""
-    root = image.proxy_rootfs()
-    script = (
-        f"mount -t tmpfs tmpfs {root}/run && mkdir {root}/run/srcip && mount -t proc proc {root}/proc && "
-        f"cat > {root}/run/srcip/input && exec chroot {root} {command}"
-    )
-    words = ["unshare", "--mount", "sh", "-c", script]
-    return lab.pod.run(words, env={"PATH": os.environ["PATH"], **env}, input=files, capture_output=True)
 
 
 def test_open_connections_may_finish_when_the_sidecar_is_told_to_stop(own: Rig) -> None:

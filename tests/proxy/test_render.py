@@ -135,7 +135,9 @@ def test_every_bad_address_of_the_environment_is_named() -> None:
         ({}, ["--help"], 0, ""),
     ],
 )
-def test_the_command_says_what_is_wrong(environment: dict[str, str], arguments: list[str], code: int, said: str) -> None:
+def test_the_command_says_what_is_wrong(
+    environment: dict[str, str], arguments: list[str], code: int, said: str
+) -> None:
     done = subprocess.run(
         [os.sys.executable, "-m", "srcip_proxy", *arguments],
         env={"PATH": os.environ["PATH"], **environment},

@@ -22,7 +22,19 @@ end
 
 -- Addresses of this Pod and of its network that no client can have, and the node's.
 local own, node = {}, {}
-for text in pairs(set_of(settings.own)) do own[bytes_of(text)] = true end
+for text in pairs(set_of(settings.own)) do
+  local bytes = bytes_of(text)
+  own[bytes] = true
+  if #bytes == 4 then own[string.unpack(">I4", bytes)] = true end
+end
+-- The trusted IPv4 networks: address and mask by turns, as numbers.
+local balancers = {}
+for text in pairs(set_of(settings.balancers)) do
+  local address, length = text:match("^(.*)/(%d+)$")
+  local bits = 32 - tonumber(length)
+  balancers[#balancers + 1] = string.unpack(">I4", bytes_of(address))
+  balancers[#balancers + 1] = 0xffffffff >> bits << bits
+end
 for text in pairs(set_of(settings.node)) do node[text] = true end
 -- The Pod's own address per family, as bytes; nil where it has none.
 local pod4, pod6 = bytes_of(settings.pod4), bytes_of(settings.pod6)
@@ -133,24 +145,27 @@ local sub, unpack, format = string.sub, string.unpack, string.format
 local counted = counters.of("accepted")
 local PLAIN = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" -- version 2, PROXY, TCP over IPv4, no TLV
 
--- By far the most frequent header, delivered without a table or a second look: worth 6 % of all connections per second.
--- Whatever is unusual is left to the whole parser. Returns whether it was delivered.
+-- By far the most frequent header, delivered without a table or a second look: worth 8 % of all connections per second.
+-- Whatever is unusual is left to the whole parser; so is a client from the balancers' networks, who may be a balancer
+-- that states its own connection. Returns whether it was delivered.
 local function fast(txn, data)
-  if sub(data, 1, 16) ~= PLAIN or #data < 28 or not limits.versions[2] then return false end
-  local a, b, c, d, _, port = unpack(">BBBBI4I2", data, 17)
-  if a == 0 or a == 127 or a == 169 or a >= 224 or port < FIRST_UNPRIVILEGED_PORT or own[sub(data, 17, 20)] then
+  if sub(data, 1, 16) ~= PLAIN or #data < 28 then return false end
+  local number, _, port = unpack(">I4I4I2", data, 17)
+  local first = number >> 24
+  if first == 0 or first == 127 or first == 169 or first >= 224 or port < FIRST_UNPRIVILEGED_PORT or own[number] then
     return false
   end
-  local outer = txn.f:fc_src()
-  local address = format("%d.%d.%d.%d", a, b, c, d)
-  if is_ipv6(outer) or address == outer then return false end
+  for i = 1, #balancers, 2 do
+    if number & balancers[i + 1] == balancers[i] then return false end
+  end
   txn.req:remove(0, 28)
   counted.proxy = counted.proxy + 1
-  txn:set_var("txn.srcip_address", address)
+  txn:set_var("txn.srcip_address", format("%d.%d.%d.%d", first, number >> 16 & 255, number >> 8 & 255, number & 255))
   txn:set_var("txn.srcip_port", port)
   txn:set_var("txn.srcip_backend", "client4")
   return true
 end
+if not (versions["2"] and settings.fast == "1") then fast = function() return false end end
 
 local ON = {}
 
