@@ -7,7 +7,7 @@ from pathlib import Path
 
 from srcip_proxy import nft
 from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
-from srcip_proxy.plan import HEALTH_PORT, PROXY_PORT, Plan
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, HEALTH_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import BANNER, word, words
 
@@ -23,14 +23,17 @@ WAIT_FOR_MORE = (
 data before it, for an abort, and would reset the application's connection; a FIN that is there before is passed on."""
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
-REFUSE = "  tcp-request content silent-drop rst-ttl 64 if { var(txn.srcip_refused) -m bool }"
+REFUSED = "{ var(txn.srcip_refused) -m bool }"
+END = "tcp-request content silent-drop rst-ttl 64"
 """Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
 LUA = Path(__file__).with_name("lua")
 
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole configuration file."""
-    sections = (_global(plan, pod), _defaults(plan), _inbound(plan, pod), _backends(plan, pod), _health(pod))
+    backends = _backends(plan, pod, "", _only_port(plan))
+    traffic = (_inbound(plan, pod), backends, _clients(plan), _check(plan, pod))
+    sections = (_global(plan, pod), _defaults(plan), *traffic, _health(pod))
     return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
 
 
@@ -96,24 +99,39 @@ def _defaults(plan: Plan) -> Iterator[str]:
 def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
     yield "frontend inbound"
     yield f"  maxconn {word(connections(plan, pod))}"
-    yield f"  bind 127.0.0.1:{PROXY_PORT} transparent"
+    # where a header must come, the kernel may as well wait for it before it wakes the sidecar
+    bind = "transparent defer-accept" if plan.proxy_protocol == "required" else "transparent"
+    yield f"  bind 127.0.0.1:{PROXY_PORT} {bind}"
     if pod.ipv6:
-        yield f"  bind [::1]:{PROXY_PORT} transparent"
+        yield f"  bind [::1]:{PROXY_PORT} {bind}"
+    yield from _decisions(plan, "")
+
+
+def _decisions(plan: Plan, prefix: str) -> Iterator[str]:
+    """What the Lua actions decide, and the backend that follows: its name begins with `prefix`."""
+    client, backend = "{ var(txn.srcip_client) -m found }", "{ var(txn.srcip_backend) -m found }"
     yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
     yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
-    undecided = "!{ var(txn.srcip_backend) -m found } !{ var(txn.srcip_refused) -m bool }"
+    undecided = f"!{client} !{backend} !{REFUSED}"
     yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"
-    yield REFUSE
-    yield "  tcp-request content set-src var(txn.srcip_address)"
-    yield "  tcp-request content set-src-port var(txn.srcip_port)"
+    yield f"  {END} if {REFUSED}"
+    yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
+    yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
     if plan.max_connections_per_client:
-        claimed = "{ var(txn.srcip_address) -m found }"
-        yield f"  tcp-request content track-sc0 src table clients if {claimed}"
+        yield f"  tcp-request content track-sc0 src table clients if {client}"
         over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
         yield f"  tcp-request content lua.srcip_too_many if {over}"
-        yield REFUSE
+        yield f"  {END} if {REFUSED}"
     # no default: whatever the Lua action has not decided goes nowhere
-    yield "  use_backend %[var(txn.srcip_backend)] if { var(txn.srcip_backend) -m found }"
+    yield f"  use_backend {prefix}%[var(txn.srcip_backend)] if {backend}"
+    yield f"  use_backend {prefix}client4 if {client}"
+
+
+def _check(plan: Plan, pod: Pod) -> Iterator[str]:
+    """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
+    yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
+    yield from _decisions(plan, "check-")
+    yield from _backends(plan, pod, "check-", CHECK_PORT)
 
 
 SERVERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -132,10 +150,20 @@ port; `clientip` the address only, for when the port is taken.
 """
 
 
-def _backends(plan: Plan, pod: Pod) -> Iterator[str]:
+def _only_port(plan: Plan) -> int | None:
+    """The single intercepted port. Known beforehand, it need not be asked of the kernel for each connection."""
+    first = plan.inbound_ports[0]
+    return first.first if plan.inbound_ports == (PortRange(first.first, first.first),) else None
+
+
+def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in (4, 6) if pod.ipv6 else (4,):
         for kind, servers in SERVERS[plan.deliver_to].items():
-            yield from _backend(f"{kind}{version}", _targets(servers, plan, pod, version), version)
+            targets = _targets(servers, plan, pod, version)
+            yield from _backend(f"{prefix}{kind}{version}", targets, version, f":{port}" if port else "")
+
+
+def _clients(plan: Plan) -> Iterator[str]:
     if plan.max_connections_per_client:
         yield f"backend clients\n  stick-table type ipv6 size {word(plan.max_connections)} expire 1h store conn_cur"
 
@@ -149,17 +177,19 @@ def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> li
     return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
 
 
-def _backend(name: str, targets: list[tuple[str, str]], version: int) -> Iterator[str]:
-    """One backend: the first target by rule, the others one after the other when it fails.
+def _backend(name: str, targets: list[tuple[str, str]], version: int, port: str) -> Iterator[str]:
+    """One backend: the first target by rule, the others one after the other when it fails. No `port` means the one
+    that the connection came to.
 
     HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
     """
     anywhere = "0.0.0.0" if version == 4 else "[::]"
     first, *others = targets
     yield f"backend {name}\n  retries {len(others)}\n{WAIT_FOR_MORE}"
-    yield f"  use-server first if TRUE\n  server first {_host(first)} weight 0 source {anywhere} usesrc {first[1]}"
+    yield "  use-server first if TRUE"
+    yield f"  server first {_host(first)}{port} weight 0 source {anywhere} usesrc {word(first[1])}"
     for number, target in enumerate([*others, *others[-1:]], start=2):
-        yield f"  server try{number} {_host(target)} source {anywhere} usesrc {word(target[1])}"
+        yield f"  server try{number} {_host(target)}{port} source {anywhere} usesrc {word(target[1])}"
 
 
 def _host(target: tuple[str, str]) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6, MARK
-from srcip_proxy.plan import CHECK_PORT, PROXY_PORT, Plan, ProbeAlias
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Address, Pod
 from srcip_proxy.text import BANNER, word, words
 
@@ -77,14 +77,14 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield "  }"
     yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}"
-    yield f"  chain from_lo {{\n    {check} {_to_proxy(4)}\n  }}"
+    yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}\n  }}"
 
 
-def _to_proxy(version: int) -> str:
+def _to_proxy(version: int, port: int = PROXY_PORT) -> str:
     """`tproxy` finds established connections by itself, and lets a SYN that reuses a port in TIME_WAIT begin anew; the
     usual `socket transparent 1 accept` before it would lead that SYN to the application."""
     family = FAMILIES[version]
-    return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{PROXY_PORT} accept"
+    return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{port} accept"
 
 
 # What matches no rule here is refused: the proxy is not running, and the application must not see the raw header with

@@ -26,7 +26,9 @@ HEALTH_PORT = 15020
 """`/healthz`, `/readyz` and `/metrics` of the sidecar."""
 CHECK_PORT = 15021
 """Used by `srcip-proxy check` alone."""
-RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT)
+CHECK_PROXY_PORT = 15022
+"""Where the sidecar listens for the check, on loopback only."""
+RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
 UID = 1337
 """User and group of the init container and of the sidecar."""
 

@@ -223,7 +223,7 @@ def test_no_delivery_tracks_connections(rigs: RigFactory, deliver_to: str) -> No
 
 
 def test_a_closed_connection_to_the_pods_own_address_is_soon_forgotten(rigs: RigFactory) -> None:
-    rig = rigs(plan(deliver_to="pod"), app=("POD", str(PORT)))
+    rig = rigs(plan(deliver_to="pod", drain_timeout_s=3), app=("POD", str(PORT)))
     with rig.connect() as client:
         client.send(v2(("203.0.113.40", 44000)))
         assert client.seen().peer == ("203.0.113.40", 44000)

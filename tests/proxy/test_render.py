@@ -42,6 +42,7 @@ BEHAVIOURS = {
     "only-the-node-sends-headers": (changed(proxy_protocol="off", trusted_cidrs=("10.0.0.0/8",)), POD),
     "nobody-is-intercepted": (changed(proxy_protocol="off", node_proxy_protocol="off"), POD),
     "few-file-descriptors": (SMTP, Pod(POD.addresses, POD.node, POD.unusable, max_files=1024)),
+    "a-single-port": (changed(inbound_ports=(PortRange(25, 25),)), POD),
     "client-limit": (changed(max_connections_per_client=100), POD),
 }
 

@@ -130,10 +130,9 @@ local function deliver_client(txn, verdict)
     end
     port = 0 -- any
   end
-  txn:set_var("txn.srcip_address", address)
-  txn:set_var("txn.srcip_port", port)
   local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
   hand_over(txn, is_balancer and "own" or "client", is6)
+  txn:set_var("txn.srcip_client", address .. "/" .. port)
 end
 
 local function policy(txn)
@@ -160,9 +159,8 @@ local function fast(txn, data)
   end
   txn.req:remove(0, 28)
   counted.proxy = counted.proxy + 1
-  txn:set_var("txn.srcip_address", format("%d.%d.%d.%d", first, number >> 16 & 255, number >> 8 & 255, number & 255))
-  txn:set_var("txn.srcip_port", port)
-  txn:set_var("txn.srcip_backend", "client4")
+  txn:set_var("txn.srcip_client",
+    format("%d.%d.%d.%d/%d", first, number >> 16 & 255, number >> 8 & 255, number & 255, port))
   return true
 end
 if not (versions["2"] and settings.fast == "1") then fast = function() return false end end
