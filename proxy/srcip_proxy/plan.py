@@ -91,7 +91,7 @@ class Plan:
     """What to do when the exact client address and port cannot be had: one of FIDELITIES."""
     max_connections: int = 10000
     """Open connections through the sidecar; more wait in the kernel's queue."""
-    max_connections_per_client: int = 0
+    max_connections_per_client: int = 2500
     """Open connections of one client address; more are refused. 0 means no limit."""
     drain_timeout_s: int = 30
     """How long open connections may go on after SIGUSR1, in seconds."""
