@@ -106,7 +106,7 @@ def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
     yield "    oif lo goto to_lo"
     for v in versions:
         reply = f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport"
-        yield f"    tcp sport {ports} {reply} @delivered{v} goto from_application"
+        yield f"    {reply} @delivered{v} goto from_application"
     yield "  }\n  chain to_lo {"
     yield from (f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} accept" for v in versions)
     yield f"    tcp dport {ports} fib saddr type != local goto to_application\n  }}\n  chain to_application {{"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:,=@%-]*|::[A-Za-z0-9_./:]*|/[A-Za-z0-9_./-]+")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:,=@-]*|::[A-Za-z0-9_./:]*|/[A-Za-z0-9_./-]+")
 
 BANNER = "# Written by srcip-proxy init. Changes are lost when the Pod starts again.\n"
 

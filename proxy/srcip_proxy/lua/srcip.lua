@@ -101,15 +101,16 @@ local function takes(is6, port)
   return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
 end
 
--- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
+-- `header` is what it said, for the counter. `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
 -- network the inner connection must not repeat the outer one's addresses and ports).
-local function hand_over(txn, kind, is6)
+local function hand_over(txn, kind, is6, header)
   txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
+  counters.add("accepted", header)
 end
 
-local function deliver_own(txn)
+local function deliver_own(txn, header)
   local is6 = is_ipv6(txn.f:fc_src())
-  if has_family(is6) then return hand_over(txn, "own", is6) end
+  if has_family(is6) then return hand_over(txn, "own", is6, header) end
   refuse(txn, "family", "the Pod has no address of this family to deliver to")
 end
 
@@ -122,7 +123,7 @@ local function deliver_client(txn, verdict)
     end
     counters.add("fallback", "family")
     log("connection from " .. describe(txn) .. ": the application sees the balancer, not client " .. address, "family")
-    return deliver_own(txn)
+    return deliver_own(txn, "proxy")
   end
   if port < FIRST_UNPRIVILEGED_PORT then
     if settings.client_address == "exact" then
@@ -131,7 +132,7 @@ local function deliver_client(txn, verdict)
     port = 0 -- any
   end
   local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
-  hand_over(txn, is_balancer and "own" or "client", is6)
+  hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
   txn:set_var("txn.srcip_client", address .. "/" .. port)
 end
 
@@ -173,20 +174,17 @@ function ON.proxy(txn, verdict)
     return refuse(txn, "unusable_address", "client " .. protocol.text(verdict.address) .. " is " .. fault)
   end
   txn.req:remove(0, verdict.length)
-  counters.add("accepted", "proxy")
   return deliver_client(txn, verdict)
 end
 
 ON["local"] = function(txn, verdict)
   txn.req:remove(0, verdict.length)
-  counters.add("accepted", "local")
-  return deliver_own(txn)
+  return deliver_own(txn, "local")
 end
 
 function ON.none(txn)
   if policy(txn) == "required" then return refuse(txn, "no_header", "it does not begin with a PROXY protocol header") end
-  counters.add("accepted", "none")
-  return deliver_own(txn)
+  return deliver_own(txn, "none")
 end
 
 function ON.wait() end
@@ -205,7 +203,9 @@ end)
 local function late(txn)
   local data = txn.req:data() or ""
   local closed = not txn.req:may_recv()
-  if policy(txn) == "optional" and #data < 12 then return ON.none(txn) end
+  -- less than a signature (the version 2 one begins with CR): no header, but the client's own first bytes
+  local signature = data:byte(1) == 13 and 12 or 5
+  if policy(txn) == "optional" and #data < signature then return ON.none(txn) end
   if closed and data == "" then -- a health check that only connects
     counters.add("refused", "empty")
     txn:set_var("txn.srcip_refused", true)
