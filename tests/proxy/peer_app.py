@@ -27,7 +27,13 @@ def end_own_side_first(connection: socket.socket) -> None:
     print("received", received, flush=True)
 
 
-BEHAVIOUR = {7001: close_first, 7002: end_own_side_first}
+def close_last(connection: socket.socket) -> None:
+    """Read until the client ends, and close without a word."""
+    while connection.recv(65536):
+        pass
+
+
+BEHAVIOUR = {7001: close_first, 7002: end_own_side_first, 7003: close_last}
 
 
 def serve(connection: socket.socket, peer: tuple[str, int]) -> None:

@@ -134,7 +134,8 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.sock.close()
+        """End at once, so that the next test may use the same client address and port."""
+        self.reset()
 
     def send(self, data: bytes, *, bytewise: bool = False) -> None:
         for piece in (data[i : i + 1] for i in range(len(data))) if bytewise else [data]:

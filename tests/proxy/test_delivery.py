@@ -175,10 +175,10 @@ def test_the_application_ends_its_side_first(rig: Rig) -> None:
         assert client.seen() == Seen(("203.0.113.11", 41000), b"", "end")
         client.send(b"x" * 100_000)
         client.finish()
-    deadline = time.monotonic() + 5
-    while "received 100000" not in rig.lab.log("app"):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        deadline = time.monotonic() + 5
+        while "received 100000" not in rig.lab.log("app"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_balancer_may_reuse_its_port_in_time_wait(rig: Rig) -> None:
