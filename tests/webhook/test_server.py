@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from keypairs import common_name, pair, write
 from support import body, pod
-
-from certs import common_name, pair, write
 
 REQUEST_TIMEOUT_S = 2.0
 

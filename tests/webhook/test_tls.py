@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keypairs import common_name, pair, write
 
-from certs import common_name, pair, write
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.tls import Certificates, not_after
 
