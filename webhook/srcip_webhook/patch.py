@@ -19,7 +19,11 @@ def operations(old: Any, new: Any) -> list[Operation]:
 
 def pointer(*steps: str | int) -> str:
     """A JSON pointer (RFC 6901): `~` and `/` inside a step are escaped."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+    return "".join(f"/{_escaped(str(step))}" for step in steps)
+
+
+def _escaped(step: str) -> str:
+    return step.replace("~", "~0").replace("/", "~1") if "~" in step or "/" in step else step
 
 
 def _diff(old: Any, new: Any, path: str, made: list[Operation]) -> None:
@@ -36,12 +40,12 @@ def _diff(old: Any, new: Any, path: str, made: list[Operation]) -> None:
 def _diff_objects(old: dict[str, Any], new: dict[str, Any], path: str, made: list[Operation]) -> None:
     for key in old:
         if key not in new:
-            made.append({"op": "remove", "path": path + pointer(key)})
+            made.append({"op": "remove", "path": f"{path}/{_escaped(key)}"})
     for key, value in new.items():
         if key not in old:
-            made.append({"op": "add", "path": path + pointer(key), "value": value})
+            made.append({"op": "add", "path": f"{path}/{_escaped(key)}", "value": value})
         elif old[key] is not value:
-            _diff(old[key], value, path + pointer(key), made)
+            _diff(old[key], value, f"{path}/{_escaped(key)}", made)
 
 
 def _diff_lists(old: list[Any], new: list[Any], path: str, made: list[Operation]) -> None:

@@ -18,6 +18,7 @@ from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
 from srcip_webhook.ports import covers
 
 FIRST_ALIAS = 15100
+_PLACES = (*PROBES, "lifecycle")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Target:
 
 def targets(container: Container) -> Iterator[Target]:
     """Every probe and hook of the container that kubelet sends to the Pod's own address."""
+    if not any(key in container for key in _PLACES):  # most containers, for most of the time of a review
+        return
     names = {port.name: port.number for port in pods.ports_of(container) if port.name}
     lifecycle = container.get("lifecycle") or {}
     places: list[tuple[tuple[str, ...], Any]] = [((probe,), container.get(probe)) for probe in PROBES]
