@@ -28,7 +28,7 @@ def render(plan: Plan, pod: Pod) -> str:
     ports = one_of((*plan.inbound_ports, CHECK_PORT))
     parts: list[Iterable[str]] = [_intercept(plan, pod, versions)]
     if plan.deliver_to != "loopback":
-        parts.append(_deliver_to_pod(ports, versions))
+        parts.append(_deliver_to_pod(ports, [v for v in versions if pod.own(v)]))
     if plan.probe_aliases:
         parts += [_probes(plan.probe_aliases, versions), _untracked(ports, versions)]
     body = "\n".join(line for part in parts for line in part)
@@ -100,7 +100,8 @@ _INTERCEPT = {
 
 def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
     """Replies of an application that is reached at the Pod's own address look like any other reply. A set remembers
-    the proxy's connections to it, with the life times of connection tracking, but for these connections alone."""
+    the proxy's connections to it, with the life times of connection tracking, but for these connections alone.
+    `versions` are those in which the Pod has an address."""
     yield from (_DELIVERED_SET.format(v=v, **FAMILIES[v]) for v in versions)
     yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
     yield "    oif lo goto to_lo"
@@ -108,7 +109,7 @@ def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
         reply = f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport"
         yield f"    {reply} @delivered{v} goto from_application"
     yield "  }\n  chain to_lo {"
-    yield from (f"    {FAMILIES[v]['ip']} daddr {FAMILIES[v]['loopback']} accept" for v in versions)
+    yield from (f"    {family['ip']} daddr {family['loopback']} accept" for family in FAMILIES.values())
     yield f"    tcp dport {ports} fib saddr type != local goto to_application\n  }}\n  chain to_application {{"
     for v in versions:
         yield from _remember(v, f"{FAMILIES[v]['ip']} saddr . tcp sport . tcp dport")

@@ -34,6 +34,7 @@ def changed(**changes: object) -> Plan:
 BEHAVIOURS = {
     "default": (SMTP, POD),
     "without-ipv6": (SMTP, Pod(POD.addresses[:1], POD.node, POD.unusable, ipv6=False)),
+    "without-an-ipv6-address": (SMTP, Pod(POD.addresses[:1], POD.node, POD.unusable)),
     "deliver-to-loopback": (changed(deliver_to="loopback"), POD),
     "deliver-to-pod": (changed(deliver_to="pod"), POD),
     "exact-client-address": (changed(client_address="exact"), POD),
