@@ -134,8 +134,9 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End at once, so that the next test may use the same client address and port."""
+        """End at once, and give the sidecar a moment to end its side: the next test may claim the same client."""
         self.reset()
+        time.sleep(0.01)
 
     def send(self, data: bytes, *, bytewise: bool = False) -> None:
         for piece in (data[i : i + 1] for i in range(len(data))) if bytewise else [data]:

@@ -201,10 +201,13 @@ def test_a_closed_port_is_refused_at_once(rig: Rig) -> None:
 def test_bulk_data_passes_unchanged_in_both_directions(rig: Rig) -> None:
     data = os.urandom(8 << 20)
     with rig.connect() as client:
-        sender = threading.Thread(target=lambda: (client.send(v2() + data), client.finish()))
-        sender.start()
         client.sock.settimeout(20)
-        got = b"".join(iter(lambda: client.sock.recv(1 << 16), b""))
+        sender = threading.Thread(target=lambda: (client.send(v2(("203.0.113.13", 43000)) + data), client.finish()))
+        sender.start()
+        try:
+            got = b"".join(iter(lambda: client.sock.recv(1 << 16), b""))
+        except ConnectionResetError:
+            pytest.fail(f"reset; the sidecar says {rig.log()[-500:]!r}, the application {rig.lab.log('app')[-300:]!r}")
         sender.join()
     body = got.partition(b"\n")[2]
     assert hashlib.sha256(body).digest() == hashlib.sha256(data + b"<end>").digest()
