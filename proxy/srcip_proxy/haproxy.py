@@ -33,7 +33,7 @@ def render(plan: Plan, pod: Pod) -> str:
     """The whole configuration file."""
     backends = _backends(plan, pod, "", _only_port(plan))
     traffic = (_inbound(plan, pod), backends, _clients(plan), _check(plan, pod))
-    sections = (_global(plan, pod), _defaults(plan), *traffic, _health(pod))
+    sections = (_global(plan, pod), _defaults(), *traffic, _health(pod))
     return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
 
 
@@ -85,7 +85,7 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
     return (word(f"{key}={value}") for key, value in settings.items())
 
 
-def _defaults(plan: Plan) -> Iterator[str]:
+def _defaults() -> Iterator[str]:
     yield "defaults"
     yield "  mode tcp"
     yield "  timeout connect 5s"
@@ -157,7 +157,7 @@ def _only_port(plan: Plan) -> int | None:
 
 
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
-    for version in (4, 6) if pod.ipv6 else (4,):
+    for version in pod.versions:
         for kind, servers in SERVERS[plan.deliver_to].items():
             targets = _targets(servers, plan, pod, version)
             yield from _backend(f"{prefix}{kind}{version}", targets, version, f":{port}" if port else "")

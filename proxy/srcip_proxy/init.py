@@ -37,8 +37,7 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    versions = (4, 6) if pod.ipv6 else (4,)
-    return Rendered(nft.render(plan, pod), {v: routes.render(v) for v in versions}, haproxy.render(plan, pod))
+    return Rendered(nft.render(plan, pod), {v: routes.render(v) for v in pod.versions}, haproxy.render(plan, pod))
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
@@ -65,16 +64,20 @@ def _routes(version: int, text: str) -> None:
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """`srcip-proxy init`. Exit code 0 when everything is in place, 1 with the reasons otherwise."""
     plan, pod = load(environment)
-    findings = preflight.capabilities()
-    if findings:
+    if findings := preflight.capabilities():
         return _fail(findings)
+    return _set_up(plan, pod)
+
+
+def _set_up(plan: Plan, pod: Pod) -> int:
+    """Apply everything; where the node only lacks what IPv6 needs, all but that."""
     try:
         apply(render(plan, pod))
     except subprocess.CalledProcessError as error:
-        if pod.ipv6 and preflight.only_ipv6_is_missing():
-            print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
-            return _without_ipv6(plan, pod)
-        return _fail(preflight.explain(error))
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing()):
+            return _fail(preflight.explain(error))
+        print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
+        return _set_up(plan, replace(pod, ipv6=False))
     print(summary(plan, pod))
     return 0
 
@@ -85,16 +88,6 @@ def summary(plan: Plan, pod: Pod) -> str:
     ports = ", ".join(map(str, plan.inbound_ports))
     family = "IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)"
     return f"srcip-proxy init: ports {ports} from {', '.join(who) or 'nobody'}; {family}"
-
-
-def _without_ipv6(plan: Plan, pod: Pod) -> int:
-    narrowed = replace(pod, ipv6=False)
-    try:
-        apply(render(plan, narrowed))
-    except subprocess.CalledProcessError as error:
-        return _fail(preflight.explain(error))
-    print(summary(plan, narrowed))
-    return 0
 
 
 def _fail(reasons: list[str]) -> int:

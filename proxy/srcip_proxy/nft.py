@@ -23,7 +23,7 @@ FAMILIES = {
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
-    versions = (4, 6) if pod.ipv6 else (4,)
+    versions = pod.versions
     # the check's port is delivered like the others, so that the check proves their delivery
     ports = one_of((*plan.inbound_ports, CHECK_PORT))
     parts: list[Iterable[str]] = [_intercept(plan, pod, versions)]

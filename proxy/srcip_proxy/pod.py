@@ -36,6 +36,11 @@ class Pod:
     max_files: int = 1_048_576
     """How many file descriptors a container of this Pod may open."""
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions that this Pod has: 4, and 6 unless it is off."""
+        return (4, 6) if self.ipv6 else (4,)
+
     def own(self, version: int) -> Address | None:
         """The Pod's address of IP `version` 4 or 6, or None."""
         return next((a for a in self.addresses if a.version == version), None)

@@ -101,8 +101,9 @@ local function takes(is6, port)
   return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
 end
 
--- `header` is what it said, for the counter. `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
--- network the inner connection must not repeat the outer one's addresses and ports).
+-- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
+-- network the inner connection must not repeat the outer one's addresses and ports). `header` is what the header said,
+-- for the counter.
 local function hand_over(txn, kind, is6, header)
   txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
   counters.add("accepted", header)
