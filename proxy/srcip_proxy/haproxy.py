@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from srcip_proxy import nft
+from srcip_proxy import plain
 from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, HEALTH_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
@@ -15,10 +15,7 @@ OLDEST = "3.0"
 """The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
 HEALTH_CONNECTIONS = 100
 """Room for kubelet and Prometheus when all other connections are taken."""
-WAIT_FOR_MORE = (
-    "  tcp-request inspect-delay 2ms\n  tcp-request content accept if { req.len gt 0 }\n"
-    "  tcp-request content accept if WAIT_END"
-)
+WAIT_FOR_MORE = "  tcp-request content accept if { req.len gt 0 }\n  tcp-request content accept if WAIT_END"
 """A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, and no
 data before it, for an abort, and would reset the application's connection; a FIN that is there before is passed on."""
 PIPES = 64
@@ -67,9 +64,6 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
         "node_policy": plan.node_proxy_protocol,
         "node": words(pod.node, ","),
         "own": words((a if isinstance(a, str) else a.exploded for a in own), ","),
-        "balancers": words(nft.networks(plan.trusted_cidrs, 4), ","),
-        # over IPv6 connections a client's family needs a second look
-        "fast": int(not (pod.ipv6 and nft.networks(plan.trusted_cidrs, 6))),
         "pod4": pod.own(4) or "",
         "pod6": (pod.own(6) or "") if pod.ipv6 else "",
         "loopback4": LOOPBACK4,
@@ -97,40 +91,36 @@ def _defaults() -> Iterator[str]:
 
 
 def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
-    yield "frontend inbound"
-    yield f"  maxconn {word(connections(plan, pod))}"
     # where a header must come, the kernel may as well wait for it before it wakes the sidecar
     bind = "transparent defer-accept" if plan.proxy_protocol == "required" else "transparent"
-    yield f"  bind 127.0.0.1:{PROXY_PORT} {bind}"
-    if pod.ipv6:
-        yield f"  bind [::1]:{PROXY_PORT} {bind}"
-    yield from _decisions(plan, "")
+    for version in pod.versions:
+        yield f"frontend inbound{version}"
+        yield f"  maxconn {word(connections(plan, pod))}"
+        yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
+        yield from _decisions(plan, pod, version, "")
 
 
-def _decisions(plan: Plan, prefix: str) -> Iterator[str]:
-    """What the Lua actions decide, and the backend that follows: its name begins with `prefix`."""
-    client, backend = "{ var(txn.srcip_client) -m found }", "{ var(txn.srcip_backend) -m found }"
+def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
+    """How connections of one IP version are decided, and the backend that follows: its name begins with `prefix`."""
+    backend = "{ var(txn.srcip_backend) -m found }"
     yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
+    yield from plain.rules(plan, pod, version)
     yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
-    undecided = f"!{client} !{backend} !{REFUSED}"
+    undecided = f"!{backend} !{REFUSED}"
     yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"
     yield f"  {END} if {REFUSED}"
+    # what nobody has decided goes nowhere; only a plain header comes past these rules without a decision of Lua's
+    yield f"  {END} if !{backend}"
     yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
     yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
-    if plan.max_connections_per_client:
-        yield f"  tcp-request content track-sc0 src table clients if {client}"
-        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
-        yield f"  tcp-request content lua.srcip_too_many if {over}"
-        yield f"  {END} if {REFUSED}"
-    # no default: whatever the Lua action has not decided goes nowhere
     yield f"  use_backend {prefix}%[var(txn.srcip_backend)] if {backend}"
-    yield f"  use_backend {prefix}client4 if {client}"
+    yield f"  default_backend {prefix}client{version}"
 
 
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:
     """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
     yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
-    yield from _decisions(plan, "check-")
+    yield from _decisions(plan, pod, 4, "check-")
     yield from _backends(plan, pod, "check-", CHECK_PORT)
 
 
@@ -159,8 +149,19 @@ def _only_port(plan: Plan) -> int | None:
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in pod.versions:
         for kind, servers in SERVERS[plan.deliver_to].items():
+            yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
+            if kind == "client":
+                yield from _client_limit(plan)
+            yield WAIT_FOR_MORE
             targets = _targets(servers, plan, pod, version)
-            yield from _backend(f"{prefix}{kind}{version}", targets, version, f":{port}" if port else "")
+            yield from _servers(targets, version, f":{port}" if port else "")
+
+
+def _client_limit(plan: Plan) -> Iterator[str]:
+    if plan.max_connections_per_client:
+        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
+        yield "  tcp-request content track-sc0 src table clients"
+        yield f"  tcp-request content lua.srcip_too_many if {over}\n  {END} if {over}"
 
 
 def _clients(plan: Plan) -> Iterator[str]:
@@ -177,15 +178,15 @@ def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> li
     return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
 
 
-def _backend(name: str, targets: list[tuple[str, str]], version: int, port: str) -> Iterator[str]:
-    """One backend: the first target by rule, the others one after the other when it fails. No `port` means the one
-    that the connection came to.
+def _servers(targets: list[tuple[str, str]], version: int, port: str) -> Iterator[str]:
+    """The servers of a backend: the first target by rule, the others one after the other when it fails. No `port` means
+    the one that the connection came to.
 
     HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
     """
     anywhere = "0.0.0.0" if version == 4 else "[::]"
     first, *others = targets
-    yield f"backend {name}\n  retries {len(others)}\n{WAIT_FOR_MORE}"
+    yield f"  retries {len(others)}"
     yield "  use-server first if TRUE"
     yield f"  server first {_host(first)}{port} weight 0 source {anywhere} usesrc {word(first[1])}"
     for number, target in enumerate([*others, *others[-1:]], start=2):

@@ -11,6 +11,7 @@ for _, argument in ipairs({ ... }) do
   settings[key] = value
 end
 counters.port = settings.health_port
+collectgarbage("generational") -- what a connection leaves behind is short-lived
 
 local function bytes_of(text) return protocol.ipv4(text) or protocol.ipv6(text) end
 
@@ -22,19 +23,7 @@ end
 
 -- Addresses of this Pod and of its network that no client can have, and the node's.
 local own, node = {}, {}
-for text in pairs(set_of(settings.own)) do
-  local bytes = bytes_of(text)
-  own[bytes] = true
-  if #bytes == 4 then own[string.unpack(">I4", bytes)] = true end
-end
--- The trusted IPv4 networks: address and mask by turns, as numbers.
-local balancers = {}
-for text in pairs(set_of(settings.balancers)) do
-  local address, length = text:match("^(.*)/(%d+)$")
-  local bits = 32 - tonumber(length)
-  balancers[#balancers + 1] = string.unpack(">I4", bytes_of(address))
-  balancers[#balancers + 1] = 0xffffffff >> bits << bits
-end
+for text in pairs(set_of(settings.own)) do own[bytes_of(text)] = true end
 for text in pairs(set_of(settings.node)) do node[text] = true end
 -- The Pod's own address per family, as bytes; nil where it has none.
 local pod4, pod6 = bytes_of(settings.pod4), bytes_of(settings.pod6)
@@ -142,31 +131,6 @@ local function policy(txn)
   return node[txn.f:fc_src()] and settings.node_policy or settings.policy
 end
 
-local sub, unpack, format = string.sub, string.unpack, string.format
-local counted = counters.of("accepted")
-local PLAIN = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" -- version 2, PROXY, TCP over IPv4, no TLV
-
--- By far the most frequent header, delivered without a table or a second look: worth 8 % of all connections per second.
--- Whatever is unusual is left to the whole parser; so is a client from the balancers' networks, who may be a balancer
--- that states its own connection. Returns whether it was delivered.
-local function fast(txn, data)
-  if sub(data, 1, 16) ~= PLAIN or #data < 28 then return false end
-  local number, _, port = unpack(">I4I4I2", data, 17)
-  local first = number >> 24
-  if first == 0 or first == 127 or first == 169 or first >= 224 or port < FIRST_UNPRIVILEGED_PORT or own[number] then
-    return false
-  end
-  for i = 1, #balancers, 2 do
-    if number & balancers[i + 1] == balancers[i] then return false end
-  end
-  txn.req:remove(0, 28)
-  counted.proxy = counted.proxy + 1
-  txn:set_var("txn.srcip_client",
-    format("%d.%d.%d.%d/%d", first, number >> 16 & 255, number >> 8 & 255, number & 255, port))
-  return true
-end
-if not (versions["2"] and settings.fast == "1") then fast = function() return false end end
-
 local ON = {}
 
 function ON.proxy(txn, verdict)
@@ -192,13 +156,32 @@ function ON.wait() end
 
 function ON.refuse(txn, verdict) return refuse(txn, verdict.reason, verdict.detail) end
 
-core.register_action("srcip_header", { "tcp-req" }, function(txn)
+-- Registers an action after which the rules go on. It must say so: HAProxy takes what an earlier action of the same
+-- connection has returned for the result of one that returns nothing.
+local function register(name, run)
+  core.register_action(name, { "tcp-req" }, function(txn)
+    run(txn)
+    return act.CONTINUE
+  end)
+end
+
+register("srcip_header", function(txn)
   local data = txn.req:data() or ""
-  if fast(txn, data) then return end
   limits.crc32c = function(bytes) return txn.c:crc32c(bytes) end
   local verdict = protocol.parse(data, limits)
   ON[verdict.kind](txn, verdict)
 end)
+
+-- A plain header, which HAProxy has read itself (plain.py), is only taken out. STOP ends the rules: without it, as when
+-- this action fails, the others follow, and the header is read again.
+local accepted = counters.of("accepted")
+for version, length in pairs({ ["4"] = 28, ["6"] = 52 }) do
+  core.register_action("srcip_plain" .. version, { "tcp-req" }, function(txn)
+    txn.req:remove(0, length)
+    accepted.proxy = accepted.proxy + 1
+    return act.STOP
+  end)
+end
 
 -- The time for the header is over, or the sender has closed its side, and the header is not whole.
 local function late(txn)
@@ -217,8 +200,8 @@ local function late(txn)
   return refuse(txn, "header_timeout", "no whole header within " .. settings.timeout .. " ms")
 end
 
-core.register_action("srcip_late", { "tcp-req" }, function(txn) late(txn) end)
+register("srcip_late", late)
 
-core.register_action("srcip_too_many", { "tcp-req" }, function(txn)
+register("srcip_too_many", function(txn)
   refuse(txn, "too_many", "client " .. txn.f:src() .. " has too many connections open")
 end)
