@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from srcip_proxy.init import load
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
+from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
 
@@ -55,7 +55,7 @@ def _application(version: int, plan: Plan, pod: Pod) -> str:
     own = pod.own(version)
     if plan.deliver_to == "pod" and own:
         return str(own)
-    return LOOPBACK4 if version == 4 else LOOPBACK6
+    return LOOPBACK[version]
 
 
 def _sidecar_is_ready() -> str:
@@ -87,7 +87,7 @@ def round_trip(version: int, application: str, pod: Pod) -> str:
 
 @contextmanager
 def _balancer(pod: Pod, version: int) -> Iterator[socket.socket]:
-    target = str(pod.own(4) or LOOPBACK4)
+    target = str(pod.own(4) or LOOPBACK[4])
     source, port = CLIENTS[version]
     header = f"PROXY TCP{version} {source} {source} {port} {CHECK_PORT}\r\n".encode()
     try:

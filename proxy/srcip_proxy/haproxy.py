@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from srcip_proxy import plain
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
+from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, HEALTH_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import BANNER, word, words
@@ -58,7 +58,7 @@ def _global(plan: Plan, pod: Pod) -> Iterator[str]:
 
 
 def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
-    own = (*pod.unusable, LOOPBACK4, LOOPBACK6, CHECK4)
+    own = (*pod.unusable, *LOOPBACK.values(), CHECK4)
     settings = {
         "policy": plan.proxy_protocol,
         "node_policy": plan.node_proxy_protocol,
@@ -66,8 +66,8 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
         "own": words((a if isinstance(a, str) else a.exploded for a in own), ","),
         "pod4": pod.own(4) or "",
         "pod6": (pod.own(6) or "") if pod.ipv6 else "",
-        "loopback4": LOOPBACK4,
-        "loopback6": LOOPBACK6,
+        "loopback4": LOOPBACK[4],
+        "loopback6": LOOPBACK[6],
         "ipv6": int(pod.ipv6),
         "versions": words(plan.proxy_protocol_versions, ","),
         "max_header": plan.max_header_bytes,
@@ -171,7 +171,7 @@ def _clients(plan: Plan) -> Iterator[str]:
 
 def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
     """Pairs of address and `usesrc` to try; without an address of the Pod in this family, on loopback only."""
-    places = {"loopback": LOOPBACK4 if version == 4 else LOOPBACK6, "pod": pod.own(version)}
+    places = {"loopback": LOOPBACK[version], "pod": pod.own(version)}
     pairs = [server.split() for server in servers]
     if plan.client_address == "exact":
         pairs = [p for p in pairs if p[1] == "client"] or pairs

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-LOOPBACK4 = "169.254.77.1"
-"""srcip's own loopback address: the application is reached here, so replies find their way by a route alone."""
-LOOPBACK6 = "fd73:7263:6970::1"
+LOOPBACK = {4: "169.254.77.1", 6: "fd73:7263:6970::1"}
+"""srcip's own loopback address of each IP version: the application is reached here, so replies find their way by a
+route alone."""
 CHECK4 = "169.254.77.2"
 """The only source that may enter the proxy over lo: `srcip-proxy check` plays the balancer with it."""
 MARK = 0x73726370

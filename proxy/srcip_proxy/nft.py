@@ -9,14 +9,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6, MARK
+from srcip_proxy.network import CHECK4, LOOPBACK, MARK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Address, Pod
 from srcip_proxy.text import BANNER, word, words
 
 FAMILIES = {
-    4: {"ip": "ip", "type": "ipv4_addr", "proxy": "127.0.0.1", "loopback": LOOPBACK4},
-    6: {"ip": "ip6", "type": "ipv6_addr", "proxy": "[::1]", "loopback": LOOPBACK6},
+    4: {"ip": "ip", "type": "ipv4_addr", "proxy": "127.0.0.1", "loopback": LOOPBACK[4]},
+    6: {"ip": "ip6", "type": "ipv6_addr", "proxy": "[::1]", "loopback": LOOPBACK[6]},
 }
 """What differs between IPv4 and IPv6 in the rules."""
 
@@ -76,7 +76,7 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
             yield f"    {ip} saddr {one_of(trusted)} tcp dport {ports} {unless}goto intercept{v}"
     yield "  }"
     yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
-    check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK4} tcp dport {CHECK_PORT}"
+    check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
     yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}\n  }}"
 
 

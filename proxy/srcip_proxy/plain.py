@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srcip_proxy import nft
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6
+from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import words
@@ -78,5 +78,5 @@ def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
 def _unusual(plan: Plan, pod: Pod, version: int) -> list[str]:
     """Networks of clients that need a second look: those no client can be in, the Pod's own, and the balancers', as a
     balancer may state its own connection."""
-    own = (*map(str, pod.unusable), LOOPBACK4, LOOPBACK6, CHECK4)
+    own = (*map(str, pod.unusable), *LOOPBACK.values(), CHECK4)
     return nft.networks([*PLAIN[version].unusual, *own, *plan.trusted_cidrs], version)

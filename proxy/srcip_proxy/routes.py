@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from srcip_proxy.network import CHECK4, LOOPBACK4, LOOPBACK6, MARK, PRIORITY, TABLE
+from srcip_proxy.network import CHECK4, LOOPBACK, MARK, PRIORITY, TABLE
 
 _SELECTORS = ("fwmark {mark:#x}", "from {loopback} iif lo")
 
 
 def prepare(version: int) -> str:
     """Commands that may fail: they take away what an earlier run left. For `ip -force`."""
-    loopback = LOOPBACK4 if version == 4 else LOOPBACK6
+    loopback = LOOPBACK[version]
     return "".join(f"rule del {_rule(s, loopback)}\n" for s in _SELECTORS)
 
 
 def render(version: int) -> str:
     """Commands for IP `version` 4 or 6 that must all succeed."""
-    loopback = LOOPBACK4 if version == 4 else LOOPBACK6
+    loopback = LOOPBACK[version]
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
     lines += [f"rule add {_rule(s, loopback)}" for s in _SELECTORS]
@@ -25,8 +25,8 @@ def render(version: int) -> str:
 
 def _addresses(version: int) -> list[str]:
     if version == 4:
-        return [f"{LOOPBACK4}/32 scope host", f"{CHECK4}/32 scope host"]
-    return [f"{LOOPBACK6}/128 nodad"]
+        return [f"{LOOPBACK[4]}/32 scope host", f"{CHECK4}/32 scope host"]
+    return [f"{LOOPBACK[6]}/128 nodad"]
 
 
 def _rule(selector: str, loopback: str) -> str:

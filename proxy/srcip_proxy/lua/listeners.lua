@@ -7,6 +7,7 @@ local M = {}
 local LISTEN = "0A" -- TCP_LISTEN of include/net/tcp_states.h, as the kernel prints it
 M.ANY4, M.ANY6 = string.rep("\0", 4), string.rep("\0", 16)
 local KEEP_SECONDS = 5
+local KEEP_MISS_SECONDS = 0.1 -- an application may begin to listen at any time: what was not found is asked anew
 
 -- The kernel prints an address as native 32 bit words in hexadecimal.
 local function bytes(hex)
@@ -29,10 +30,12 @@ end
 
 local cache, read_at = {}, -KEEP_SECONDS
 
---- The set of addresses (4 or 16 bytes) that somebody listens on at `port`; empty when nobody does.
-function M.on(port)
-  local now = core.now().sec
-  if now - read_at >= KEEP_SECONDS then
+--- The set of addresses (4 or 16 bytes) that somebody listens on at `port`; empty when nobody does. With `anew`, for a
+--- caller that has not found what it looked for, the answer is hardly older than now.
+function M.on(port, anew)
+  local clock = core.now()
+  local now = clock.sec + clock.usec / 1e6
+  if now - read_at >= (anew and KEEP_MISS_SECONDS or KEEP_SECONDS) then
     cache, read_at = {}, now
     read("/proc/net/tcp", cache)
     read("/proc/net/tcp6", cache)

@@ -82,12 +82,15 @@ local function has_family(is6)
   return settings.deliver_to ~= "pod" or pod4 ~= nil
 end
 
+local function listens(set, is6)
+  if is6 then return set[listeners.ANY6] or set[loopback6] or pod6 and set[pod6] end
+  return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
+end
+
 -- Whether the application can take a client of the other family than that of the balancer's connection.
 local function takes(is6, port)
   if not has_family(is6) then return false end
-  local set = listeners.on(port)
-  if is6 then return set[listeners.ANY6] or set[loopback6] or pod6 and set[pod6] end
-  return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
+  return listens(listeners.on(port), is6) or listens(listeners.on(port, true), is6)
 end
 
 -- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
