@@ -1,0 +1,151 @@
+"""The images at work: each program within the strictest limits, and the proxy's whole data plane."""
+
+import json
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from keypairs import pair, write
+from rig import CLIENT4, CLIENT6, POD6, PORT, Rig, Seen, plan, v1, v2
+from rig import start as start_pod
+from support import body, pod
+
+from srcip_lab import image as lab_image
+
+pytestmark = pytest.mark.images
+
+START_LIMIT_S = 30
+
+
+def said(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and output of a container that ends by itself."""
+    out, _ = process.communicate(timeout=START_LIMIT_S)
+    return process.returncode, out
+
+
+def test_the_proxy_image_starts_its_program_and_haproxy_is_3_0(finished: Callable[[str], Any], start: Any) -> None:
+    proxy = finished("proxy")
+    code, out = said(start(proxy))
+    assert (code, out.partition("\n")[0]) == (0, "usage: srcip-proxy COMMAND")
+    code, out = said(start(proxy, words=["haproxy", "-v"]))
+    assert code == 0
+    assert out.startswith("HAProxy version 3.0.")
+    code, out = said(start(proxy, words=["srcip-proxy", "init"]))
+    assert (code, "SRCIP_PLAN" in out) == (1, True)
+
+
+def test_every_program_of_the_proxy_image_finds_its_libraries(finished: Callable[[str], Any], start: Any) -> None:
+    """But for setpriv, which starts with NET_ADMIN only: the Pod below needs it."""
+    for words in (
+        ["nft", "--version"],
+        ["ip", "-V"],
+        ["python3", "-I", "-c", "import ssl"],
+    ):
+        code, out = said(start(finished("proxy"), words=words))
+        assert code == 0, out
+
+
+def test_certs_starts_and_names_what_is_missing(finished: Callable[[str], Any], start: Any) -> None:
+    code, out = said(start(finished("certs")))
+    assert code == 2
+    assert "SRCIP_CERTS_NAMESPACE" in out
+    assert "Traceback" not in out
+
+
+def test_every_module_of_certs_can_be_imported(finished: Callable[[str], Any], start: Any) -> None:
+    code = (
+        "import importlib, pkgutil, srcip_certs\n"
+        "names = [m.name for m in pkgutil.iter_modules(srcip_certs.__path__, 'srcip_certs.')]\n"
+        "print(len([importlib.import_module(name) for name in names]) > 5)\n"
+    )
+    assert said(start(finished("certs"), words=["python3", "-I", "-c", code])) == (0, "True\n")
+
+
+def test_certs_can_reach_for_the_kubernetes_api(finished: Callable[[str], Any], start: Any) -> None:
+    """The client is whole without its asynchronous half: a refused connection is all that goes wrong."""
+    code = (
+        "import kubernetes.client, kubernetes.config, kubernetes.watch, kubernetes.dynamic, cryptography.x509\n"
+        "c = kubernetes.client.Configuration(); c.host = 'http://127.0.0.1:9'; c.retries = 0\n"
+        "api = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(c))\n"
+        "try: api.read_namespaced_secret('a', 'b', _request_timeout=5)\n"
+        "except Exception as e: print(type(e).__module__, type(e).__name__)\n"
+    )
+    status, out = said(start(finished("certs"), words=["python3", "-I", "-c", code]))
+    assert (status, out) == (0, "urllib3.exceptions MaxRetryError\n")
+
+
+def test_the_webhook_image_answers_reviews_over_tls(finished: Callable[[str], Any], start: Any, tmp_path: Path) -> None:
+    """Ready with its certificate; an AdmissionReview gets a patch; SIGTERM ends it."""
+    tls = tmp_path / "tls"
+    tls.mkdir(mode=0o755)
+    certificate, key = pair("webhook")
+    write(tls, certificate, key)
+    settings = {
+        "SRCIP_PROXY_IMAGE": "srcip/proxy:1",
+        "SRCIP_LISTEN_ADDRESS": "127.0.0.1",
+        "SRCIP_LISTEN_PORT": "0",
+    }
+    process = start(finished("webhook"), env=settings, mounts=[(tls, "/etc/srcip/tls", True)])
+    context = ssl.create_default_context(cadata=certificate.decode())
+    with httpx.Client(base_url=f"https://localhost:{port(process)}", verify=context, trust_env=False) as client:
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/mutate", content=body(pod()), headers={"content-type": "application/json"}).json()
+    assert answer["response"]["allowed"] is True
+    assert answer["response"]["patchType"] == "JSONPatch"
+    process.terminate()
+    assert process.wait(10) in (0, 128 + 15)
+
+
+def port(process: subprocess.Popen[str]) -> int:
+    """The port in the webhook's log line."""
+    for line in process.stdout or ():
+        if '"listening"' in line:
+            return int(json.loads(line)["port"])
+    raise AssertionError(f"the webhook ended with {process.wait()}")
+
+
+@pytest.fixture(scope="module")
+def shipped(finished: Callable[[str], Any]) -> Any:
+    """A running Pod whose init container and sidecar run in the shipped image's root file system."""
+    with pytest.MonkeyPatch.context() as patch:
+        rootfs = finished("proxy").rootfs
+        patch.setattr(lab_image, "proxy_rootfs", lambda: rootfs)
+        lab = start_pod(plan(), ("::", str(PORT)))
+        yield Rig(lab)
+        lab.down()
+
+
+@pytest.mark.parametrize("header", [v1, v2])
+def test_the_application_sees_the_client_through_the_shipped_proxy(shipped: Rig, header: Any) -> None:
+    assert shipped.seen(header() + b"x") == Seen(CLIENT4, b"x", "open")
+    assert shipped.seen(header(CLIENT6) + b"x", to=POD6) == Seen(CLIENT6, b"x", "open")
+
+
+def test_a_forger_gets_nowhere_through_the_shipped_proxy(shipped: Rig) -> None:
+    seen = shipped.seen(v2() + b"x", host=shipped.lab.other)
+    assert seen.peer is not None
+    assert seen.peer[0] == "10.77.2.2"
+    assert seen.rest == v2() + b"x"
+
+
+def test_the_self_check_holds_in_the_shipped_image(shipped: Rig) -> None:
+    done = shipped.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shipped.get("/readyz")[0] == 200
+
+
+def test_the_shipped_sidecar_holds_one_capability(shipped: Rig) -> None:
+    """NET_RAW (bit 13), as user 1337, unable to gain more."""
+    status = sidecar_status(shipped)
+    assert status["Uid"].split() == ["1337"] * 4
+    assert int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == 1 << 13
+
+
+def sidecar_status(shipped: Rig) -> dict[str, str]:
+    code = "print(open('/proc/1/status').read())"
+    done = shipped.lab.exec("srcip-proxy", ["python3", "-I", "-c", code], capture_output=True)
+    return dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
