@@ -1,0 +1,112 @@
+"""Kubernetes objects that the tests and figures create. Pure: words in, plain dicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.apps import APPS_IMAGE
+
+INJECTION = {"srcip.io/injection": "enabled"}
+"""The label of a namespace whose Pods may ask for srcip."""
+PEER = ("python3", "/app/peer.py")
+NGINX = ("nginx", "-c", "/app/nginx.conf")
+SSHD = ("/app/sshd.sh",)
+POSTGRES = ("/app/postgres.sh",)
+POSTGRES_UID = 65534
+"""PostgreSQL refuses to run as root; any other user is fine."""
+
+
+@dataclass(frozen=True)
+class App:
+    """One application: what runs, where it listens, and what it asks srcip for."""
+
+    name: str
+    command: tuple[str, ...] = PEER
+    port: int = 8080
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Annotations of srcip without their prefix; {} asks for nothing."""
+    container: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of the container."""
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of the Pod's spec."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {"app": self.name}
+
+    @property
+    def selector(self) -> str:
+        """As kubectl takes it."""
+        return f"app={self.name}"
+
+
+def tproxy(**more: str) -> dict[str, str]:
+    """Annotations that ask for the sidecar; further ones with _ for -, such as node_proxy_protocol."""
+    return {"mode": "tproxy", **{key.replace("_", "-"): value for key, value in more.items()}}
+
+
+def alone(*ips: str) -> str:
+    """These addresses, and no others, as networks."""
+    return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)
+
+
+def namespace(name: str, level: str | None = None) -> dict[str, Any]:
+    """A namespace open to srcip, and of this Pod Security level."""
+    labels = INJECTION | ({"pod-security.kubernetes.io/enforce": level} if level else {})
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def template(app: App) -> dict[str, Any]:
+    """The Pod template of a workload."""
+    container = {
+        "name": "app",
+        "image": APPS_IMAGE,
+        "command": list(app.command),
+        "ports": [{"name": "main", "containerPort": app.port}],
+        "readinessProbe": {"tcpSocket": {"port": "main"}, "periodSeconds": 1},
+        **app.container,
+    }
+    metadata = {"labels": app.labels, "annotations": {f"srcip.io/{k}": v for k, v in app.annotations.items()}}
+    return {"metadata": metadata, "spec": {"terminationGracePeriodSeconds": 20, "containers": [container], **app.pod}}
+
+
+def pod(app: App) -> dict[str, Any]:
+    """A Pod on its own."""
+    made = template(app)
+    return {"apiVersion": "v1", "kind": "Pod", **made, "metadata": {**made["metadata"], "name": app.name}}
+
+
+def workload(kind: str, app: App, **spec: Any) -> dict[str, Any]:
+    """A Deployment, StatefulSet or DaemonSet of the application."""
+    owned = {"selector": {"matchLabels": app.labels}, "template": template(app), **spec}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app.name}, "spec": owned}
+
+
+def job(app: App, **spec: Any) -> dict[str, Any]:
+    """A Job that runs the application once."""
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": app.name}, "spec": _once(app, spec)}
+
+
+def cron_job(app: App, **spec: Any) -> dict[str, Any]:
+    """The same, once a year."""
+    spec = {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": _once(app, spec)}}
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": app.name}, "spec": spec}
+
+
+def _once(app: App, spec: Mapping[str, Any]) -> dict[str, Any]:
+    made = template(app)
+    return {"backoffLimit": 0, "template": {**made, "spec": {**made["spec"], "restartPolicy": "Never"}}, **spec}
+
+
+def service(app: App, policy: str = "Cluster") -> dict[str, Any]:
+    """A NodePort Service of both families; `policy` is its externalTrafficPolicy."""
+    spec = {
+        "type": "NodePort",
+        "externalTrafficPolicy": policy,
+        "ipFamilyPolicy": "PreferDualStack",
+        "selector": app.labels,
+        "ports": [{"name": "main", "port": app.port, "targetPort": "main"}],
+    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": app.name}, "spec": spec}
