@@ -1,15 +1,20 @@
 # make demo: see it work. make test: all tests. Each sets up what it needs.
 PYTHON := .venv/bin/python
+# what the Kubernetes client's second, asynchronous client needs; srcip-certs imports none of it
+UNUSED_BY_CERTS := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
 
-.PHONY: demo test quick lint bench docs lock clean
+.PHONY: demo test e2e quick lint bench images docs lock clean
 demo: setup
 	.venv/bin/srcip demo
 
-test: lint ## everything; the rings that need root are skipped visibly without it
-	$(PYTHON) -m pytest
+test: setup-test lint ## rings 1 to 3; those that need root are skipped visibly without it
+	$(PYTHON) -m pytest -m "not cluster"
+
+e2e: setup-e2e ## ring 4: a real kubelet, the images, the chart and a load balancer in front
+	$(PYTHON) -m pytest -m cluster
 
 quick: setup ## the pure ring, in seconds
-	$(PYTHON) -m pytest -m "not dataplane"
+	$(PYTHON) -m pytest -m "not dataplane and not images and not controlplane and not cluster"
 
 lint: setup
 	.venv/bin/ruff check .
@@ -19,6 +24,9 @@ lint: setup
 bench: setup ## side by side with HAProxy, nginx and no proxy at all; needs root
 	PYTHONPATH=e2e $(PYTHON) -m bench $(BENCH)
 
+images: setup-test ## the three images from their Dockerfiles, as archives in dist/
+	PYTHONPATH=e2e $(PYTHON) -m images --output dist
+
 docs: setup ## write docs/annotations.md and the goldens anew
 	$(PYTHON) -m pytest -q --refresh-goldens tests/webhook tests/proxy
 
@@ -26,10 +34,20 @@ lock: setup ## choose new versions of all dependencies
 	$(PYTHON) -m pip install -q uv
 	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--all-extras --upgrade -q pyproject.toml -o requirements.lock
+	rm -f webhook/requirements.lock certs/requirements.lock
+	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate -q pyproject.toml -c requirements.lock --extra webhook -o webhook/requirements.lock
+	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate -q pyproject.toml -c requirements.lock --extra certs -o certs/requirements.lock \
+		$(foreach p,$(UNUSED_BY_CERTS),--no-emit-package $(p))
 
-.PHONY: setup
+.PHONY: setup setup-test setup-e2e
 setup:
-	@e2e/setup.sh
+	@e2e/setup.sh lab
+setup-test:
+	@e2e/setup.sh test
+setup-e2e:
+	@e2e/setup.sh e2e
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Everything that make test, make demo and make bench need on a Debian machine: packages and the virtual environment.
-# Run it again at will; what is there already is left alone. Usage: e2e/setup.sh [program ...]
+# Run it again at will; what is there already is left alone. Usage: e2e/setup.sh [lab|test|e2e], each with all of the one before.
 set -eu
 cd "$(dirname "$0")/.."
+for_what=${1:-lab}
 
 missing=""
 need() { # need PROGRAM-OR-FILE PACKAGE
@@ -24,6 +25,19 @@ need lua5.4 lua5.4
 need python3 python3
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-venv"
 [ "$(id -u)" = 0 ] || need newuidmap uidmap
+if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are skipped visibly without it
+    case $for_what in test | e2e)
+        need buildah buildah
+        need etcd etcd-server
+        ;;
+    esac
+    case $for_what in e2e)
+        need containerd containerd
+        need /usr/lib/cni/bridge containernetworking-plugins
+        need iptables iptables
+        ;;
+    esac
+fi
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ]; then

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("srcip", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("srcip")
 
 Golden = Callable[[Path, str | None], None]
 

@@ -21,14 +21,15 @@ from srcip_lab.tools import require, run
 from srcip_proxy.plan import UID
 
 SUITE = "trixie"
-RECIPE = 3
+ROOTFS = "SRCIP_PROXY_ROOTFS"
+RECIPE = 4
 """Raise it when this module builds the base in another way."""
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
 KEEP_SECONDS = 7 * 24 * 3600
 """A rootfs of older sources that nobody asked for since then is removed."""
 UNUSED = tuple(f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info", "lintian"))
 FILE_CAPABILITIES = {
-    "usr/bin/python3": "cap_net_admin,cap_net_raw+p",
+    "usr/bin/python3": "cap_net_admin+p",
     "usr/bin/setpriv": "cap_net_admin+ep",
     "usr/sbin/haproxy": "cap_net_raw+p",
 }
@@ -37,14 +38,23 @@ ENTRY_POINT = "#!/usr/bin/python3 -I\nfrom srcip_proxy.__main__ import main\n\nm
 
 def proxy_rootfs() -> Path:
     """The root file system with the current srcip_proxy; built when it is not there yet (the first time some 20 s).
+    SRCIP_PROXY_ROOTFS names another one, such as that of the image that ships.
 
-    Raises LabError when a program is missing or a package cannot be had.
+    Raises LabError when a program is missing, a package cannot be had, or the named one is none.
     """
+    if given := os.environ.get(ROOTFS):
+        return _given(Path(given))
     base = base_rootfs()
     sources = _sources()
     return _built(
         f"rootfs-{_key(base.name, *sources, *sources.values())}", lambda aside: _add_package(base, aside, sources)
     )
+
+
+def _given(rootfs: Path) -> Path:
+    if not (rootfs / "usr/sbin/haproxy").exists():
+        raise LabError(f"{ROOTFS}: {rootfs} is not the root file system of a proxy image: it has no usr/sbin/haproxy")
+    return rootfs
 
 
 def cached() -> bool:
@@ -123,7 +133,7 @@ def _debian(aside: Path) -> None:
         str(aside),
     )
     _add_user(aside)
-    for directory in (DIST_PACKAGES, "run/srcip"):
+    for directory in (DIST_PACKAGES, "run/srcip", "run/secrets/kubernetes.io/serviceaccount"):
         (aside / directory).mkdir(parents=True, exist_ok=True)
     entry = aside / "usr/bin/srcip-proxy"
     entry.write_text(ENTRY_POINT)

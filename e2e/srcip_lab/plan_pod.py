@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan
+from srcip_webhook.containers import TOKEN_DIR
 
 IMAGE = "srcip-proxy:lab"
 """Name of the proxy image in the lab: containers with it run in the root file system of `image.proxy_rootfs`."""
@@ -53,7 +54,10 @@ def _container(name: str, command: list[str], plan: Plan, capability: str, *, re
         "image": IMAGE,
         "command": command,
         "env": [{"name": ENV, "value": plan.to_env().replace("$", "$$")}, *env],
-        "volumeMounts": [{"name": "srcip-run", "mountPath": "/run/srcip", "readOnly": read_only}],
+        "volumeMounts": [
+            {"name": "srcip-run", "mountPath": "/run/srcip", "readOnly": read_only},
+            {"name": "srcip-run", "mountPath": TOKEN_DIR, "readOnly": True},
+        ],
         "securityContext": {
             "runAsUser": UID,
             "runAsGroup": UID,

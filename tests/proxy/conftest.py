@@ -1,12 +1,29 @@
 """Running Pods for the tests of ring 2."""
 
+import os
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from rig import ALL_PORTS, Rig, RigFactory, needs_root, plan, start
 
+import images
+from images import buildah
+from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
+
+
+@cache
+def shipped() -> str:
+    """The root file system of the image that ships."""
+    return str(images.unpacked("proxy"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages."""
+    if item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing():
+        os.environ.setdefault(image.ROOTFS, shipped())
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def test_options_stand_for_the_webhooks_settings() -> None:
 def test_explain_tells_ports_trust_delivery_and_warnings() -> None:
     result = run("explain", "-f", "-", text=yaml.safe_dump(pod({"srcip.io/deliver-to": "pod", "srcip.io/modus": "x"})))
     assert result.exit_code == 0
-    for words in ("Pod/web gets the sidecar", "8080", "192.0.2.0/24", "the Pod's own address", "did you mean"):
+    for words in ("Pod/web gets the sidecar", "8080", "192.0.2.0", "the Pod's own address", "NET_RAW", "did you mean"):
         assert words in result.stdout
 
 

@@ -259,8 +259,21 @@ def test_sigterm_lets_an_open_request_finish_and_ends_in_time(webhook: Process) 
         working.sendall(head(len(content)) + content[:100])
         time.sleep(0.2)
         webhook.process.send_signal(signal.SIGTERM)
-        webhook.wait("Shutting down")
+        time.sleep(0.5)
         working.sendall(content[100:])
         assert answer(working)[0] == 200
         assert receive(idle) == b""
+    assert webhook.process.wait(5) in (0, -signal.SIGTERM)
+
+
+def test_after_sigterm_a_busy_client_is_told_to_leave_instead_of_being_cut_off(webhook: Process) -> None:
+    content = body(pod())
+    with webhook.connect() as busy, webhook.connect() as later:
+        assert ask(busy, content) == 200
+        webhook.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        for connection in (busy, later):
+            connection.sendall(head(len(content)) + content)
+            assert answer(connection)[0] == 200
+            assert receive(connection) == b""
     assert webhook.process.wait(5) in (0, -signal.SIGTERM)

@@ -17,6 +17,9 @@ from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
+TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
+"""Where the API server mounts the Pod's token in every container that has nothing there yet. Neither container needs
+one, and that change to the Pod would bring it back to the webhook for a second look."""
 RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
 
 
@@ -59,7 +62,7 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
         "resources": resources,
         "securityContext": _security("NET_ADMIN"),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR}],
+        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR}, _no_token()],
     }
 
 
@@ -78,8 +81,12 @@ def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, A
         "resources": resources,
         "securityContext": _security("NET_RAW"),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}],
+        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}, _no_token()],
     }
+
+
+def _no_token() -> dict[str, Any]:
+    return {"name": VOLUME, "mountPath": TOKEN_DIR, "readOnly": True}
 
 
 def _image(settings: Settings) -> dict[str, str]:

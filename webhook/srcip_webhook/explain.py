@@ -56,5 +56,6 @@ def _plan(plan: Plan) -> Iterator[str]:
     yield f"  client:    {_FIDELITY[plan.client_address]}"
     limit = plan.max_connections_per_client
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
+    yield "  needs:     NET_ADMIN at its start, then NET_RAW; Pod Security baseline and restricted refuse it"
     if plan.probe_aliases:
         yield f"  probes:    {', '.join(f'of port {item.port} at {item.alias}' for item in plan.probe_aliases)}"

@@ -27,10 +27,14 @@ from srcip_webhook.tls import Certificates
 
 KEEP_ALIVE_S = 120
 """Longer than the 90 s after which Go's client drops an idle connection, so that it never meets a closed one."""
+PARTING_S = 3
+"""How long clients may go on after SIGTERM until each was told, with an answer, to use its connection no more.
+
+Go's client does not repeat a POST on a connection that is closed just then: the API server would refuse the Pod."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with a log line that names the real port."""
+    """uvicorn's server, with a log line that names the real port, and an end that no client notices."""
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -39,6 +43,14 @@ class Server(uvicorn.Server):
             for listener in server.sockets:
                 address, port, *_ = listener.getsockname()
                 logs.event("listening", address=address, port=port)
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Let busy connections end with an answer that says so; what is idle then is closed."""
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        end = time.monotonic() + PARTING_S
+        while self.server_state.connections and not self.force_exit and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
 
 
 def _quiet_gc() -> None:
