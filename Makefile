@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 # what the Kubernetes client's second, asynchronous client needs; srcip-certs imports none of it
 UNUSED_BY_CERTS := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
 
-.PHONY: demo test e2e quick lint bench images docs lock clean
+.PHONY: demo test e2e quick lint bench binaries images rotations figures docs lock clean
 demo: setup
 	.venv/bin/srcip demo
 
@@ -23,6 +23,15 @@ lint: setup
 
 bench: setup ## side by side with HAProxy, nginx and no proxy at all; needs root
 	PYTHONPATH=e2e $(PYTHON) -m bench $(BENCH)
+
+binaries: setup-test ## Kubernetes and helm for rings 3 and 4; minutes the first time
+	PYTHONPATH=e2e $(PYTHON) -m cluster.binaries
+
+rotations: binaries ## certificates change under load; needs root, 5 minutes; writes docs/rotations.md
+	PYTHONPATH=e2e $(PYTHON) -m cluster.rotations docs/rotations.json docs/rotations.md
+
+figures: setup-e2e ## times and memory on a real node; needs root; writes docs/figures.md
+	PYTHONPATH=e2e $(PYTHON) -m cluster figures
 
 images: setup-test ## the three images from their Dockerfiles, as archives in dist/
 	PYTHONPATH=e2e $(PYTHON) -m images --output dist

@@ -34,7 +34,6 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
     case $for_what in e2e)
         need containerd containerd
         need /usr/lib/cni/bridge containernetworking-plugins
-        need iptables iptables
         ;;
     esac
 fi
