@@ -143,12 +143,20 @@ def test_each_value_has_its_nonsense() -> None:
     assert set(NONSENSE) == KNOWN
 
 
+@pytest.fixture(scope="module")
+def refusals(helm: Helm) -> list[str]:
+    """What helm says of the first nonsense of all values at once, of the second, and so on."""
+    rounds = range(max(map(len, NONSENSE.values())))
+    wrong = [[nested(name, each[number]) for name, each in NONSENSE.items() if number < len(each)] for number in rounds]
+    return [helm.refusal(merged(*values)) for values in wrong]
+
+
 @pytest.mark.parametrize("name", NONSENSE)
-def test_nonsense_is_refused_with_its_name(name: str, helm: Helm) -> None:
+def test_nonsense_is_refused_with_its_name(name: str, refusals: list[str]) -> None:
     """helm says which value it is, for each kind of nonsense."""
-    for value in NONSENSE[name]:
-        said = helm.refusal(merged(TRUSTING, nested(name, value)))
-        assert f"at '/{name.replace('.', '/')}" in said, f"{value!r}: {said or 'accepted'}"
+    place = re.compile(f"at '/{name.replace('.', '/')}['/]")
+    for value, said in zip(NONSENSE[name], refusals, strict=False):
+        assert place.search(said), f"{value!r}: {said or 'accepted'}"
 
 
 def test_all_faults_are_told_at_once(helm: Helm) -> None:
