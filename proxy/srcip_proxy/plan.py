@@ -40,6 +40,8 @@ CHECK_PORT = 15021
 CHECK_PROXY_PORT = 15022
 """Where the sidecar listens for the check, on loopback only."""
 RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
+MOST_REDIRECTED = 4096
+"""Most intercepted ports in redirect mode: the kernel needs an entry for each."""
 UID = 1337
 """User and group of the init container and of the sidecar."""
 
@@ -243,6 +245,8 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
         yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
         for port in RESERVED_PORTS:
             yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
+    most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
+    yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     inside = all(any(r.first in i and r.last in i for i in plan.inbound_ports) for r in plan.http_ports)
     yield inside, "http_ports: not all of them are inbound_ports"
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
