@@ -72,6 +72,14 @@ def chunked(connection: socket.socket, seen: dict[str, object]) -> None:
     connection.sendall(b"0\r\nX-Sum: done\r\n\r\n")
 
 
+def wait_for_the_end(connection: socket.socket) -> None:
+    """A long poll: nothing to say until the client has gone, one way or the other."""
+    try:
+        print("gone" if not connection.recv(1) else "more", flush=True)
+    except ConnectionResetError:
+        print("gone", flush=True)
+
+
 def serve(connection: socket.socket, peer: tuple[str, int], number: int) -> None:
     file = connection.makefile("rb")
     count = 0
@@ -87,8 +95,7 @@ def serve(connection: socket.socket, peer: tuple[str, int], number: int) -> None
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         seen["length"], seen["sha256"], seen["trailers"] = body_of(file, headers)
         if path == "/slow":
-            print("gone" if not connection.recv(1) else "more", flush=True)
-            return
+            return wait_for_the_end(connection)
         if path == "/ws":
             return websocket(connection, file, headers, seen)
         (chunked if path == "/chunked" else answer)(connection, seen)

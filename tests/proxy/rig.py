@@ -33,6 +33,7 @@ HEADER_TIMEOUT = 0.6
 """Seconds, in the plans of these tests."""
 APP = Path(__file__).with_name("peer_app.py")
 HTTP_APP = Path(__file__).with_name("http_app.py")
+H2_APP = Path(__file__).with_name("h2_app.py")
 
 
 def plan(**changes: object) -> Plan:
