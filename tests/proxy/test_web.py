@@ -282,11 +282,12 @@ def test_a_websocket_passes_and_its_request_has_the_client(rigs: RigFactory) -> 
         assert file.read(len(frame)) == frame
 
 
-@pytest.mark.parametrize("token", ["h2c", "websocket, h2c", "TLS/1.0", "HTTP/2.0"])
+@pytest.mark.parametrize("token", ["h2c", "TLS/1.0", "HTTP/2.0"])
 def test_no_upgrade_leads_past_the_headers(rigs: RigFactory, token: str) -> None:
     """Behind an upgrade to another HTTP, requests would be the client's own."""
-    lines = ("Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk", "Sec-WebSocket-Key: AA==")
-    saw = ask(web(rigs), get("/", f"Upgrade: {token}", *lines))
+    saw = ask(
+        web(rigs), get("/", f"Upgrade: {token}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk")
+    )
     assert saw.all("upgrade") == saw.all("http2-settings") == []
     assert saw.written() == TRUE4
 
