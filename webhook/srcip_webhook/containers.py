@@ -17,6 +17,8 @@ from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
+CAPABILITIES = {"tproxy": ("NET_RAW",), "redirect": ()}
+"""What the sidecar needs in each mode: NET_RAW to show the client's address as a source."""
 RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
 
 
@@ -44,7 +46,7 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
 @lru_cache(maxsize=512)
 def _rendered(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     env, resources = _env(plan), _resources(chosen)
-    containers = (_init(settings, env, resources), _proxy(settings, env, resources))
+    containers = (_init(settings, env, resources), _proxy(settings, env, resources, plan.mode))
     text = json.dumps([*containers, volume()], sort_keys=True)
     return Rendered(containers, hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -63,7 +65,7 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
     }
 
 
-def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
+def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any], mode: str) -> dict[str, Any]:
     """HAProxy as a native sidecar: up before the Pod's own containers start, stopped after them."""
     return {
         "name": PROXY,
@@ -76,7 +78,7 @@ def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, A
         "readinessProbe": _get("/readyz"),
         "livenessProbe": _get("/healthz"),
         "resources": resources,
-        "securityContext": _security("NET_RAW"),
+        "securityContext": _security(*CAPABILITIES[mode]),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}],
     }
@@ -104,7 +106,7 @@ def _resources(chosen: tuple[str | None, ...]) -> dict[str, Any]:
     return {"requests": {"cpu": cpu, "memory": memory}, **({"limits": limits} if limits else {})}
 
 
-def _security(capability: str) -> dict[str, Any]:
+def _security(*capabilities: str) -> dict[str, Any]:
     return {
         "runAsUser": UID,
         "runAsGroup": UID,
@@ -112,6 +114,6 @@ def _security(capability: str) -> dict[str, Any]:
         "privileged": False,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": [capability]},
+        "capabilities": {"drop": ["ALL"], **({"add": list(capabilities)} if capabilities else {})},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
