@@ -76,8 +76,8 @@ def _set_up(plan: Plan, pod: Pod) -> int:
     try:
         apply(render(plan, pod))
     except subprocess.CalledProcessError as error:
-        if not (pod.ipv6 and preflight.only_ipv6_is_missing()):
-            return _fail(preflight.explain(error))
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
+            return _fail(preflight.explain(error, plan.mode))
         print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
         return _set_up(plan, replace(pod, ipv6=False))
     print(summary(plan, pod))

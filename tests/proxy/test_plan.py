@@ -13,6 +13,7 @@ from srcip_proxy.plan import (
     CHOICES,
     HEADERS,
     LIMITS,
+    MOST_REDIRECTED,
     RESERVED_PORTS,
     Plan,
     PlanError,
@@ -33,7 +34,7 @@ inbound = port_lists.flatmap(
 )
 other_plans = st.builds(
     Plan,
-    inbound_ports=port_lists,
+    inbound_ports=st.just((PortRange(25, 25),)),
     http_headers=st.sets(st.sampled_from(HEADERS)).map(lambda chosen: tuple(n for n in HEADERS if n in chosen)),
     forwarded_for_header=st.sampled_from(["X-Forwarded-For", "X-Client", "a"]),
     tlv_headers=st.dictionaries(st.sampled_from(["X-One", "Two_2"]), st.sampled_from(TLVS)).map(
@@ -51,9 +52,15 @@ other_plans = st.builds(
     **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
     **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
 )
-plans = st.tuples(other_plans, inbound).map(
-    lambda pair: replace(pair[0], inbound_ports=pair[1][0], http_ports=pair[1][1])
-)
+
+
+def together(pair: tuple[Plan, tuple[tuple[PortRange, ...], tuple[PortRange, ...]]]) -> Plan:
+    other, (every, http) = pair
+    few = sum(r.last - r.first + 1 for r in every) <= MOST_REDIRECTED
+    return replace(other, inbound_ports=every, http_ports=http, mode=other.mode if few else "tproxy")
+
+
+plans = st.tuples(other_plans, inbound).map(together)
 SAMPLE = Plan((PortRange(25, 25),), ("192.0.2.0/24",))
 
 

@@ -203,6 +203,15 @@ def test_a_probe_on_its_alias_port_tells_the_truth(rigs: RigFactory) -> None:
     assert ask(rig, get(), host=rig.lab.node).written()["X-Forwarded-For"] == CLIENT4[0]
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"http_ports": (), "emit_proxy_protocol": "v1"}, {"http_ports": (), "emit_proxy_protocol": "v2"}]
+)
+def test_the_self_check_proves_a_running_pod(rigs: RigFactory, changes: dict[str, object]) -> None:
+    rig = rigs(redirect(**changes), app=("::", "7000"), program=HTTP_APP)
+    done = rig.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
+    assert (done.returncode, done.stdout.count("ok ")) == (0, 3), done.stdout + done.stderr
+
+
 def test_a_pod_without_ipv6_works_with_ipv4(rigs: RigFactory) -> None:
     rig = rigs(redirect(), ipv6=False, app=("::", "7000"), program=HTTP_APP)
     assert ask(rig, get()).written()["X-Forwarded-For"] == CLIENT4[0]
