@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from srcip_proxy import redirect, transparent
 from srcip_proxy.network import CHECK4, LOOPBACK
@@ -19,9 +20,13 @@ LUA = Path(__file__).with_name("lua")
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole configuration file."""
-    traffic = (redirect if plan.mode == "redirect" else transparent).sections(plan, pod) if plan.inbound_ports else ()
+    traffic = _mode(plan).sections(plan, pod) if plan.inbound_ports else ()
     sections = (_global(plan, pod), _defaults(), *traffic, _health(pod))
     return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
+
+
+def _mode(plan: Plan) -> ModuleType:
+    return redirect if plan.mode == "redirect" else transparent
 
 
 def _global(plan: Plan, pod: Pod) -> Iterator[str]:
@@ -58,7 +63,7 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
         "deliver_to": plan.deliver_to,
         "client_address": plan.client_address,
         "health_port": HEALTH_PORT,
-        **(redirect.lua_settings(plan) if plan.mode == "redirect" else {}),
+        **_mode(plan).lua_settings(plan),
     }
     return (word(f"{key}={value}") for key, value in settings.items())
 

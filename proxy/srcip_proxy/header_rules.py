@@ -31,8 +31,8 @@ IPV6 = "{ src -m sub : }"
 
 def rules(plan: Plan) -> Iterator[str]:
     """All rules for one request, in order."""
-    yield from _limit(plan)
-    yield from _hops()
+    yield from limit(plan)
+    yield from hops()
     if plan.forwarded_for == "trusted":
         yield from _believe()
     if plan.forwarded_for == "append":
@@ -44,14 +44,15 @@ def rules(plan: Plan) -> Iterator[str]:
         yield f"  http-request set-header {word(name)} %[{value}] if {{ {value} -m found }}"
 
 
-def _limit(plan: Plan) -> Iterator[str]:
+def limit(plan: Plan) -> Iterator[str]:
+    """One client has only so many requests at once; its address is the source by then."""
     if plan.max_connections_per_client:
         over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
         yield "  http-request track-sc0 src table clients"
         yield f"  http-request lua.srcip_too_many_requests if {over}\n  http-request deny deny_status 429 if {over}"
 
 
-def _hops() -> Iterator[str]:
+def hops() -> Iterator[str]:
     """`Connection` must not name a header that srcip writes, or the next proxy would take it away; and no upgrade may
     lead to requests that nobody here sees."""
     upgrade = "{ req.hdr(upgrade) -m found }"

@@ -14,14 +14,12 @@ from srcip_proxy import header_rules
 from srcip_proxy.network import LOOPBACK, PORTS6
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, host
+from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, host, http_port
 from srcip_proxy.text import word, words
 
 READ = "{ var(sess.srcip_client) -m found }"
 KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
-PORTS_OF_A_LINE = 32
-"""HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """The kernel redirects to the address of the interface: binding to loopback would not do. nft.py keeps others out."""
 PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
@@ -96,9 +94,7 @@ def _requests() -> Iterator[str]:
 def _kind(http_ports: tuple[PortRange, ...]) -> Iterator[str]:
     """HTTP, unless the first bytes cannot be. Whatever is late or unclear is HTTP too: passed on as it is, it could
     bring headers that the application would believe."""
-    ports = [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in http_ports]
-    for start in range(0, len(ports), PORTS_OF_A_LINE):
-        yield f"  acl http_port dst_port {words(ports[start : start + PORTS_OF_A_LINE], ' ')}"
+    yield from http_port(http_ports)
     yield f"  tcp-request content lua.srcip_kind if http_port !{KIND} {{ req.len gt 0 }}"
     yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} WAIT_END"
     yield f"  {END} if {REFUSED}"

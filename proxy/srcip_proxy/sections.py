@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import word
+from srcip_proxy.text import word, words
 
 HEALTH_CONNECTIONS = 100
 """Room for kubelet and Prometheus when all other connections are taken."""
@@ -16,6 +16,8 @@ data before it, for an abort, and would reset the application's connection; a FI
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
 REFUSED = "{ var(txn.srcip_refused) -m bool }"
+PORTS_OF_A_LINE = 32
+"""HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 END = "tcp-request content silent-drop rst-ttl 64"
 """Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
 
@@ -52,3 +54,10 @@ def host(address: object) -> str:
     """An address as HAProxy writes it before a port."""
     address = word(address)
     return f"[{address}]" if ":" in address else address
+
+
+def http_port(ports: tuple[PortRange, ...]) -> Iterator[str]:
+    """The condition `http_port`: the connection came to one of these."""
+    texts = [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports]
+    for start in range(0, len(texts), PORTS_OF_A_LINE):
+        yield f"  acl http_port dst_port {words(texts[start : start + PORTS_OF_A_LINE], ' ')}"

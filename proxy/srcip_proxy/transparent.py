@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy import plain
+from srcip_proxy import header_rules, plain
 from srcip_proxy.network import LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, host, only_port
-from srcip_proxy.text import word
+from srcip_proxy.sections import (
+    END,
+    REFUSED,
+    WAIT_FOR_MORE,
+    client_limit,
+    clients,
+    connections,
+    host,
+    http_port,
+    only_port,
+)
+from srcip_proxy.text import word, words
 
 
 def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     """Everything between `defaults` and the health frontend."""
     yield _inbound(plan, pod)
     yield _backends(plan, pod, "", only_port(plan))
+    if plan.http_ports:
+        yield _web(plan, pod)
     yield clients(plan)
     yield _check(plan, pod)
 
@@ -27,7 +39,41 @@ def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
         yield f"frontend inbound{version}"
         yield f"  maxconn {word(connections(plan, pod))}"
         yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
+        yield from _requests(plan)
         yield from _decisions(plan, pod, version, "")
+
+
+def lua_settings(plan: Plan) -> dict[str, object]:
+    """What Lua needs to know besides, where a balancer states clients by X-Forwarded-For."""
+    if not plan.http_ports:
+        return {}
+    trusted = words(plan.trusted_cidrs, ",")
+    return {"client_from": plan.client_from, "list": plan.forwarded_for_header.lower(), "trusted": trusted}
+
+
+def _requests(plan: Plan) -> Iterator[str]:
+    """Ports whose balancer speaks HTTP alone: no PROXY header, and each request has a client of its own."""
+    if not plan.http_ports:
+        return
+    yield from http_port(plan.http_ports)
+    yield "  tcp-request content switch-mode http if http_port"
+    yield from header_rules.hops()
+    yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
+    yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
+    yield from header_rules.limit(plan)
+    yield "  use_backend http2-%[var(txn.srcip_web)] if http_port { fc_http_major 2 }"
+    yield "  use_backend http%[var(txn.srcip_web)] if http_port"
+
+
+def _web(plan: Plan, pod: Pod) -> Iterator[str]:
+    """The application's connections for requests: one belongs to one client on one connection of the balancer. Nobody
+    knows the client's port."""
+    for version in pod.versions:
+        for name, options in (("http", ""), ("http2-", " proto h2")):
+            yield f"backend {name}{version}\n  mode http\n  http-reuse never\n  option abortonclose"
+            places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
+            targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
+            yield from _servers(targets, version, "", options)
 
 
 def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
@@ -90,7 +136,7 @@ def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> li
     return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
 
 
-def _servers(targets: list[tuple[str, str]], version: int, port: str) -> Iterator[str]:
+def _servers(targets: list[tuple[str, str]], version: int, port: str, options: str = "") -> Iterator[str]:
     """The servers of a backend: the first target by rule, the others one after the other when it fails. No `port` means
     the one that the connection came to.
 
@@ -100,6 +146,6 @@ def _servers(targets: list[tuple[str, str]], version: int, port: str) -> Iterato
     first, *others = targets
     yield f"  retries {len(others)}"
     yield "  use-server first if TRUE"
-    yield f"  server first {host(first[0])}{port} weight 0 source {anywhere} usesrc {word(first[1])}"
+    yield f"  server first {host(first[0])}{port} weight 0 source {anywhere} usesrc {word(first[1])}{options}"
     for number, target in enumerate([*others, *others[-1:]], start=2):
-        yield f"  server try{number} {host(target[0])}{port} source {anywhere} usesrc {word(target[1])}"
+        yield f"  server try{number} {host(target[0])}{port} source {anywhere} usesrc {word(target[1])}{options}"

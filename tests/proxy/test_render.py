@@ -65,6 +65,7 @@ BEHAVIOURS = {
         Pod(POD.addresses[:1], POD.node, POD.unusable, ipv6=False),
     ),
     "redirect-proxy-header-alone": (changed(mode="redirect", emit_proxy_protocol="v1"), POD),
+    "client-from-a-header": (changed(http_ports=WEB, client_from="x-forwarded-for"), POD),
     "client-limit": (changed(max_connections_per_client=100), POD),
 }
 

@@ -269,8 +269,9 @@ TABLE: tuple[Annotation, ...] = (
     _planned(
         "client-from",
         "client_from",
-        Word(CLIENT_FROM[:1], later=CLIENT_FROM[1:]),
-        "`tproxy`: who states the client on HTTP ports.",
+        Word(CLIENT_FROM),
+        "`tproxy`: what states the client on `http-ports`. `x-forwarded-for` is for balancers that speak HTTP and no "
+        "PROXY protocol: each request has its own client; these ports take HTTP alone.",
     ),
     _later("outbound-ports", "Destination ports whose outgoing HTTP requests get headers."),
     _later("outbound-headers", "Headers of outgoing requests."),

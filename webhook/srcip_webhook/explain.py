@@ -72,6 +72,9 @@ def _plan(plan: Plan) -> Iterator[str]:
     )
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
     yield from _told(plan) if plan.mode == "redirect" else (f"  client:    {_FIDELITY[plan.client_address]}",)
+    if plan.mode == "tproxy" and plan.http_ports:
+        ports = ", ".join(map(str, plan.http_ports))
+        yield f"  HTTP:      ports {ports}: the client is what trusted networks state in {plan.forwarded_for_header}"
     limit = plan.max_connections_per_client
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
     if plan.probe_aliases:

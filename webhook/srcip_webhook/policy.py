@@ -78,7 +78,7 @@ REASONS: dict[Reason, str] = {
     Reason.NO_TRUSTED_CIDRS: "Neither the Pod nor the webhook's settings say which load balancers to trust.",
     Reason.TRUSTS_EVERYONE: "`trusted-cidrs` holds a whole address family without the acknowledgement.",
     Reason.RESOURCES: "A resource request is above its limit.",
-    Reason.NO_HEADERS: "In redirect mode, no port would tell the application its client.",
+    Reason.NO_HEADERS: "No port would tell the application its client, or state one, by HTTP headers.",
     Reason.TOO_MANY_PORTS: f"Redirect mode takes at most {MOST_REDIRECTED} ports.",
 }
 """One line about each reason, for the reference page."""
@@ -217,8 +217,15 @@ def _resource_faults(intent: Intent, settings: Settings) -> Iterable[Fault]:
 
 
 def _redirect_faults(intent: Intent, ports: Ports) -> Iterable[Fault]:
+    by_header = intent.client_from == "x-forwarded-for"
     if intent.mode != "redirect":
+        if by_header and ports.intercepted and not ports.http and not ports.undeclared:
+            text = f"{PREFIX}client-from: x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
+            yield Fault(Reason.NO_HEADERS, text)
         return
+    if by_header:
+        text = f"{PREFIX}client-from: x-forwarded-for is for tproxy mode; here {PREFIX}forwarded-for: trusted does it"
+        yield Fault(Reason.INVALID_ANNOTATION, text)
     names = [intent.forwarded_for_header, *(name for _, name in intent.tlv_headers)]
     for text in name_faults(names, FIXED):
         yield Fault(Reason.INVALID_ANNOTATION, f"{PREFIX}forwarded-for-header and tlv-headers: {text}")
@@ -252,6 +259,8 @@ _SAME = (
     "max_connections_per_client",
     "drain_timeout_s",
     "threads",
+    "client_from",
+    "forwarded_for_header",
 )
 """Fields that Intent and Plan share."""
 _REDIRECT = (
@@ -279,6 +288,6 @@ def _plan(
         trusted_cidrs=cidrs,
         probe_aliases=probe_aliases,
         mode=intent.mode or "tproxy",
-        http_ports=http if redirect else (),
+        http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
         **{field: getattr(intent, field) for field in (*_SAME, *(_REDIRECT if redirect else ()))},
     )

@@ -63,7 +63,10 @@ _OF_REDIRECT = (
 
 def _idle_annotations(intent: Intent) -> Iterator[str]:
     rows = {row.name: row for row in TABLE}
-    idle = [name for name in _OF_REDIRECT if getattr(intent, rows[name].field) != rows[name].default]
+    used = ("http-ports", "forwarded-for-header") if intent.client_from == "x-forwarded-for" else ()
+    idle = [
+        name for name in _OF_REDIRECT if name not in used and getattr(intent, rows[name].field) != rows[name].default
+    ]
     if idle:
         yield f"srcip: without effect in {intent.mode} mode: {', '.join(PREFIX + name for name in idle)}"
 

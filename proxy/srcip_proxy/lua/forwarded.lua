@@ -7,7 +7,7 @@ local register = require("register")
 local M = {}
 
 -- All lines of a header in their order, as one list. HAProxy counts them from 0.
-local function joined(txn, name)
+function M.joined(txn, name)
   local lines = txn.http:req_get_headers()[name]
   local all = {}
   for number = 0, lines and #lines or -1 do
@@ -25,13 +25,13 @@ end
 
 --- The right-most address of `list` that is not `trusted`, given that who sent the list is; nil when it names none. What
 --- is no address that a client can have ends the walk: nobody trusted has checked what is left of it.
-function M.client(list, trusted)
+function M.client(list, trusted, unusable)
   local client
   local items = {}
   for item in list:gmatch("[^,]+") do items[#items + 1] = item end
   for number = #items, 1, -1 do
     local address = M.address(items[number])
-    if not address or protocol.unusable(address) then return client end
+    if not address or (unusable or protocol.unusable)(address) then return client end
     client = address
     if not trusted(address) then return client end
   end
@@ -45,12 +45,12 @@ function M.register(settings)
   register("srcip_walk", function(txn)
     if not trusted(bytes_of(txn.f:src())) then return end
     txn:set_var("txn.srcip_believed", true)
-    local client = M.client(joined(txn, settings.list), trusted)
+    local client = M.client(M.joined(txn, settings.list), trusted)
     if client then txn:set_var("txn.srcip_walked", protocol.text(client)) end
   end, "http-req")
   for variable, name in pairs({ forwarded_for = settings.list, forwarded = "forwarded" }) do
     register("srcip_join_" .. variable, function(txn)
-      txn:set_var("txn.srcip_" .. variable, joined(txn, name))
+      txn:set_var("txn.srcip_" .. variable, M.joined(txn, name))
     end, "http-req")
   end
 end

@@ -72,7 +72,8 @@ end
 -- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself, and
 -- `client(txn, verdict)`. `header` is what the header said, for the counter.
 local ways = require(settings.mode == "redirect" and "redirect" or "transparent")
-local deliver = ways({ settings = settings, bytes_of = bytes_of, refuse = refuse, log = log, describe = describe })
+local deliver = ways({ settings = settings, own = own, bytes_of = bytes_of, refuse = refuse, log = log,
+  describe = describe })
 
 local function policy(txn)
   if settings.node_policy == settings.policy then return settings.policy end

@@ -3,6 +3,9 @@
 local protocol = require("proxy_protocol")
 local listeners = require("listeners")
 local counters = require("counters")
+local forwarded = require("forwarded")
+local networks = require("networks")
+local register = require("register")
 
 local FIRST_UNPRIVILEGED_PORT = 1024 -- below, binding needs CAP_NET_BIND_SERVICE (ip-sysctl.rst)
 
@@ -69,6 +72,34 @@ function M.client(txn, verdict)
   local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
   hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
   txn:set_var("txn.srcip_client", address .. "/" .. port)
+end
+
+-- A request whose balancer states the client by a header alone. Its port is not known; without a client, or with one
+-- that cannot be shown, the balancer itself is the source.
+local function request(trusted, own)
+  local function unusable(bytes) return own[bytes] or protocol.unusable(bytes) end
+  return function(txn)
+    local outer = txn.f:fc_src()
+    local outer6 = is_ipv6(outer)
+    local client = trusted(bytes_of(outer)) and forwarded.client(forwarded.joined(txn, settings.list), trusted, unusable)
+    local is6 = client and #client == 16
+    if client and is6 ~= outer6 and not takes(is6, txn.f:dst_port()) then
+      local address = protocol.text(client)
+      if settings.client_address ~= "best-effort" then
+        return refuse(txn, "family", "client " .. address .. " cannot be shown to the application")
+      end
+      counters.add("fallback", "family")
+      log("request from " .. describe(txn) .. ": the application sees the balancer, not client " .. address, "family")
+      client = nil
+    end
+    if client then txn:set_var("txn.srcip_walked", protocol.text(client)) end
+    if not client then is6 = outer6 end
+    txn:set_var("txn.srcip_web", is6 and "6" or "4")
+  end
+end
+
+if settings.client_from == "x-forwarded-for" then
+  register("srcip_request", request(networks(settings.trusted), shared.own), "http-req")
 end
 
 return M
