@@ -127,8 +127,7 @@ class Plan:
             raise PlanError(errors)
 
     def to_env(self) -> str:
-        """This plan as the value of `SRCIP_PLAN`: JSON in one line with sorted keys, and nothing that Kubernetes would
-        expand."""
+        """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
         plain = asdict(self)
         for name in _PORTS:
             plain[name] = [str(r) for r in getattr(self, name)]

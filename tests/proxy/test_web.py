@@ -264,6 +264,17 @@ def test_a_long_poll_ends_when_the_client_goes(rigs: RigFactory) -> None:
         time.sleep(0.01)
 
 
+def test_a_client_that_closes_its_side_is_not_left_waiting(rigs: RigFactory) -> None:
+    """It is answered, or its request is given up: it could have gone."""
+    rig = web(rigs)
+    for pause in (0.0, 0.2):
+        with rig.connect() as client:
+            client.send(v2() + get())
+            time.sleep(pause)
+            client.finish()
+            assert read(client).status in (200, 400)
+
+
 def test_a_websocket_passes_and_its_request_has_the_client(rigs: RigFactory) -> None:
     rig = web(rigs)
     lines = ("Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13")

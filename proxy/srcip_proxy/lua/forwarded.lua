@@ -23,8 +23,8 @@ function M.address(text)
   return bare and protocol.canonical(protocol.ipv4(bare) or protocol.ipv6(bare))
 end
 
---- The right-most address of `list` that is not `trusted`, given that who sent the list is; nil when it names none. What
---- is no address that a client can have ends the walk: nobody trusted has checked what is left of it.
+--- The right-most address of `list` that is not `trusted`, given that who sent the list is; nil when it names none.
+--- What is no address that a client can have ends the walk: nobody trusted has checked what stands left of it.
 function M.client(list, trusted, unusable)
   local client
   local items = {}

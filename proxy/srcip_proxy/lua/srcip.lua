@@ -69,8 +69,8 @@ local function refuse(txn, reason, detail)
   txn:set_var("txn.srcip_refused", true)
 end
 
--- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself, and
--- `client(txn, verdict)`. `header` is what the header said, for the counter.
+-- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself,
+-- and `client(txn, verdict)`. `header` is what the header said, for the counter.
 local ways = require(settings.mode == "redirect" and "redirect" or "transparent")
 local deliver = ways({ settings = settings, own = own, bytes_of = bytes_of, refuse = refuse, log = log,
   describe = describe })
