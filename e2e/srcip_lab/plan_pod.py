@@ -42,18 +42,19 @@ def _init(plan: Plan) -> dict[str, Any]:
 def _sidecar(plan: Plan) -> dict[str, Any]:
     command = ["haproxy", "-db", "-f", "/run/srcip/haproxy.cfg"]
     ready = {"httpGet": {"path": "/readyz", "port": HEALTH_PORT}, "periodSeconds": 1, "failureThreshold": 60}
-    sidecar = _container("srcip-proxy", command, plan, "NET_RAW", read_only=True)
+    capability = "NET_RAW" if plan.mode == "tproxy" else None
+    sidecar = _container("srcip-proxy", command, plan, capability, read_only=True)
     return {**sidecar, "restartPolicy": "Always", "startupProbe": ready}
 
 
-def _container(name: str, command: list[str], plan: Plan, capability: str, *, read_only: bool) -> dict[str, Any]:
+def _container(name: str, command: list[str], plan: Plan, capability: str | None, *, read_only: bool) -> dict[str, Any]:
     fields = {"POD_IP": "status.podIP", "POD_IPS": "status.podIPs", "HOST_IP": "status.hostIP"}
     env = [{"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in fields.items()]
     return {
         "name": name,
         "image": IMAGE,
         "command": command,
-        "env": [{"name": ENV, "value": plan.to_env().replace("$", "$$")}, *env],
+        "env": [{"name": ENV, "value": plan.to_env()}, *env],
         "volumeMounts": [
             {"name": "srcip-run", "mountPath": "/run/srcip", "readOnly": read_only},
             {"name": "srcip-run", "mountPath": TOKEN_DIR, "readOnly": True},
@@ -65,7 +66,7 @@ def _container(name: str, command: list[str], plan: Plan, capability: str, *, re
             "privileged": False,
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"], "add": [capability]},
+            "capabilities": {"drop": ["ALL"], **({"add": [capability]} if capability else {})},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }

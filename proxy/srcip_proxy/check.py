@@ -7,6 +7,7 @@ spoofed source, and the way back of the replies. It needs no capability: `kubect
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import sys
@@ -44,6 +45,11 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "sidecar", _sidecar_is_ready
+    if plan.mode == "redirect":
+        application = _application(4, plan, pod)
+        yield "IPv4 client", lambda: told(4, application, plan, pod)
+        yield "IPv6 client", lambda: told(6, application, plan, pod)
+        return
     yield "IPv4 client", lambda: round_trip(4, _application(4, plan, pod), pod)
     if pod.ipv6:
         yield "IPv6 client", lambda: round_trip(6, _application(6, plan, pod), pod)
@@ -70,29 +76,63 @@ def _sidecar_is_ready() -> str:
     return answer
 
 
-def round_trip(version: int, application: str, pod: Pod) -> str:
-    """One connection through the whole chain. Raises CheckError with the likely cause."""
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
+def told(version: int, application: str, plan: Plan, pod: Pod) -> str:
+    """One connection through the whole chain in redirect mode, where the application is told its client. Raises
+    CheckError with the likely cause."""
+    is_http = bool(plan.http_ports)
+    question = b"GET /question HTTP/1.1\r\nHost: check\r\n\r\n" if is_http else _QUESTION
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n" + _ANSWER if is_http else _ANSWER
+    with (
+        _listener(socket.AF_INET, application) as listener,
+        _balancer(pod, version, question) as balancer,
+        _accepted(listener, 4) as (connection, _),
+    ):
+        heard = _exchange(balancer, connection, answer)
+    where = "in its headers" if is_http else "in a PROXY header"
+    if (plan.http_headers if is_http else plan.emit_proxy_protocol != "off") and not _names(heard, CLIENTS[version][0]):
+        raise CheckError(f"the application was not told {CLIENTS[version][0]} {where}: {heard!r}")
+    return f"the application was told {CLIENTS[version][0]} {where}, and answered"
+
+
+def _names(data: bytes, address: str) -> bool:
+    """Whether the address is there in any form: as text, in full, as bytes."""
+    known = ipaddress.ip_address(address)
+    full = ":".join(f"{int(group, 16):x}" for group in known.exploded.split(":")) if known.version == 6 else address
+    return any(form in data for form in (address.encode(), full.encode(), known.packed))
+
+
+@contextmanager
+def _listener(family: socket.AddressFamily, application: str) -> Iterator[socket.socket]:
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.settimeout(TIMEOUT)
         listener.bind((application, CHECK_PORT))
         listener.listen()
-        with _balancer(pod, version) as balancer, _accepted(listener, version) as (connection, peer):
-            if peer != CLIENTS[version]:
-                raise CheckError(f"the application saw {peer[0]} port {peer[1]}, not {CLIENTS[version][0]}")
-            _exchange(balancer, connection)
+        yield listener
+
+
+def round_trip(version: int, application: str, pod: Pod) -> str:
+    """One connection through the whole chain. Raises CheckError with the likely cause."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with (
+        _listener(family, application) as listener,
+        _balancer(pod, version, _QUESTION) as balancer,
+        _accepted(listener, version) as (connection, peer),
+    ):
+        if peer != CLIENTS[version]:
+            raise CheckError(f"the application saw {peer[0]} port {peer[1]}, not {CLIENTS[version][0]}")
+        _exchange(balancer, connection)
     return f"the application saw {peer[0]} port {peer[1]} and answered it"
 
 
 @contextmanager
-def _balancer(pod: Pod, version: int) -> Iterator[socket.socket]:
+def _balancer(pod: Pod, version: int, question: bytes) -> Iterator[socket.socket]:
     target = str(pod.own(4) or LOOPBACK[4])
     source, port = CLIENTS[version]
     header = f"PROXY TCP{version} {source} {source} {port} {CHECK_PORT}\r\n".encode()
     try:
         with socket.create_connection((target, CHECK_PORT), TIMEOUT, (CHECK4, 0)) as connection:
-            connection.sendall(header + _QUESTION)
+            connection.sendall(header + question)
             yield connection
     except ConnectionRefusedError as error:
         raise CheckError("interception is not in place: run `srcip-proxy init` in the init container") from error
@@ -114,13 +154,15 @@ def _accepted(listener: socket.socket, version: int) -> Iterator[tuple[socket.so
         yield connection, (address[0], address[1])
 
 
-def _exchange(balancer: socket.socket, application: socket.socket) -> None:
-    """Question and answer: the answer proves that replies to a foreign address come back to the sidecar."""
+def _exchange(balancer: socket.socket, application: socket.socket, reply: bytes = _ANSWER) -> bytes:
+    """Question and answer: the answer proves that replies to a foreign address come back to the sidecar. Returns what
+    the application heard."""
     try:
         question = application.recv(4096)
-        application.sendall(_ANSWER)
+        application.sendall(reply)
         answer = balancer.recv(4096)
     except TimeoutError as error:
         raise CheckError("no reply came back: the policy routes of srcip are missing (`ip rule`)") from error
-    if (question, answer) != (_QUESTION, _ANSWER):
+    if _QUESTION not in question or not answer.endswith(_ANSWER):
         raise CheckError(f"the bytes were changed on the way: {question!r}, {answer!r}")
+    return question

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srcip_proxy import haproxy, nft, preflight, routes
+from srcip_proxy import haproxy, nft, nft_words, preflight, routes
 from srcip_proxy import pod as pods
 from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_proxy.pod import Pod
@@ -37,7 +37,9 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    return Rendered(nft.render(plan, pod), {v: routes.render(v) for v in pod.versions}, haproxy.render(plan, pod))
+    return Rendered(
+        nft.render(plan, pod), {v: routes.render(v, plan.mode) for v in pod.versions}, haproxy.render(plan, pod)
+    )
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
@@ -74,8 +76,8 @@ def _set_up(plan: Plan, pod: Pod) -> int:
     try:
         apply(render(plan, pod))
     except subprocess.CalledProcessError as error:
-        if not (pod.ipv6 and preflight.only_ipv6_is_missing()):
-            return _fail(preflight.explain(error))
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
+            return _fail(preflight.explain(error, plan.mode))
         print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
         return _set_up(plan, replace(pod, ipv6=False))
     print(summary(plan, pod))
@@ -84,7 +86,7 @@ def _set_up(plan: Plan, pod: Pod) -> int:
 
 def summary(plan: Plan, pod: Pod) -> str:
     """One line that says what was set up."""
-    who = nft.intercepted(plan, pod)["trusted"]
+    who = nft_words.intercepted(plan, pod)["trusted"]
     ports = ", ".join(map(str, plan.inbound_ports))
     family = "IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)"
     return f"srcip-proxy init: ports {ports} from {', '.join(who) or 'nobody'}; {family}"

@@ -6,66 +6,48 @@ and a Pod in, text for `nft -f -` out.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 
+from srcip_proxy import nft_redirect
 from srcip_proxy.network import CHECK4, LOOPBACK, MARK
+from srcip_proxy.nft_words import FAMILIES, one_of, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
-from srcip_proxy.pod import Address, Pod
-from srcip_proxy.text import BANNER, word, words
-
-FAMILIES = {
-    4: {"ip": "ip", "type": "ipv4_addr", "proxy": "127.0.0.1", "loopback": LOOPBACK[4]},
-    6: {"ip": "ip6", "type": "ipv6_addr", "proxy": "[::1]", "loopback": LOOPBACK[6]},
-}
-"""What differs between IPv4 and IPv6 in the rules."""
+from srcip_proxy.pod import Pod
+from srcip_proxy.text import BANNER, word
 
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
-    versions = pod.versions
-    # the check's port is delivered like the others, so that the check proves their delivery
-    ports = one_of((*plan.inbound_ports, CHECK_PORT))
-    parts: list[Iterable[str]] = [_intercept(plan, pod, versions)]
-    if plan.deliver_to != "loopback":
-        parts.append(_deliver_to_pod(ports, [v for v in versions if pod.own(v)]))
-    if plan.probe_aliases:
-        parts += [_probes(plan.probe_aliases, versions), _untracked(ports, versions)]
+    parts = _redirected(plan, pod) if plan.mode == "redirect" else _transparent(plan, pod)
     body = "\n".join(line for part in parts for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
 
-def intercepted(plan: Plan, pod: Pod) -> dict[str, tuple[str, ...]]:
-    """Who is intercepted: `trusted` networks, and the `native` addresses among them that are left alone."""
-    node_off = plan.node_proxy_protocol == "off"
-    if plan.proxy_protocol == "off":
-        inside = [] if node_off else [a for a in pod.node if trusts(plan, a)]
-        return {"trusted": tuple(map(str, inside)), "native": ()}
-    return {"trusted": plan.trusted_cidrs, "native": tuple(map(str, pod.node)) if node_off else ()}
+def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
+    if not plan.inbound_ports:
+        return
+    # the check's port is delivered like the others, so that the check proves their delivery
+    ports = one_of((*plan.inbound_ports, CHECK_PORT))
+    yield _intercept(plan, pod, pod.versions)
+    if plan.deliver_to != "loopback":
+        yield _deliver_to_pod(ports, [v for v in pod.versions if pod.own(v)])
+    if plan.probe_aliases:
+        yield _probes(plan.probe_aliases, pod.versions)
+        yield _untracked(ports, pod.versions)
 
 
-def trusts(plan: Plan, address: Address) -> bool:
-    """Whether a trusted network holds `address`."""
-    return any(address in ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs)
-
-
-def one_of(values: Iterable[object]) -> str:
-    """The right side of a match: one value, or an anonymous set of several; nft finds the fastest kind of set."""
-    text = words(values)
-    return f"{{ {text} }}" if ", " in text else text
-
-
-def networks(texts: Iterable[str], version: int) -> list[str]:
-    """The networks of one IP version, overlapping ones joined: a set takes none that overlap."""
-    mine = [n for n in map(ipaddress.ip_network, texts) if n.version == version]
-    return [str(n) for n in ipaddress.collapse_addresses(mine)]  # type: ignore[type-var]
+def _redirected(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
+    if not plan.inbound_ports:
+        return
+    if plan.probe_aliases:
+        yield _probes(plan.probe_aliases, pod.versions)
+    yield nft_redirect.intercept(plan, pod, pod.versions)
 
 
 def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again. Each connection
     passes here some sixteen times, so the most frequent packets are decided by the first rules."""
-    who = intercepted(plan, pod)
-    members = {v: (networks(who["trusted"], v), networks(who["native"], v)) for v in versions}
+    members = {v: who(plan, pod, v) for v in versions}
     yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
     yield "    iif lo goto from_lo"
     for v, (trusted, native) in members.items():

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from srcip_proxy import nft
 from srcip_proxy.network import CHECK4, LOOPBACK
+from srcip_proxy.nft_words import networks
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import words
@@ -79,4 +79,4 @@ def _unusual(plan: Plan, pod: Pod, version: int) -> list[str]:
     """Networks of clients that need a second look: those no client can be in, the Pod's own, and the balancers', as a
     balancer may state its own connection."""
     own = (*map(str, pod.unusable), *LOOPBACK.values(), CHECK4)
-    return nft.networks([*PLAIN[version].unusual, *own, *plan.trusted_cidrs], version)
+    return networks([*PLAIN[version].unusual, *own, *plan.trusted_cidrs], version)

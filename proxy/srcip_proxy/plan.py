@@ -13,12 +13,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-ENV = "SRCIP_PLAN"
-VERSION = 1
+from srcip_proxy import headers
+from srcip_proxy.headers import HEADERS, Pairs
+from srcip_proxy.portranges import PortRange, merge, port_range
 
+__all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
+
+ENV = "SRCIP_PLAN"
+VERSION = 2
+
+MODES = ("tproxy", "redirect")
 POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
+FORWARDED_FOR = ("replace", "append", "trusted")
+OTHERS = ("pass", "refuse")
+EMITTED = ("off", "v1", "v2")
+CLIENT_FROM = ("proxy-protocol", "x-forwarded-for")
 
 PROXY_PORT = 15001
 """Where the sidecar listens for intercepted connections, on loopback only."""
@@ -29,6 +40,8 @@ CHECK_PORT = 15021
 CHECK_PROXY_PORT = 15022
 """Where the sidecar listens for the check, on loopback only."""
 RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
+MOST_REDIRECTED = 4096
+"""Most intercepted ports in redirect mode: the kernel needs an entry for each."""
 UID = 1337
 """User and group of the init container and of the sidecar."""
 
@@ -39,24 +52,6 @@ class PlanError(ValueError):
     def __init__(self, errors: Iterable[str]) -> None:
         self.errors = tuple(errors)
         super().__init__(f"{ENV}: " + "; ".join(self.errors))
-
-
-@dataclass(frozen=True, order=True)
-class PortRange:
-    """TCP ports `first` to `last`, both included."""
-
-    first: int
-    last: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.first <= self.last <= 65535:
-            raise ValueError(f"port range {self}: allowed is 1 to 65535, first not above last")
-
-    def __str__(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
-
-    def __contains__(self, port: int) -> bool:
-        return self.first <= port <= self.last
 
 
 @dataclass(frozen=True, order=True)
@@ -100,6 +95,31 @@ class Plan:
     probe_aliases: tuple[ProbeAlias, ...] = ()
     """Ports for kubelet's probes: sorted, distinct."""
     mode: str = "tproxy"
+    """How the application learns the client: one of MODES."""
+    http_ports: tuple[PortRange, ...] = ()
+    """Intercepted ports that speak HTTP: sorted, disjoint. In redirect mode their requests get headers."""
+    http_headers: tuple[str, ...] = HEADERS
+    """Which headers are written: some of HEADERS, in their order."""
+    forwarded_for: str = "replace"
+    """What happens to an incoming X-Forwarded-For: one of FORWARDED_FOR."""
+    forwarded_for_header: str = "X-Forwarded-For"
+    """The name of the header that lists the addresses."""
+    http_other: str = "pass"
+    """What happens on an HTTP port to what is not HTTP: one of OTHERS."""
+    emit_proxy_protocol: str = "off"
+    """The header that begins a connection to a port that is not in http_ports: one of EMITTED. Redirect mode only."""
+    tlv_headers: Pairs = ()
+    """Pairs of a TLV (one of headers.TLVS) and the name of the HTTP header that holds its value."""
+    client_from: str = "proxy-protocol"
+    """What states the client on HTTP ports in tproxy mode: one of CLIENT_FROM."""
+    outbound_ports: tuple[PortRange, ...] = ()
+    """Destination ports whose outgoing HTTP requests get headers: sorted, disjoint."""
+    outbound_headers: Pairs = ()
+    """Pairs of a header's name and its value for outgoing requests."""
+    outbound_forwarded_for: str = ""
+    """X-Forwarded-For of outgoing requests: nothing, `default` (the Pod's address) or a value."""
+    outbound_client_hostname: str = ""
+    """X-Client-Hostname of outgoing requests: nothing, `default` (the Pod's host name) or a value."""
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -107,11 +127,12 @@ class Plan:
             raise PlanError(errors)
 
     def to_env(self) -> str:
-        """This plan as the value of `SRCIP_PLAN`: JSON in one line with sorted keys."""
+        """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
         plain = asdict(self)
-        plain["inbound_ports"] = [str(r) for r in self.inbound_ports]
+        for name in _PORTS:
+            plain[name] = [str(r) for r in getattr(self, name)]
         plain["probe_aliases"] = {str(a.alias): a.port for a in self.probe_aliases}
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("$", "\\u0024")
 
     @classmethod
     def from_env(cls, text: str) -> Plan:
@@ -120,29 +141,6 @@ class Plan:
         if raw.get("version") != VERSION:
             raise PlanError([f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"])
         return cls(**_typed(raw))
-
-
-def port_range(text: str) -> PortRange:
-    """Read `80` or `8000-8010`. Raises ValueError that says what is allowed."""
-    first, dash, last = text.partition("-")
-    if not _decimal(first) or (dash and not _decimal(last)):
-        raise ValueError(f"{text!r} is not a port or a range of ports (80 or 8000-8010)")
-    return PortRange(int(first), int(last) if dash else int(first))
-
-
-def merge(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    """The same ports, sorted, as few ranges as possible."""
-    merged: list[PortRange] = []
-    for item in sorted(ranges):
-        if merged and item.first <= merged[-1].last + 1:
-            merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
-        else:
-            merged.append(item)
-    return tuple(merged)
-
-
-def _decimal(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 5
 
 
 def _object(text: str) -> dict[str, object]:
@@ -195,12 +193,29 @@ def _aliases(value: object) -> tuple[ProbeAlias, ...]:
     return tuple(sorted(ProbeAlias(int(alias), _int(port)) for alias, port in value.items()))
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(_str(item) for item in _list(value))
+
+
+def _pairs(value: object) -> Pairs:
+    pairs = [_texts(item) for item in _list(value)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise TypeError(f"{value!r} is not a list of pairs")
+    return tuple((name, text) for name, text in pairs)
+
+
+_PORTS = ("inbound_ports", "http_ports", "outbound_ports")
 _READ: dict[str, Callable[[object], object]] = {
-    "inbound_ports": lambda v: tuple(port_range(_str(item)) for item in _list(v)),
-    "trusted_cidrs": lambda v: tuple(_str(item) for item in _list(v)),
     "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
     "probe_aliases": _aliases,
+    **dict.fromkeys(_PORTS, lambda v: tuple(port_range(_str(item)) for item in _list(v))),
+    **dict.fromkeys(("trusted_cidrs", "http_headers"), _texts),
+    **dict.fromkeys(("tlv_headers", "outbound_headers"), _pairs),
     **dict.fromkeys(("proxy_protocol", "node_proxy_protocol", "deliver_to", "client_address", "mode"), _str),
+    **dict.fromkeys(
+        ("forwarded_for", "forwarded_for_header", "http_other", "emit_proxy_protocol", "client_from"), _str
+    ),
+    **dict.fromkeys(("outbound_forwarded_for", "outbound_client_hostname"), _str),
     **dict.fromkeys(("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int),
     **dict.fromkeys(("drain_timeout_s", "threads", "version"), _int),
 }
@@ -223,16 +238,40 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
         yield value in allowed, f"{name}: {value!r} is not one of {', '.join(allowed)}"
     versions = plan.proxy_protocol_versions
     yield versions in ((1,), (2,), (1, 2)), f"proxy_protocol_versions: {versions} is not 1, 2 or both"
-    yield bool(plan.inbound_ports), "inbound_ports: none"
-    yield merge(plan.inbound_ports) == plan.inbound_ports, "inbound_ports: not sorted and disjoint"
-    for port in RESERVED_PORTS:
-        yield not any(port in r for r in plan.inbound_ports), f"inbound_ports: {port} is the sidecar's own port"
-    yield bool(plan.trusted_cidrs), "trusted_cidrs: none"
+    yield bool(plan.inbound_ports or plan.outbound_ports), "inbound_ports: none"
+    for name in _PORTS:
+        ranges = getattr(plan, name)
+        yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
+        for port in RESERVED_PORTS:
+            yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
+    most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
+    yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
+    inside = all(any(r.first in i and r.last in i for i in plan.inbound_ports) for r in plan.http_ports)
+    yield inside, "http_ports: not all of them are inbound_ports"
+    yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
     yield tuple(sorted(set(plan.probe_aliases))) == plan.probe_aliases, "probe_aliases: not sorted and distinct"
     for alias in plan.probe_aliases:
         yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
+    yield from ((False, fault) for fault in _header_faults(plan))
+
+
+def _header_faults(plan: Plan) -> Iterable[str]:
+    """What no header can be."""
+    chosen = tuple(name for name in HEADERS if name in plan.http_headers)
+    if chosen != plan.http_headers:
+        yield f"http_headers: {plan.http_headers} are not some of {', '.join(HEADERS)}, in this order"
+    for tlv, _ in plan.tlv_headers:
+        if tlv not in headers.TLVS:
+            yield f"tlv_headers: {tlv!r} is not one of {', '.join(headers.TLVS)}"
+    written = [plan.forwarded_for_header, *(name for _, name in plan.tlv_headers)]
+    yield from (f"http_headers: {fault}" for fault in headers.name_faults(written, headers.FIXED))
+    yield from (f"outbound_headers: {fault}" for fault in headers.name_faults(n for n, _ in plan.outbound_headers))
+    values = {"outbound_headers": [value for _, value in plan.outbound_headers]}
+    values |= {name: [getattr(plan, name)] for name in ("outbound_forwarded_for", "outbound_client_hostname")}
+    for field, texts in values.items():
+        yield from (f"{field}: {fault}" for text in texts if (fault := headers.value_fault(text)))
 
 
 LIMITS = {
@@ -247,10 +286,14 @@ LIMITS = {
 """Smallest and largest allowed value of each number; header_timeout_ms in milliseconds, the rest as their names say."""
 
 CHOICES = {
-    "mode": ("tproxy",),
+    "mode": MODES,
     "proxy_protocol": POLICIES,
     "node_proxy_protocol": POLICIES,
     "deliver_to": DELIVERIES,
     "client_address": FIDELITIES,
+    "forwarded_for": FORWARDED_FOR,
+    "http_other": OTHERS,
+    "emit_proxy_protocol": EMITTED,
+    "client_from": CLIENT_FROM,
 }
 """The allowed words of each field that holds one."""

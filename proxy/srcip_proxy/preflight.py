@@ -7,21 +7,27 @@ from pathlib import Path
 
 _CHAIN = "table inet srcip_preflight {{\nchain c {{\ntype {hook};\n{rule}\n}}\n}}\n"
 
-# What each part of the rules needs of the kernel: (module, chain hook, a rule that uses it).
-_NEEDS = (
-    ("nf_tables", "filter hook prerouting priority mangle", ""),
-    ("nft_tproxy and nf_tproxy_ipv4", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip to :1"),
+_MANGLE = "filter hook prerouting priority mangle"
+_SHARED = (
+    ("nf_tables", _MANGLE, ""),
     ("nft_socket", "filter hook output priority raw", "socket transparent 1"),
-    ("nft_ct and nf_conntrack", "route hook output priority mangle", "ct state new"),
-    ("nft_fib_inet", "filter hook output priority raw", "fib saddr type != local"),
-    (
-        "nft_reject_inet in prerouting (Linux 5.9)",
-        "filter hook prerouting priority mangle",
-        "tcp dport 1 reject with tcp reset",
-    ),
+    ("nft_reject_inet in prerouting (Linux 5.9)", _MANGLE, "tcp dport 1 reject with tcp reset"),
     ("nft_redir and nf_nat", "nat hook prerouting priority dstnat", "tcp dport 1 redirect to :2"),
 )
-_IPV6_NEED = ("nf_tproxy_ipv6", "filter hook prerouting priority mangle", "tcp dport 1 tproxy ip6 to :1")
+_NEEDS = {
+    "tproxy": (
+        *_SHARED,
+        ("nft_tproxy and nf_tproxy_ipv4", _MANGLE, "tcp dport 1 tproxy ip to :1"),
+        ("nft_ct and nf_conntrack", "route hook output priority mangle", "ct state new"),
+        ("nft_fib_inet", "filter hook output priority raw", "fib saddr type != local"),
+    ),
+    "redirect": (*_SHARED, ("nft_ct", "filter hook output priority raw", "notrack")),
+}
+"""What each part of a mode's rules needs of the kernel: (module, chain hook, a rule that uses it)."""
+_IPV6_NEED = {
+    "tproxy": ("nf_tproxy_ipv6", _MANGLE, "tcp dport 1 tproxy ip6 to :1"),
+    "redirect": ("nf_nat for IPv6", "nat hook prerouting priority dstnat", "tcp dport 1 dnat ip6 to [fd00::1]:1"),
+}
 PRIVILEGED = ("setpriv", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin", "--")
 """Runs a tool with CAP_NET_ADMIN. This process is not root and holds it by file capability only, which a child that is
 executed does not inherit; an ambient capability it does (capabilities(7)). Besides, `ip` gives up any other."""
@@ -40,19 +46,19 @@ def capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
     return [f"CAP_NET_ADMIN is missing: {why}"]
 
 
-def explain(error: subprocess.CalledProcessError) -> list[str]:
+def explain(error: subprocess.CalledProcessError, mode: str = "tproxy") -> list[str]:
     """The reasons behind a failed command: kernel modules that are missing, or else what the command said."""
     command = " ".join(error.cmd[len(PRIVILEGED) :])
     said = f"{command}: {error.stderr.strip() or f'exit code {error.returncode}'}"
-    missing = [module for module, hook, rule in _NEEDS if not _loads(hook, rule)]
+    missing = [module for module, hook, rule in _NEEDS[mode] if not _loads(hook, rule)]
     reasons = [f"the node's kernel lacks {m}: load it on the node (modprobe) or choose another node" for m in missing]
     return [*reasons, said]
 
 
-def only_ipv6_is_missing() -> bool:
+def only_ipv6_is_missing(mode: str = "tproxy") -> bool:
     """Whether interception works for IPv4 and fails for IPv6 only."""
-    _, hook, rule = _IPV6_NEED
-    return not _loads(hook, rule) and all(_loads(hook, rule) for _, hook, rule in _NEEDS)
+    _, hook, rule = _IPV6_NEED[mode]
+    return not _loads(hook, rule) and all(_loads(hook, rule) for _, hook, rule in _NEEDS[mode])
 
 
 def _loads(hook: str, rule: str) -> bool:

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
-from rig import ALL_PORTS, Rig, RigFactory, needs_root, plan, start
+from rig import ALL_PORTS, APP, Rig, RigFactory, needs_root, plan, start
 
 import images
 from images import buildah
@@ -32,10 +33,12 @@ def rigs() -> Iterator[RigFactory]:
     needs_root()
     running: dict[object, Lab] = {}
 
-    def rig(wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ALL_PORTS) -> Rig:
-        key = (wanted, ipv6, app)
+    def rig(
+        wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ALL_PORTS, program: Path = APP
+    ) -> Rig:
+        key = (wanted, ipv6, app, program)
         if key not in running:
-            running[key] = start(wanted or plan(), app, ipv6=ipv6)
+            running[key] = start(wanted or plan(), app, ipv6=ipv6, program=program)
         return Rig(running[key])
 
     yield rig

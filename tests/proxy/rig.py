@@ -32,6 +32,8 @@ CLIENT4, CLIENT6 = ("203.0.113.7", 54321), ("2001:db8::7", 54321)
 HEADER_TIMEOUT = 0.6
 """Seconds, in the plans of these tests."""
 APP = Path(__file__).with_name("peer_app.py")
+HTTP_APP = Path(__file__).with_name("http_app.py")
+H2_APP = Path(__file__).with_name("h2_app.py")
 
 
 def plan(**changes: object) -> Plan:
@@ -177,11 +179,11 @@ class Client:
 RigFactory = Callable[..., Rig]
 
 
-def start(wanted: Plan, app: tuple[str, ...], *, ipv6: bool = True) -> Lab:
+def start(wanted: Plan, app: tuple[str, ...], *, ipv6: bool = True, program: Path = APP) -> Lab:
     """A lab whose application listens at `app` (pairs of address and port)."""
     if not ipv6:
         app = tuple("0.0.0.0" if word == "::" else word for word in app)
-    lab = Lab.up_plan(wanted, [sys.executable, str(APP), *app], ipv6=ipv6, env=POD_ENV)
+    lab = Lab.up_plan(wanted, [sys.executable, str(program), *app], ipv6=ipv6, env=POD_ENV)
     deadline = time.monotonic() + 10
     while "listening" not in lab.log("app"):
         assert time.monotonic() < deadline, lab.log("app")

@@ -1,15 +1,19 @@
 """The Plan survives the way through the environment, and nothing unknown is ignored."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srcip_proxy.headers import TLVS
 from srcip_proxy.plan import (
     CHOICES,
+    HEADERS,
     LIMITS,
+    MOST_REDIRECTED,
     RESERVED_PORTS,
     Plan,
     PlanError,
@@ -23,9 +27,23 @@ ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
 free_ranges = ranges.filter(lambda r: not any(port in r for port in RESERVED_PORTS))
 networks = st.one_of(st.ip_addresses(v=4).map(lambda a: f"{a}/32"), st.ip_addresses(v=6).map(lambda a: f"{a}/128"))
-plans = st.builds(
+port_lists = st.lists(free_ranges, min_size=1, max_size=5).map(merge)
+values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).map(str.strip)
+inbound = port_lists.flatmap(
+    lambda every: st.tuples(st.just(every), st.lists(st.sampled_from(every), unique=True).map(merge))
+)
+other_plans = st.builds(
     Plan,
-    inbound_ports=st.lists(free_ranges, min_size=1, max_size=5).map(merge),
+    inbound_ports=st.just((PortRange(25, 25),)),
+    http_headers=st.sets(st.sampled_from(HEADERS)).map(lambda chosen: tuple(n for n in HEADERS if n in chosen)),
+    forwarded_for_header=st.sampled_from(["X-Forwarded-For", "X-Client", "a"]),
+    tlv_headers=st.dictionaries(st.sampled_from(["X-One", "Two_2"]), st.sampled_from(TLVS)).map(
+        lambda d: tuple((tlv, name) for name, tlv in d.items())
+    ),
+    outbound_ports=port_lists,
+    outbound_headers=values.map(lambda value: (("X-Pod", value), ("X-Odd", "$(POD_IP) \\ '\""))),
+    outbound_forwarded_for=values,
+    outbound_client_hostname=values,
     trusted_cidrs=st.lists(networks, min_size=1, max_size=5).map(tuple),
     proxy_protocol_versions=st.sampled_from([(1,), (2,), (1, 2)]),
     probe_aliases=st.dictionaries(ports, ports, max_size=3).map(
@@ -34,18 +52,28 @@ plans = st.builds(
     **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
     **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
 )
+
+
+def together(pair: tuple[Plan, tuple[tuple[PortRange, ...], tuple[PortRange, ...]]]) -> Plan:
+    other, (every, http) = pair
+    few = sum(r.last - r.first + 1 for r in every) <= MOST_REDIRECTED
+    return replace(other, inbound_ports=every, http_ports=http, mode=other.mode if few else "tproxy")
+
+
+plans = st.tuples(other_plans, inbound).map(together)
 SAMPLE = Plan((PortRange(25, 25),), ("192.0.2.0/24",))
 
 
 @given(plans)
 def test_every_plan_survives_the_environment(plan: Plan) -> None:
     assert Plan.from_env(plan.to_env()) == plan
+    assert "$" not in plan.to_env(), "Kubernetes would expand it"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2 is not known"),
+        ({"version": 1}, "version 1 is not known"),
         ({"colour": "red"}, "unknown field 'colour'"),
         ({"inbound_ports": ["80-79"]}, "inbound_ports"),
         ({"inbound_ports": ["0"]}, "inbound_ports"),
@@ -61,6 +89,25 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"proxy_protocol": "maybe"}, "not one of required"),
         ({"probe_aliases": {"1": 70000}}, "probe_aliases"),
         ({"probe_aliases": {"x": 1}}, "probe_aliases"),
+        ({"mode": "ebpf"}, "mode: 'ebpf' is not one of"),
+        ({"http_ports": ["26"]}, "http_ports: not all of them are inbound_ports"),
+        ({"http_headers": ["forwarded", "real-ip"]}, "in this order"),
+        ({"http_headers": ["via"]}, "http_headers"),
+        ({"forwarded_for_header": "X-A\r\nX-B"}, "not a header's name"),
+        ({"forwarded_for_header": "%[src]"}, "not a header's name"),
+        ({"forwarded_for_header": "Host"}, "not srcip's to write"),
+        ({"forwarded_for_header": "X_Real-IP"}, "there twice"),
+        ({"tlv_headers": [["cookie", "X-A"]]}, "tlv_headers: 'cookie'"),
+        ({"tlv_headers": [["alpn", "x-forwarded-for"]]}, "there twice"),
+        ({"tlv_headers": [["alpn"]]}, "not a list of pairs"),
+        ({"outbound_headers": [["X-A", "a\r\nb"]]}, "not a header's value"),
+        ({"outbound_headers": [["X-A", " a"]]}, "not a header's value"),
+        ({"outbound_headers": [["X-A", "ü"]]}, "not a header's value"),
+        ({"outbound_headers": [["X-A", "a" * 1025]]}, "not a header's value"),
+        ({"outbound_headers": [["Content-Length", "0"]]}, "not srcip's to write"),
+        ({"outbound_forwarded_for": "a\nb"}, "outbound_forwarded_for"),
+        ({"outbound_client_hostname": "\u0000"}, "outbound_client_hostname"),
+        ({"outbound_ports": ["15001"]}, "sidecar's own port"),
     ],
 )
 def test_what_is_not_understood_is_refused(change: dict[str, object], message: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from srcip_proxy import init, nft, pod, routes
 from srcip_proxy.plan import Plan, PortRange, ProbeAlias
 from srcip_proxy.pod import Pod, PodError
-from srcip_proxy.text import word
+from srcip_proxy.text import quoted, word
 
 FOLDER = Path(__file__).parents[1] / "golden" / "proxy"
 MODULE = Path(init.__file__).parent
@@ -24,6 +24,7 @@ POD = Pod(
     unusable=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("10.1.2.255")),
 )
 SMTP = Plan((PortRange(25, 25), PortRange(8000, 8010)), ("192.0.2.0/24", "2001:db8:2::/64"))
+WEB = (PortRange(8000, 8010),)
 
 
 def changed(**changes: object) -> Plan:
@@ -44,6 +45,27 @@ BEHAVIOURS = {
     "nobody-is-intercepted": (changed(proxy_protocol="off", node_proxy_protocol="off"), POD),
     "few-file-descriptors": (SMTP, Pod(POD.addresses, POD.node, POD.unusable, max_files=1024)),
     "a-single-port": (changed(inbound_ports=(PortRange(25, 25),)), POD),
+    "redirect": (changed(mode="redirect", http_ports=WEB), POD),
+    "redirect-everything": (
+        changed(
+            mode="redirect",
+            http_ports=WEB,
+            http_other="refuse",
+            forwarded_for="trusted",
+            forwarded_for_header="X-Client",
+            emit_proxy_protocol="v2",
+            tlv_headers=(("ssl-cn", "X-Client-CN"),),
+            probe_aliases=(ProbeAlias(15100, 8000),),
+            deliver_to="pod",
+        ),
+        POD,
+    ),
+    "redirect-append-without-ipv6": (
+        changed(mode="redirect", http_ports=WEB, forwarded_for="append"),
+        Pod(POD.addresses[:1], POD.node, POD.unusable, ipv6=False),
+    ),
+    "redirect-proxy-header-alone": (changed(mode="redirect", emit_proxy_protocol="v1"), POD),
+    "client-from-a-header": (changed(http_ports=WEB, client_from="x-forwarded-for"), POD),
     "client-limit": (changed(max_connections_per_client=100), POD),
 }
 
@@ -69,6 +91,18 @@ def test_a_word_is_one_word_or_an_error(text: str) -> None:
     except ValueError:
         return
     assert not set(text) & set(" \t\r\n\"'`{}()[];#$\\&|<>*?!~^+%"), text
+
+
+@given(st.text(st.characters(max_codepoint=255)))
+def test_what_is_quoted_is_one_text_or_an_error(text: str) -> None:
+    """HAProxy itself reads it back as the same text (test_injection.py)."""
+    try:
+        inside = quoted(text)
+    except ValueError:
+        return
+    assert text.isprintable() and text.isascii()
+    assert inside.replace("'\\''", "").count("'") == 2
+    assert inside.count("%") == 2 * text.count("%")
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srcip_proxy.plan import PortRange
-from srcip_webhook.annotations import CPU, MEMORY, MEMORY_LIMIT
+from srcip_webhook.annotation_table import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.quantities import amount
 from srcip_webhook.values import (
     BadValue,

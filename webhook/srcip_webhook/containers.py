@@ -20,6 +20,8 @@ RUN_DIR = "/run/srcip"
 TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
 """Where the API server mounts the Pod's token in every container that has nothing there yet. Neither container needs
 one, and that change to the Pod would bring it back to the webhook for a second look."""
+CAPABILITIES = {"tproxy": ("NET_RAW",), "redirect": ()}
+"""What the sidecar needs in each mode: NET_RAW to show the client's address as a source."""
 RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
 
 
@@ -47,7 +49,7 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
 @lru_cache(maxsize=512)
 def _rendered(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     env, resources = _env(plan), _resources(chosen)
-    containers = (_init(settings, env, resources), _proxy(settings, env, resources))
+    containers = (_init(settings, env, resources), _proxy(settings, env, resources, plan.mode))
     text = json.dumps([*containers, volume()], sort_keys=True)
     return Rendered(containers, hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -66,7 +68,7 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
     }
 
 
-def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
+def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any], mode: str) -> dict[str, Any]:
     """HAProxy as a native sidecar: up before the Pod's own containers start, stopped after them."""
     return {
         "name": PROXY,
@@ -79,7 +81,7 @@ def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, A
         "readinessProbe": _get("/readyz"),
         "livenessProbe": _get("/healthz"),
         "resources": resources,
-        "securityContext": _security("NET_RAW"),
+        "securityContext": _security(*CAPABILITIES[mode]),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}, _no_token()],
     }
@@ -111,7 +113,7 @@ def _resources(chosen: tuple[str | None, ...]) -> dict[str, Any]:
     return {"requests": {"cpu": cpu, "memory": memory}, **({"limits": limits} if limits else {})}
 
 
-def _security(capability: str) -> dict[str, Any]:
+def _security(*capabilities: str) -> dict[str, Any]:
     return {
         "runAsUser": UID,
         "runAsGroup": UID,
@@ -119,6 +121,6 @@ def _security(capability: str) -> dict[str, Any]:
         "privileged": False,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": [capability]},
+        "capabilities": {"drop": ["ALL"], **({"add": list(capabilities)} if capabilities else {})},
         "seccompProfile": {"type": "RuntimeDefault"},
     }

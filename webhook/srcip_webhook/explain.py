@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from srcip_proxy.headers import FIXED
 from srcip_proxy.plan import Plan
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
+from srcip_webhook.ports import subtract
 from srcip_webhook.values import duration_text
 
 _VERBS = {"inject": "gets the sidecar", "skip": "is left alone", "refuse": "is refused"}
@@ -24,6 +26,22 @@ _FIDELITY = {
     "best-effort": "as exact as possible: address and port, else the address, else the load balancer's",
     "ip": "the exact address, or the connection is refused",
     "exact": "the exact address and port, or the connection is refused",
+}
+
+
+_CLAIMS = {
+    "replace": "addresses that come in with a request are taken out",
+    "append": "a list that comes in is kept, and the client put behind it",
+    "trusted": "a list that comes in counts where a trusted network states it, up to the first address that is not one",
+}
+_OTHER = {
+    "pass": "what is not HTTP on an HTTP port, TLS among it, passes as it is",
+    "refuse": "what is not HTTP on an HTTP port, TLS among it, is refused",
+}
+_EMITTED = {
+    "off": "the application learns no client",
+    "v1": "each connection begins with a PROXY header of version 1",
+    "v2": "each connection begins with a PROXY header of version 2",
 }
 
 
@@ -53,9 +71,25 @@ def _plan(plan: Plan) -> Iterator[str]:
         f"at most {plan.max_header_bytes} bytes"
     )
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
-    yield f"  client:    {_FIDELITY[plan.client_address]}"
+    yield from _told(plan) if plan.mode == "redirect" else (f"  client:    {_FIDELITY[plan.client_address]}",)
+    if plan.mode == "tproxy" and plan.http_ports:
+        ports = ", ".join(map(str, plan.http_ports))
+        yield f"  HTTP:      ports {ports}: the client is what trusted networks state in {plan.forwarded_for_header}"
     limit = plan.max_connections_per_client
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
     yield "  needs:     NET_ADMIN at its start, then NET_RAW; Pod Security baseline and restricted refuse it"
     if plan.probe_aliases:
         yield f"  probes:    {', '.join(f'of port {item.port} at {item.alias}' for item in plan.probe_aliases)}"
+
+
+def _told(plan: Plan) -> Iterator[str]:
+    """How the application learns its client in redirect mode."""
+    if plan.http_ports:
+        names = {**FIXED, "forwarded-for": plan.forwarded_for_header}
+        written = [names[header] for header in plan.http_headers] + [name for _, name in plan.tlv_headers]
+        yield f"  HTTP:      ports {', '.join(map(str, plan.http_ports))}: {', '.join(written) or 'no header'}"
+        yield f"  claims:    {_CLAIMS[plan.forwarded_for]}"
+        yield f"  TLS:       {_OTHER[plan.http_other]}; headers can't be added to it, as only its two ends can read it"
+    others = subtract(plan.inbound_ports, plan.http_ports)
+    if others:
+        yield f"  other:     ports {', '.join(map(str, others))}: {_EMITTED[plan.emit_proxy_protocol]}"

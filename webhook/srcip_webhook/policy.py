@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
+from srcip_proxy.headers import FIXED, name_faults
+from srcip_proxy.plan import MOST_REDIRECTED, UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.pods import Pod, shown
@@ -51,6 +52,8 @@ class Reason(StrEnum):
     NO_TRUSTED_CIDRS = "no-trusted-cidrs"
     TRUSTS_EVERYONE = "trusts-everyone"
     RESOURCES = "resources"
+    NO_HEADERS = "no-headers"
+    TOO_MANY_PORTS = "too-many-ports"
 
 
 REASONS: dict[Reason, str] = {
@@ -75,6 +78,8 @@ REASONS: dict[Reason, str] = {
     Reason.NO_TRUSTED_CIDRS: "Neither the Pod nor the webhook's settings say which load balancers to trust.",
     Reason.TRUSTS_EVERYONE: "`trusted-cidrs` holds a whole address family without the acknowledgement.",
     Reason.RESOURCES: "A resource request is above its limit.",
+    Reason.NO_HEADERS: "No port would tell the application its client, or state one, by HTTP headers.",
+    Reason.TOO_MANY_PORTS: f"Redirect mode takes at most {MOST_REDIRECTED} ports.",
 }
 """One line about each reason, for the reference page."""
 
@@ -129,9 +134,10 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += _port_faults(pod, ports)
     faults += _trust_faults(intent, cidrs, said)
     faults += _resource_faults(intent, settings)
+    faults += _redirect_faults(intent, ports)
     if faults:
         return Refuse(tuple(faults), warnings)
-    plan = _plan(intent, ports.intercepted, cidrs, aliases(pod, intent, ports.intercepted))
+    plan = _plan(intent, ports.intercepted, ports.http, cidrs, aliases(pod, intent, ports.intercepted))
     return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
 
 
@@ -210,6 +216,30 @@ def _resource_faults(intent: Intent, settings: Settings) -> Iterable[Fault]:
             yield Fault(Reason.RESOURCES, text)
 
 
+def _redirect_faults(intent: Intent, ports: Ports) -> Iterable[Fault]:
+    by_header = intent.client_from == "x-forwarded-for"
+    if intent.mode != "redirect":
+        if by_header and ports.intercepted and not ports.http and not ports.undeclared:
+            text = f"{PREFIX}client-from: x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
+            yield Fault(Reason.NO_HEADERS, text)
+        return
+    if by_header:
+        text = f"{PREFIX}client-from: x-forwarded-for is for tproxy mode; here {PREFIX}forwarded-for: trusted does it"
+        yield Fault(Reason.INVALID_ANNOTATION, text)
+    names = [intent.forwarded_for_header, *(name for _, name in intent.tlv_headers)]
+    for text in name_faults(names, FIXED):
+        yield Fault(Reason.INVALID_ANNOTATION, f"{PREFIX}forwarded-for-header and tlv-headers: {text}")
+    if sum(r.last - r.first + 1 for r in ports.intercepted) > MOST_REDIRECTED:
+        text = f"{PREFIX}inbound-ports: redirect mode takes at most {MOST_REDIRECTED} ports"
+        yield Fault(Reason.TOO_MANY_PORTS, text)
+    if ports.intercepted and not ports.http and intent.emit_proxy_protocol == "off" and not ports.undeclared:
+        text = (
+            f"{MODE}: redirect tells the client in HTTP headers or in a PROXY header, and no port has either: name "
+            f"HTTP ports in {PREFIX}http-ports, or set {PREFIX}emit-proxy-protocol"
+        )
+        yield Fault(Reason.NO_HEADERS, text)
+
+
 def resource(intent: Intent, settings: Settings, field: str) -> str | None:
     """A resource of the sidecar: the Pod's word, else the settings'."""
     said: str | None = getattr(intent, field)
@@ -229,17 +259,35 @@ _SAME = (
     "max_connections_per_client",
     "drain_timeout_s",
     "threads",
+    "client_from",
+    "forwarded_for_header",
 )
 """Fields that Intent and Plan share."""
+_REDIRECT = (
+    "http_headers",
+    "forwarded_for",
+    "forwarded_for_header",
+    "http_other",
+    "emit_proxy_protocol",
+    "tlv_headers",
+)
+"""Those of redirect mode alone."""
 
 
 @lru_cache(maxsize=512)
 def _plan(
-    intent: Intent, ports: tuple[PortRange, ...], cidrs: tuple[str, ...], probe_aliases: tuple[ProbeAlias, ...]
+    intent: Intent,
+    ports: tuple[PortRange, ...],
+    http: tuple[PortRange, ...],
+    cidrs: tuple[str, ...],
+    probe_aliases: tuple[ProbeAlias, ...],
 ) -> Plan:
+    redirect = intent.mode == "redirect"
     return Plan(
         inbound_ports=merge(ports),
         trusted_cidrs=cidrs,
         probe_aliases=probe_aliases,
-        **{field: getattr(intent, field) for field in _SAME},
+        mode=intent.mode or "tproxy",
+        http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
+        **{field: getattr(intent, field) for field in (*_SAME, *(_REDIRECT if redirect else ()))},
     )

@@ -13,6 +13,9 @@ from srcip_webhook.pods import DeclaredPort, Pod, shown
 
 INBOUND = PREFIX + "inbound-ports"
 EXCLUDE = PREFIX + "exclude-inbound-ports"
+HTTP = PREFIX + "http-ports"
+HTTP_NAMES = ("http", "http2", "grpc", "h2c", "ws")
+"""Names of ports that speak HTTP without TLS, alone or before a dash: the conventions of Services and meshes."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Ports:
     """A sentence for each port that is the sidecar's own."""
     idle: tuple[str, ...]
     """A sentence for each exclusion that excludes nothing."""
+    http: tuple[PortRange, ...]
+    """The intercepted ports that speak HTTP: sorted, disjoint."""
 
 
 def resolve(pod: Pod, intent: Intent) -> Ports:
@@ -37,12 +42,14 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
     wanted, undeclared = _wanted(intent, declared)
     excluded, unknown = _excluded(intent, declared)
     intercepted = subtract(merge(wanted), merge(excluded))
+    http, strange = _http(intent, declared, intercepted)
     return Ports(
         intercepted=intercepted,
         declared=declared,
-        undeclared=(*undeclared, *unknown),
+        undeclared=(*undeclared, *unknown, *strange),
         clashes=tuple(_clashes(intercepted, declared)),
         idle=tuple(_idle(wanted, excluded)),
+        http=http,
     )
 
 
@@ -61,6 +68,28 @@ def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[Po
 
 def _excluded(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
     return _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
+
+
+def _http(
+    intent: Intent, declared: tuple[DeclaredPort, ...], intercepted: tuple[PortRange, ...]
+) -> tuple[tuple[PortRange, ...], list[str]]:
+    """The HTTP ports: as said, else by their names. What is said and not intercepted is a fault."""
+    if intent.http_ports is None:
+        named = [PortRange(p.number, p.number) for p in declared if p.protocol == "TCP" and _is_http(p.name)]
+        wanted = [] if intent.emit_proxy_protocol != "off" else named
+        return common(intercepted, merge(wanted)), []
+    ranges, faults = _numbers(intent.http_ports, declared, HTTP)
+    faults += [f"{HTTP}: port {item} is not intercepted" for item in subtract(merge(ranges), intercepted)]
+    return common(intercepted, merge(ranges)), faults
+
+
+def _is_http(name: str) -> bool:
+    return name.partition("-")[0] in HTTP_NAMES
+
+
+def common(ranges: tuple[PortRange, ...], others: tuple[PortRange, ...]) -> tuple[PortRange, ...]:
+    """The ports of both; sorted and disjoint as they are."""
+    return subtract(ranges, subtract(ranges, others))
 
 
 def _numbers(

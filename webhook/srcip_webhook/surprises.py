@@ -7,9 +7,9 @@ from typing import Any
 
 from srcip_proxy.plan import Plan
 from srcip_webhook import pods
-from srcip_webhook.annotations import PREFIX, Intent
+from srcip_webhook.annotations import PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
-from srcip_webhook.ports import Ports, covers
+from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
 
 
@@ -25,6 +25,7 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
     if cidrs := everyone(plan.trusted_cidrs):
         yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
     yield from _policy_surprises(intent)
+    yield from _redirect_surprises(plan) if plan.mode == "redirect" else _idle_annotations(intent)
     if pods.spec(pod).get("shareProcessNamespace"):
         yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
     if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
@@ -36,6 +37,38 @@ def _policy_surprises(intent: Intent) -> Iterator[str]:
         yield f"srcip: {PREFIX}proxy-protocol: off leaves the connections of trusted sources as they are"
     elif intent.node_proxy_protocol == "required" and not intent.rewrite_probes:
         yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
+
+
+def _redirect_surprises(plan: Plan) -> Iterator[str]:
+    silent = [str(r) for r in subtract(plan.inbound_ports, plan.http_ports)]
+    if silent and plan.emit_proxy_protocol == "off":
+        yield (
+            f"srcip: on port {', '.join(silent[:8])} the application sees the sidecar and learns no client: neither in "
+            f"{PREFIX}http-ports nor {PREFIX}emit-proxy-protocol"
+        )
+    if plan.forwarded_for == "append" and plan.http_ports:
+        yield f"srcip: {PREFIX}forwarded-for: append keeps what clients claim; only the last address is true"
+
+
+_OF_REDIRECT = (
+    "http-ports",
+    "http-headers",
+    "forwarded-for",
+    "forwarded-for-header",
+    "http-other",
+    "emit-proxy-protocol",
+    "tlv-headers",
+)
+
+
+def _idle_annotations(intent: Intent) -> Iterator[str]:
+    rows = {row.name: row for row in TABLE}
+    used = ("http-ports", "forwarded-for-header") if intent.client_from == "x-forwarded-for" else ()
+    idle = [
+        name for name in _OF_REDIRECT if name not in used and getattr(intent, rows[name].field) != rows[name].default
+    ]
+    if idle:
+        yield f"srcip: without effect in {intent.mode} mode: {', '.join(PREFIX + name for name in idle)}"
 
 
 def _guaranteed(pod: Pod) -> bool:

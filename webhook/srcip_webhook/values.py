@@ -167,7 +167,7 @@ class PortList:
         return {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
 
     def parse(self, text: str) -> tuple[PortRange | str, ...]:
-        return tuple(_each(text, _port_item, MAX_PORTS))
+        return tuple(each(text, _port_item, MAX_PORTS))
 
 
 def _port_item(item: str) -> PortRange | str:
@@ -190,7 +190,7 @@ class NetworkList:
         return {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": "^[0-9a-fA-F.:/, \\t\\r\\n]+$"}
 
     def parse(self, text: str) -> tuple[str, ...]:
-        return disjoint(_each(text, _network, MAX_NETWORKS))
+        return disjoint(each(text, _network, MAX_NETWORKS))
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -245,7 +245,7 @@ class Versions:
         return known[text]
 
 
-def _each(text: str, read: Callable[[str], T], most: int) -> list[T]:
+def each(text: str, read: Callable[[str], T], most: int) -> list[T]:
     """Each item of a list with commas; white space around items does not matter."""
     items = [item.strip(" \t\r\n") for item in text.split(",")]
     if len(text) > MAX_TEXT or len(items) > most:

@@ -77,9 +77,9 @@ end
 
 local MAPPED = string.rep("\0", 10) .. "\xff\xff"
 
--- IPv4 inside ::ffff:0:0/96 is IPv4: only so can it be a source for an IPv4 application.
-local function canonical(bytes)
-  if #bytes == 16 and bytes:sub(1, 12) == MAPPED then return bytes:sub(13) end
+--- IPv4 inside ::ffff:0:0/96 is IPv4: only so can it be a source for an IPv4 application.
+function M.canonical(bytes)
+  if bytes and #bytes == 16 and bytes:sub(1, 12) == MAPPED then return bytes:sub(13) end
   return bytes
 end
 
@@ -101,8 +101,9 @@ function M.unusable(bytes)
   return nil
 end
 
-local function proxied(version, length, address, port)
-  return { kind = "proxy", version = version, length = length, address = canonical(address), port = port }
+local function proxied(version, length, address, port, to, to_port)
+  return { kind = "proxy", version = version, length = length, address = M.canonical(address), port = port,
+    to = to, to_port = to_port }
 end
 
 local function unproxied(version, length) return { kind = "local", version = version, length = length } end
@@ -114,10 +115,11 @@ local function v1_line(line, length)
   if not family then return refuse("malformed", "not a version 1 line") end
   local read = family == "4" and M.ipv4 or M.ipv6
   local address, port = read(source), decimal(source_port, 65535)
-  if not (address and port and read(destination) and decimal(destination_port, 65535)) then
+  local to, to_port = read(destination), decimal(destination_port, 65535)
+  if not (address and port and to and to_port) then
     return refuse("malformed", "a version 1 line with a bad address or port")
   end
-  return proxied(1, length, address, port)
+  return proxied(1, length, address, port, to, to_port)
 end
 
 local function v1(data)
@@ -159,8 +161,11 @@ local function v2_proxy(data, family, length, crc32c)
   if fault then return fault end
   local size = ADDRESS_LENGTH[network]
   if not size or transport ~= STREAM then return unproxied(2, length) end
-  local address = data:sub(V2_FIXED + 1, V2_FIXED + size)
-  return proxied(2, length, address, string.unpack(">I2", data, V2_FIXED + 2 * size + 1))
+  local address, to = data:sub(V2_FIXED + 1, V2_FIXED + size), data:sub(V2_FIXED + size + 1, V2_FIXED + 2 * size)
+  local port, to_port = string.unpack(">I2I2", data, V2_FIXED + 2 * size + 1)
+  local verdict = proxied(2, length, address, port, to, to_port)
+  verdict.tlvs = data:sub(V2_FIXED + pair + 1, length)
+  return verdict
 end
 
 local function v2(data, limits)
@@ -188,7 +193,8 @@ end
 
 --- The verdict on the first bytes of a connection. `limits` holds `max_header` (bytes), `versions` ({[1]=true, [2]=true})
 --- and `crc32c` (bytes to number). Verdicts, by `kind`:
----   proxy   address (4 or 16 bytes) and port of the client; `length` bytes are the header
+---   proxy   address (4 or 16 bytes) and port of the client, `to` and `to_port` where it connected to, the bytes of all
+---           `tlvs` of a version 2 header; `length` bytes are the header
 ---   local   a valid header without an address: the connection's own address counts
 ---   wait    so far the beginning of a header
 ---   none    no header at all

@@ -2,7 +2,6 @@
 -- client the application shall see and where the application is reached. Settings come as `key=value` arguments.
 
 local protocol = require("proxy_protocol")
-local listeners = require("listeners")
 local counters = require("counters")
 
 local settings = {}
@@ -25,14 +24,8 @@ end
 local own, node = {}, {}
 for text in pairs(set_of(settings.own)) do own[bytes_of(text)] = true end
 for text in pairs(set_of(settings.node)) do node[text] = true end
--- The Pod's own address per family, as bytes; nil where it has none.
-local pod4, pod6 = bytes_of(settings.pod4), bytes_of(settings.pod6)
-local loopback4, loopback6 = bytes_of(settings.loopback4), bytes_of(settings.loopback6)
-local has_ipv6 = settings.ipv6 == "1"
 local versions = set_of(settings.versions)
 local limits = { max_header = tonumber(settings.max_header), versions = { versions["1"], versions["2"] } }
-
-local FIRST_UNPRIVILEGED_PORT = 1024 -- below, binding needs CAP_NET_BIND_SERVICE (ip-sysctl.rst)
 
 local HINTS = {
   no_header = "the balancer must send the PROXY protocol on this port, or set srcip.io/proxy-protocol: optional",
@@ -48,6 +41,8 @@ local HINTS = {
   family = "the application does not listen on the client's address family: let it, or see srcip.io/client-address",
   port = "see srcip.io/client-address",
   too_many = "see srcip.io/max-connections-per-client",
+  not_http = "see srcip.io/http-ports and srcip.io/http-other",
+  no_room = "the header leaves no room for the one to the application: see srcip.io/max-header-size",
 }
 
 local function endpoint(address, port)
@@ -74,60 +69,11 @@ local function refuse(txn, reason, detail)
   txn:set_var("txn.srcip_refused", true)
 end
 
-local function is_ipv6(text) return text:find(":", 1, true) ~= nil end
-
--- Whether srcip.io/deliver-to has an address of this family at all.
-local function has_family(is6)
-  if is6 then return has_ipv6 and (settings.deliver_to ~= "pod" or pod6 ~= nil) end
-  return settings.deliver_to ~= "pod" or pod4 ~= nil
-end
-
-local function listens(set, is6)
-  if is6 then return set[listeners.ANY6] or set[loopback6] or pod6 and set[pod6] end
-  return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
-end
-
--- Whether the application can take a client of the other family than that of the balancer's connection.
-local function takes(is6, port)
-  if not has_family(is6) then return false end
-  return listens(listeners.on(port), is6) or listens(listeners.on(port, true), is6)
-end
-
--- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
--- network the inner connection must not repeat the outer one's addresses and ports). `header` is what the header said,
--- for the counter.
-local function hand_over(txn, kind, is6, header)
-  txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
-  counters.add("accepted", header)
-end
-
-local function deliver_own(txn, header)
-  local is6 = is_ipv6(txn.f:fc_src())
-  if has_family(is6) then return hand_over(txn, "own", is6, header) end
-  refuse(txn, "family", "the Pod has no address of this family to deliver to")
-end
-
-local function deliver_client(txn, verdict)
-  local address, port, outer = protocol.text(verdict.address), verdict.port, txn.f:fc_src()
-  local is6 = #verdict.address == 16
-  if is6 ~= is_ipv6(outer) and not takes(is6, txn.f:dst_port()) then
-    if settings.client_address ~= "best-effort" then
-      return refuse(txn, "family", "client " .. address .. " cannot be shown to the application")
-    end
-    counters.add("fallback", "family")
-    log("connection from " .. describe(txn) .. ": the application sees the balancer, not client " .. address, "family")
-    return deliver_own(txn, "proxy")
-  end
-  if port < FIRST_UNPRIVILEGED_PORT then
-    if settings.client_address == "exact" then
-      return refuse(txn, "port", "the sidecar may not use the client's port " .. port)
-    end
-    port = 0 -- any
-  end
-  local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
-  hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
-  txn:set_var("txn.srcip_client", address .. "/" .. port)
-end
+-- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself,
+-- and `client(txn, verdict)`. `header` is what the header said, for the counter.
+local ways = require(settings.mode == "redirect" and "redirect" or "transparent")
+local deliver = ways({ settings = settings, own = own, bytes_of = bytes_of, refuse = refuse, log = log,
+  describe = describe })
 
 local function policy(txn)
   if settings.node_policy == settings.policy then return settings.policy end
@@ -142,31 +88,24 @@ function ON.proxy(txn, verdict)
     return refuse(txn, "unusable_address", "client " .. protocol.text(verdict.address) .. " is " .. fault)
   end
   txn.req:remove(0, verdict.length)
-  return deliver_client(txn, verdict)
+  return deliver.client(txn, verdict)
 end
 
 ON["local"] = function(txn, verdict)
   txn.req:remove(0, verdict.length)
-  return deliver_own(txn, "local")
+  return deliver.own(txn, "local")
 end
 
 function ON.none(txn)
   if policy(txn) == "required" then return refuse(txn, "no_header", "it does not begin with a PROXY protocol header") end
-  return deliver_own(txn, "none")
+  return deliver.own(txn, "none")
 end
 
 function ON.wait() end
 
 function ON.refuse(txn, verdict) return refuse(txn, verdict.reason, verdict.detail) end
 
--- Registers an action after which the rules go on. It must say so: HAProxy takes what an earlier action of the same
--- connection has returned for the result of one that returns nothing.
-local function register(name, run)
-  core.register_action(name, { "tcp-req" }, function(txn)
-    run(txn)
-    return act.CONTINUE
-  end)
-end
+local register = require("register")
 
 register("srcip_header", function(txn)
   local data = txn.req:data() or ""
@@ -205,6 +144,7 @@ end
 
 register("srcip_late", late)
 
-register("srcip_too_many", function(txn)
-  refuse(txn, "too_many", "client " .. txn.f:src() .. " has too many connections open")
-end)
+local function too_many(txn) refuse(txn, "too_many", "client " .. txn.f:src() .. " has too many connections open") end
+
+register("srcip_too_many", too_many)
+register("srcip_too_many_requests", too_many, "http-req")

@@ -1,0 +1,74 @@
+-- Redirect mode: the application learns the client from headers. What the PROXY header said is kept in variables of the
+-- session, as each request of an HTTP connection is a stream of its own; or it is written anew before the first byte.
+
+local protocol = require("proxy_protocol")
+local counters = require("counters")
+local first_bytes = require("first_bytes")
+local tlvs = require("tlvs")
+local emitted = require("emitted")
+local forwarded = require("forwarded")
+local register = require("register")
+
+local HTTPS = 443
+
+return function(shared)
+  local M = {}
+  local settings, refuse = shared.settings, shared.refuse
+  local wanted = {}
+  for name in settings.tlvs:gmatch("[^,]+") do wanted[#wanted + 1] = name end
+
+  local function hand_over(txn, address, port, to_port, header)
+    txn:set_var("sess.srcip_client", address .. "/" .. port)
+    txn:set_var("sess.srcip_port", tostring(to_port))
+    txn:set_var("sess.srcip_proto", to_port == HTTPS and "https" or "http")
+    counters.add("accepted", header)
+  end
+
+  function M.own(txn, header)
+    local f = txn.f
+    hand_over(txn, f:fc_src(), f:fc_src_port(), f:dst_port(), header)
+    if settings.emit ~= "off" then
+      local from = shared.bytes_of(f:fc_src())
+      local to = shared.bytes_of(#from == 16 and settings.pod6 ~= "" and settings.pod6 or f:dst())
+      txn:set_priv({ address = from, port = f:fc_src_port(), to = to, to_port = f:dst_port() })
+    end
+  end
+
+  function M.client(txn, verdict)
+    hand_over(txn, protocol.text(verdict.address), verdict.port, verdict.to_port, "proxy")
+    if settings.emit ~= "off" then txn:set_priv(verdict) end
+    if (verdict.tlvs or "") == "" then return end
+    local said = tlvs.read(verdict.tlvs)
+    if said.ssl then txn:set_var("sess.srcip_proto", "https") end
+    for _, name in ipairs(wanted) do
+      if said[name] then txn:set_var("sess.srcip_tlv_" .. name:gsub("-", "_"), said[name]) end
+    end
+  end
+
+  -- The port that an IPv6 connection came to stands in the address that it was led to; 0 where it was not led here.
+  register("srcip_port6", function(txn)
+    local bytes, prefix = shared.bytes_of(txn.f:dst()), shared.bytes_of(settings.ports6)
+    local port = bytes:sub(1, 14) == prefix:sub(1, 14) and string.unpack(">I2", bytes, 15) or 0
+    txn:set_var("sess.srcip_to", port)
+  end)
+
+  register("srcip_kind", function(txn)
+    local kind = first_bytes.kind(txn.req:data() or "")
+    if kind == "wait" then return end
+    if kind == "other" and settings.other == "refuse" then
+      return refuse(txn, "not_http", "what it sends is not HTTP")
+    end
+    txn:set_var("sess.srcip_kind", kind)
+  end)
+
+  register("srcip_emit", function(txn)
+    local header = emitted.header(settings.emit, txn:get_priv(), function(bytes) return txn.c:crc32c(bytes) end)
+    if txn.req:insert(header, 0) ~= #header then
+      refuse(txn, "no_room", "the header for the application does not fit before the first bytes")
+    end
+  end)
+
+  forwarded.register(settings)
+
+  return M
+end

@@ -1,0 +1,77 @@
+"""The nftables rules of redirect mode: trusted connections are redirected to the sidecar's port. Pure.
+
+Redirection needs connection tracking, so that HAProxy can ask for the original port; all other packets of the
+intercepted ports are kept out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from srcip_proxy.network import CHECK4, PORTS6
+from srcip_proxy.nft_words import FAMILIES, one_of, who
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, UID, Plan
+from srcip_proxy.pod import Pod
+from srcip_proxy.text import word
+
+RESET = "reject with tcp reset"
+SYN = "tcp flags & (fin | syn | rst | ack) == syn"
+
+
+def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
+    """To the proxy, and nobody else there: a connection that was not redirected has no port to go to."""
+    matches = [(v, match) for v in versions for match in _trusted(plan, pod, v)]
+    yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
+    yield "    iif lo goto from_lo"
+    yield f"    tcp dport {PROXY_PORT} {RESET}"
+    yield from (f"    {match} goto intercept{v}" for v, match in matches)
+    if plan.probe_aliases:
+        yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
+    yield f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
+    yield from (_listening(v) for v in versions)
+    yield f"  chain from_lo {{\n    ip saddr {CHECK4} accept\n    ip daddr {CHECK4} accept"
+    ports = one_of(plan.inbound_ports)
+    yield f"    tcp dport {ports} notrack\n    tcp sport {ports} notrack\n  }}"
+    yield "  chain redirected {\n    type nat hook prerouting priority dstnat; policy accept;"
+    yield from (f"    iif != lo {match} {_to_proxy(plan, v)}" for v, match in matches)
+    yield "  }"
+    yield from _leaving(plan, versions)
+
+
+def _trusted(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
+    trusted, native = who(plan, pod, version)
+    ip = FAMILIES[version]["ip"]
+    unless = f" {ip} saddr != {one_of(native)}" if native else ""
+    if trusted:
+        yield f"{ip} saddr {one_of(trusted)} tcp dport {one_of(plan.inbound_ports)}{unless}"
+
+
+def _to_proxy(plan: Plan, version: int) -> str:
+    if version == 4:
+        return f"redirect to :{PROXY_PORT}"
+    ports = (port for item in plan.inbound_ports for port in range(item.first, item.last + 1))
+    pairs = ", ".join(f"{port} : {PORTS6}{port:x}" for port in ports)
+    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{PROXY_PORT}"
+
+
+def _listening(version: int) -> str:
+    """Where no socket is, the client is refused as without srcip: it must not find the proxy in its place."""
+    found = "".join(f"    socket transparent {flag} accept\n" for flag in (0, 1))
+    other = "    tcp flags & (fin | syn | rst | ack) != syn accept\n"
+    return f"  chain intercept{version} {{\n{other}{found}    notrack\n  }}"
+
+
+def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
+    """What the Pod itself sends. srcip's loopback address is the sidecar's alone: an application may believe the
+    headers of whoever comes from there."""
+    ports = one_of(plan.inbound_ports)
+    yield "  chain leaving {\n    type filter hook output priority raw; policy accept;"
+    yield f"    oif lo tcp dport {PROXY_PORT} {RESET}"
+    for v in versions:
+        own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
+        yield f"    oif lo {own} {SYN} tcp dport {ports} meta skuid != {word(UID)} {RESET}"
+    if plan.probe_aliases:
+        yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
+    yield f"    tcp sport {ports} notrack\n    oif lo tcp dport {ports} notrack\n  }}"
+    check = f"ip saddr {CHECK4} tcp dport {CHECK_PORT} redirect to :{CHECK_PROXY_PORT}"
+    yield f"  chain checked {{\n    type nat hook output priority -100; policy accept;\n    {check}\n  }}"

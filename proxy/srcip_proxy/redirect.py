@@ -1,0 +1,137 @@
+"""HAProxy's configuration in redirect mode: the application learns the client from headers. Pure.
+
+The sidecar has no capability here: the kernel leads a connection to it (nft.py), and it makes an ordinary one to the
+application. A connection begins as TCP: Lua takes the PROXY header out and keeps what it said in variables of the
+*session*. On an HTTP port the connection then becomes an HTTP one; each of its requests is a stream of its own, to
+which the rules of the frontend apply again, and gets the session's client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy import header_rules
+from srcip_proxy.network import LOOPBACK, PORTS6
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
+from srcip_proxy.pod import Pod
+from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, host, http_port
+from srcip_proxy.text import word, words
+
+READ = "{ var(sess.srcip_client) -m found }"
+KIND = "{ var(sess.srcip_kind) -m found }"
+HTTP = "{ var(sess.srcip_kind) -m str http }"
+ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
+"""The kernel redirects to the address of the interface: binding to loopback would not do. nft.py keeps others out."""
+PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
+"""Where the application is tried, in this order, for each `srcip.io/deliver-to`."""
+
+
+def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
+    """Everything between `defaults` and the health frontend."""
+    for version in pod.versions:
+        yield _inbound(plan, pod, version)
+        yield _backends(plan, pod, version)
+    yield clients(plan)
+    yield _check(plan, pod)
+
+
+def lua_settings(plan: Plan) -> dict[str, object]:
+    """What Lua needs to know in this mode."""
+    return {
+        "mode": plan.mode,
+        "other": plan.http_other,
+        "emit": plan.emit_proxy_protocol,
+        "tlvs": words((tlv for tlv, _ in plan.tlv_headers), ","),
+        "ports6": PORTS6,
+        "list": plan.forwarded_for_header.lower(),
+        "trusted": words(plan.trusted_cidrs, ",") if plan.forwarded_for == "trusted" else "",
+    }
+
+
+def _inbound(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
+    # where a header must come, the kernel may as well wait for it before it wakes the sidecar
+    defer = " defer-accept" if plan.proxy_protocol == "required" else ""
+    yield f"frontend inbound{version}"
+    yield f"  maxconn {word(connections(plan, pod))}"
+    yield f"  bind {ANYWHERE[version]}:{PROXY_PORT}{' v6only' if version == 6 else ''}{defer}"
+    yield from _decisions(plan, version, plan.http_ports, "")
+
+
+def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], prefix: str) -> Iterator[str]:
+    yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
+    if version == 6:
+        yield "  tcp-request content lua.srcip_port6 if !{ var(sess.srcip_to) -m found }"
+        yield "  tcp-request content set-dst-port var(sess.srcip_to)"
+    if http_ports:
+        yield from _requests()
+    yield f"  {END} if {{ dst_port 0 {PROXY_PORT} }}"
+    yield f"  tcp-request content lua.srcip_header if !{READ} {{ req.len gt 0 }}"
+    yield f"  tcp-request content lua.srcip_late if !{READ} !{REFUSED} WAIT_END"
+    yield f"  {END} if {REFUSED}\n  {END} if !{READ}"
+    yield from _client()
+    if http_ports:
+        yield from _kind(http_ports)
+    if plan.emit_proxy_protocol != "off":
+        yield f"  tcp-request content lua.srcip_emit\n  {END} if {REFUSED}"
+    if http_ports:
+        yield from header_rules.rules(plan)
+        yield f"  use_backend {prefix}http2-{version} if {HTTP} {{ fc_http_major 2 }}"
+        yield f"  use_backend {prefix}http{version} if {HTTP}"
+    yield f"  default_backend {prefix}raw{version}"
+
+
+def _client(condition: str = "") -> Iterator[str]:
+    yield f"  tcp-request content set-src var(sess.srcip_client),field(1,/){condition}"
+    yield f"  tcp-request content set-src-port var(sess.srcip_client),field(2,/){condition}"
+
+
+def _requests() -> Iterator[str]:
+    """Streams of a connection that has become an HTTP one."""
+    yield from _client(f" if {HTTP}")
+    yield f"  tcp-request content accept if {HTTP}"
+
+
+def _kind(http_ports: tuple[PortRange, ...]) -> Iterator[str]:
+    """HTTP, unless the first bytes cannot be. Whatever is late or unclear is HTTP too: passed on as it is, it could
+    bring headers that the application would believe."""
+    yield from http_port(http_ports)
+    yield f"  tcp-request content lua.srcip_kind if http_port !{KIND} {{ req.len gt 0 }}"
+    yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} WAIT_END"
+    yield f"  {END} if {REFUSED}"
+    yield f"  tcp-request content switch-mode http if {HTTP}"
+
+
+def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = "") -> Iterator[str]:
+    yield f"backend {prefix}raw{version}\n  tcp-request inspect-delay 2ms"
+    yield from client_limit(plan)
+    yield WAIT_FOR_MORE
+    yield from _servers(plan, pod, version, port)
+    if not plan.http_ports:
+        return
+    for name, options in (("http", ""), ("http2-", " proto h2")):
+        yield f"backend {prefix}{name}{version}\n  mode http"
+        # a connection to the application belongs to one connection of a client; it ends when that one does
+        yield "  http-reuse never\n  option abortonclose"
+        yield from _servers(plan, pod, version, port, options)
+
+
+def _servers(plan: Plan, pod: Pod, version: int, port: str, options: str = "") -> Iterator[str]:
+    """The first server by rule, the others when it refuses. No `port` means the one that the connection came to.
+
+    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
+    """
+    places = {"loopback": LOOPBACK[version], "pod": pod.own(version) or LOOPBACK[version]}
+    first, *others = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
+    yield f"  retries {len(others)}"
+    yield "  use-server first if TRUE"
+    yield f"  server first {host(first)}{port} weight 0{options}"
+    for number, address in enumerate([*others, *others[-1:]], start=2):
+        yield f"  server try{number} {host(address)}{port}{options}"
+
+
+def _check(plan: Plan, pod: Pod) -> Iterator[str]:
+    """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
+    ports = (PortRange(CHECK_PORT, CHECK_PORT),) if plan.http_ports else ()
+    yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT}"
+    yield from _decisions(plan, 4, ports, "check-")
+    yield from _backends(plan, pod, 4, "check-", f":{CHECK_PORT}")

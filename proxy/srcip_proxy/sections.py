@@ -1,0 +1,63 @@
+"""What the sections of HAProxy's configuration share, whatever the mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy.plan import Plan, PortRange
+from srcip_proxy.pod import Pod
+from srcip_proxy.text import word, words
+
+HEALTH_CONNECTIONS = 100
+"""Room for kubelet and Prometheus when all other connections are taken."""
+WAIT_FOR_MORE = "  tcp-request content accept if { req.len gt 0 }\n  tcp-request content accept if WAIT_END"
+"""A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, and no
+data before it, for an abort, and would reset the application's connection; a FIN that is there before is passed on."""
+PIPES = 64
+"""Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
+REFUSED = "{ var(txn.srcip_refused) -m bool }"
+PORTS_OF_A_LINE = 32
+"""HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
+END = "tcp-request content silent-drop rst-ttl 64"
+"""Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
+
+
+def connections(plan: Plan, pod: Pod) -> int:
+    """How many connections the sidecar takes: as planned, or fewer where the runtime gives it fewer files.
+
+    Two files a connection; HAProxy would not start with a number that it has no files for.
+    """
+    return max(1, min(plan.max_connections, pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES))
+
+
+def client_limit(plan: Plan) -> Iterator[str]:
+    """Rules of a backend whose source is the client: one client has only so many connections."""
+    if plan.max_connections_per_client:
+        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
+        yield "  tcp-request content track-sc0 src table clients"
+        yield f"  tcp-request content lua.srcip_too_many if {over}\n  {END} if {over}"
+
+
+def clients(plan: Plan) -> Iterator[str]:
+    """The table that `client_limit` counts in."""
+    if plan.max_connections_per_client:
+        yield f"backend clients\n  stick-table type ipv6 size {word(plan.max_connections)} expire 1h store conn_cur"
+
+
+def only_port(plan: Plan) -> int | None:
+    """The single intercepted port. Known beforehand, it need not be asked of the kernel for each connection."""
+    first = plan.inbound_ports[0]
+    return first.first if plan.inbound_ports == (PortRange(first.first, first.first),) else None
+
+
+def host(address: object) -> str:
+    """An address as HAProxy writes it before a port."""
+    address = word(address)
+    return f"[{address}]" if ":" in address else address
+
+
+def http_port(ports: tuple[PortRange, ...]) -> Iterator[str]:
+    """The condition `http_port`: the connection came to one of these."""
+    texts = [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports]
+    for start in range(0, len(texts), PORTS_OF_A_LINE):
+        yield f"  acl http_port dst_port {words(texts[start : start + PORTS_OF_A_LINE], ' ')}"

@@ -1,0 +1,151 @@
+"""HAProxy's configuration in tproxy mode: the application sees the client as its TCP peer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy import header_rules, plain
+from srcip_proxy.network import LOOPBACK
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan
+from srcip_proxy.pod import Pod
+from srcip_proxy.sections import (
+    END,
+    REFUSED,
+    WAIT_FOR_MORE,
+    client_limit,
+    clients,
+    connections,
+    host,
+    http_port,
+    only_port,
+)
+from srcip_proxy.text import word, words
+
+
+def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
+    """Everything between `defaults` and the health frontend."""
+    yield _inbound(plan, pod)
+    yield _backends(plan, pod, "", only_port(plan))
+    if plan.http_ports:
+        yield _web(plan, pod)
+    yield clients(plan)
+    yield _check(plan, pod)
+
+
+def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
+    # where a header must come, the kernel may as well wait for it before it wakes the sidecar
+    bind = "transparent defer-accept" if plan.proxy_protocol == "required" else "transparent"
+    for version in pod.versions:
+        yield f"frontend inbound{version}"
+        yield f"  maxconn {word(connections(plan, pod))}"
+        yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
+        yield from _requests(plan)
+        yield from _decisions(plan, pod, version, "")
+
+
+def lua_settings(plan: Plan) -> dict[str, object]:
+    """What Lua needs to know besides, where a balancer states clients by X-Forwarded-For."""
+    if not plan.http_ports:
+        return {}
+    trusted = words(plan.trusted_cidrs, ",")
+    return {"client_from": plan.client_from, "list": plan.forwarded_for_header.lower(), "trusted": trusted}
+
+
+def _requests(plan: Plan) -> Iterator[str]:
+    """Ports whose balancer speaks HTTP alone: no PROXY header, and each request has a client of its own."""
+    if not plan.http_ports:
+        return
+    yield from http_port(plan.http_ports)
+    yield "  tcp-request content switch-mode http if http_port"
+    yield from header_rules.hops()
+    yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
+    yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
+    yield from header_rules.limit(plan)
+    yield "  use_backend http2-%[var(txn.srcip_web)] if http_port { fc_http_major 2 }"
+    yield "  use_backend http%[var(txn.srcip_web)] if http_port"
+
+
+def _web(plan: Plan, pod: Pod) -> Iterator[str]:
+    """The application's connections for requests: one belongs to one client on one connection of the balancer. Nobody
+    knows the client's port."""
+    for version in pod.versions:
+        for name, options in (("http", ""), ("http2-", " proto h2")):
+            yield f"backend {name}{version}\n  mode http\n  http-reuse never\n  option abortonclose"
+            places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
+            targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
+            yield from _servers(targets, version, "", options)
+
+
+def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
+    """How connections of one IP version are decided, and the backend that follows: its name begins with `prefix`."""
+    backend = "{ var(txn.srcip_backend) -m found }"
+    yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
+    yield from plain.rules(plan, pod, version)
+    yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
+    undecided = f"!{backend} !{REFUSED}"
+    yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"
+    yield f"  {END} if {REFUSED}"
+    # what nobody has decided goes nowhere; only a plain header comes past these rules without a decision of Lua's
+    yield f"  {END} if !{backend}"
+    yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
+    yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
+    yield f"  use_backend {prefix}%[var(txn.srcip_backend)] if {backend}"
+    yield f"  default_backend {prefix}client{version}"
+
+
+def _check(plan: Plan, pod: Pod) -> Iterator[str]:
+    """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
+    yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
+    yield from _decisions(plan, pod, 4, "check-")
+    yield from _backends(plan, pod, "check-", CHECK_PORT)
+
+
+SERVERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "loopback": {"client": ("loopback client", "loopback clientip"), "own": ("loopback client", "loopback clientip")},
+    "pod": {"client": ("pod client", "pod clientip"), "own": ("pod clientip",)},
+    "auto": {
+        "client": ("loopback client", "pod client", "pod clientip"),
+        "own": ("loopback client", "pod clientip"),
+    },
+}
+"""Where the application is tried, in this order, for each `srcip.io/deliver-to`.
+
+`client` connections show the stated client; `own` ones the address that the connection itself has, whose port must not
+be repeated at the Pod's own address: the inner connection would be taken for the outer one. `client` binds address and
+port; `clientip` the address only, for when the port is taken.
+"""
+
+
+def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
+    for version in pod.versions:
+        for kind, servers in SERVERS[plan.deliver_to].items():
+            yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
+            if kind == "client":
+                yield from client_limit(plan)
+            yield WAIT_FOR_MORE
+            targets = _targets(servers, plan, pod, version)
+            yield from _servers(targets, version, f":{port}" if port else "")
+
+
+def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
+    """Pairs of address and `usesrc` to try; without an address of the Pod in this family, on loopback only."""
+    places = {"loopback": LOOPBACK[version], "pod": pod.own(version)}
+    pairs = [server.split() for server in servers]
+    if plan.client_address == "exact":
+        pairs = [p for p in pairs if p[1] == "client"] or pairs
+    return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
+
+
+def _servers(targets: list[tuple[str, str]], version: int, port: str, options: str = "") -> Iterator[str]:
+    """The servers of a backend: the first target by rule, the others one after the other when it fails. No `port` means
+    the one that the connection came to.
+
+    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
+    """
+    anywhere = "0.0.0.0" if version == 4 else "[::]"
+    first, *others = targets
+    yield f"  retries {len(others)}"
+    yield "  use-server first if TRUE"
+    yield f"  server first {host(first[0])}{port} weight 0 source {anywhere} usesrc {word(first[1])}{options}"
+    for number, target in enumerate([*others, *others[-1:]], start=2):
+        yield f"  server try{number} {host(target[0])}{port} source {anywhere} usesrc {word(target[1])}{options}"

@@ -1,0 +1,212 @@
+"""On an HTTP port: what is a request is read by the rules or refused, and what cannot be one passes or is refused."""
+
+import time
+
+import pytest
+from rig import CLIENT4, Rig, RigFactory, plan, v1, v2
+from web import ask, get, read, redirect, web
+
+pytestmark = pytest.mark.dataplane
+
+TLS = bytes.fromhex("160301004a0100004603036578616d706c65")
+NOT_HTTP = [
+    TLS,
+    b"\x16",
+    b"\x00\x00\x00\x08\x04\xd2\x16\x2f",  # PostgreSQL
+    b"SSH-2.0-OpenSSH_9.9\r\n",
+    b"EHLO mail.example\r\n",
+    b"*1\r\n$4\r\nPING\r\n",
+    b"a1 LOGIN user pass\r\n",
+    b"\xff\xfe",
+    b"\x10\x0c\x00\x04MQTT",
+]
+MALFORMED = {
+    "no version": b"GET /\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "no version, other method": b"FOO /\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "small method": b"get / http/1.1\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "space first": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no target": b"GET HTTP/1.1\r\nHost: a\r\n\r\n",
+    "control character": b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "zero byte": b"GET / HTTP/1.1\r\nHost: a\0b\r\n\r\n",
+    "CR alone": b"GET / HTTP/1.1\rX: y\r\nHost: a\r\n\r\n",
+    "space before colon": b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For : 1.1.1.1\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For\r\n\r\n",
+    "empty name": b"GET / HTTP/1.1\r\nHost: a\r\n: 1.1.1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "PROXY line": b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "PROXY header": v2(("1.1.1.1", 1)) + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+}
+ODD = {
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "tab": b"GET\t/\tHTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+    "other version": b"GET / HTTP/3.0\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+}
+AMBIGUOUS = {
+    "two lengths": (b"Content-Length: 5\r\nContent-Length: 6\r\n", b"hello!"),
+    "two lengths in one": (b"Content-Length: 5, 6\r\n", b"hello!"),
+    "signed length": (b"Content-Length: +5\r\n", b"hello"),
+    "negative length": (b"Content-Length: -5\r\n", b"hello"),
+    "hexadecimal length": (b"Content-Length: 0x5\r\n", b"hello"),
+    "length with a letter": (b"Content-Length: 5a\r\n", b"hello"),
+    "empty length": (b"Content-Length: \r\n", b"hello"),
+    "huge length": (b"Content-Length: 99999999999999999999999\r\n", b"hello"),
+    "unknown coding": (b"Transfer-Encoding: cow\r\n", b"0\r\n\r\n"),
+    "chunked not last": (b"Transfer-Encoding: chunked, identity\r\n", b"0\r\n\r\n"),
+    "chunked twice": (b"Transfer-Encoding: chunked, chunked\r\n", b"0\r\n\r\n"),
+    "chunked in two lines": (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+    "hidden coding": (b"Transfer-Encoding: \x0bchunked\r\n", b"0\r\n\r\n"),
+    "coding with a space": (b"Transfer-Encoding : chunked\r\n", b"0\r\n\r\n"),
+}
+CHUNKS = {
+    "no number": b"x\r\nhello\r\n0\r\n\r\n",
+    "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "sign": b"+5\r\nhello\r\n0\r\n\r\n",
+    "overflow": b"FFFFFFFFFFFFFFFFF5\r\nhello\r\n0\r\n\r\n",
+    "CR alone": b"5\rhello\r\n0\r\n\r\n",
+    "too short": b"4\r\nhello\r\n0\r\n\r\n",
+    "too long": b"6\r\nhello\r\n0\r\n\r\n",
+    "empty": b"\r\nhello\r\n0\r\n\r\n",
+}
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n"
+
+
+def requests(rig: Rig) -> str:
+    """What the application has read so far."""
+    return "\n".join(line for line in rig.lab.log("app").splitlines() if line.startswith("request"))
+
+
+@pytest.mark.parametrize("data", NOT_HTTP)
+def test_what_is_no_http_passes_at_once(rigs: RigFactory, data: bytes) -> None:
+    """Untouched, in both directions, without waiting."""
+    rig = rigs(redirect())
+    with rig.connect() as client:
+        started = time.monotonic()
+        client.send(v2() + data)
+        assert client.seen(rest=len(data)).rest == data
+        assert time.monotonic() - started < 0.5
+        client.send(get())
+        assert client.seen(rest=len(data + get())).rest == data + get()
+
+
+@pytest.mark.parametrize("data", NOT_HTTP)
+def test_what_is_no_http_is_refused_if_told_so(rigs: RigFactory, data: bytes) -> None:
+    rig = rigs(redirect(http_other="refuse"))
+    before = rig.metric('srcip_refused_connections_total{reason="not_http"}')
+    assert rig.seen(v2() + data).refused
+    assert rig.metric('srcip_refused_connections_total{reason="not_http"}') == before + 1
+    assert "reason=not_http" in rig.log()
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_request_never_reaches_the_application(rigs: RigFactory, case: str) -> None:
+    """A lenient server might take it for a request and believe its headers."""
+    rig = web(rigs)
+    before = rig.accepted()
+    saw = ask(rig, MALFORMED[case])
+    assert (saw.status, rig.accepted()) == (400, before)
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_request_is_made_a_plain_one(rigs: RigFactory, case: str) -> None:
+    saw = ask(web(rigs), ODD[case])
+    assert saw.facts["head"][0].split(" ")[:2] == ["GET", "/"]
+    assert saw.all("x-forwarded-for") == [CLIENT4[0]]
+
+
+@pytest.mark.parametrize("gap", [0.05, 0.5])
+@pytest.mark.parametrize("cut", [1, 3, 14, 18, 40])
+def test_a_slow_request_is_read_like_any_other(rigs: RigFactory, cut: int, gap: float) -> None:
+    """Also when it takes longer than the time for the header: patience forges nothing."""
+    rig = web(rigs)
+    request = get("/", "X-Forwarded-For: 1.1.1.1")
+    with rig.connect() as client:
+        client.send(v2() + request[:cut])
+        time.sleep(gap + (0.4 if gap > 0.1 else 0))
+        client.send(request[cut:])
+        assert read(client).written()["X-Forwarded-For"] == CLIENT4[0]
+
+
+@pytest.mark.parametrize("header", [v1, v2])
+def test_a_silent_connection_is_kept_for_its_first_request(rigs: RigFactory, header) -> None:
+    """A browser connects in advance; the first request may come long after the header."""
+    rig = web(rigs)
+    with rig.connect() as client:
+        client.send(header())
+        time.sleep(1.2)
+        client.send(get("/", "X-Forwarded-For: 1.1.1.1"))
+        assert read(client).written()["X-Forwarded-For"] == CLIENT4[0]
+
+
+def test_empty_lines_before_a_request_change_nothing(rigs: RigFactory) -> None:
+    saw = ask(web(rigs), b"\r\n\r\n" + get("/", "X-Forwarded-For: 1.1.1.1"))
+    assert saw.status == 400 or saw.written()["X-Forwarded-For"] == CLIENT4[0]
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_an_ambiguous_request_is_refused(rigs: RigFactory, case: str) -> None:
+    rig = web(rigs)
+    headers, body = AMBIGUOUS[case]
+    before = requests(rig)
+    saw = ask(rig, b"POST /x HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n" + body + SMUGGLED)
+    assert saw.status in (400, 422, 501), saw
+    time.sleep(0.05)
+    assert requests(rig) == before
+
+
+@pytest.mark.parametrize("case", CHUNKS)
+def test_a_broken_chunk_ends_the_request(rigs: RigFactory, case: str) -> None:
+    """The application may have seen its head, but never what comes after it as a request."""
+    rig = web(rigs)
+    with rig.connect() as client:
+        client.send(v2() + get(f"/{case.replace(' ', '')}", "Transfer-Encoding: chunked", method="POST") + CHUNKS[case])
+        client.send(SMUGGLED)
+        data = b"".join(iter(lambda: receive(client), b""))
+    assert b"/smuggled" not in data
+    assert "/smuggled" not in requests(rig)
+    assert not data.startswith(b"HTTP/1.1 200")
+
+
+def receive(client) -> bytes:
+    client.sock.settimeout(3)
+    try:
+        return client.sock.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_length_beside_chunks_has_no_meaning_and_ends_the_connection(rigs: RigFactory, order: int) -> None:
+    """RFC 9112, section 6.1: chunks win. The application gets chunks alone, and nothing behind them is a request."""
+    rig = web(rigs)
+    lines = ["Content-Length: 6", "Transfer-Encoding: chunked"]
+    with rig.connect() as client:
+        client.send(v2() + get("/both", *(lines if order else lines[::-1]), method="POST") + b"0\r\n\r\n" + SMUGGLED)
+        saw = read(client)
+        assert (saw.all("content-length"), saw.all("transfer-encoding")) == ([], ["chunked"])
+        assert receive(client) == b""
+    assert "/smuggled" not in requests(rig)
+
+
+def test_a_folded_header_is_one_line_or_refused(rigs: RigFactory) -> None:
+    """No line of it is a header of its own."""
+    saw = ask(web(rigs), get("/", "X-Other: a\r\n X-Forwarded-For: 1.1.1.1"))
+    assert saw.status == 400 or saw.all("x-forwarded-for") == [CLIENT4[0]]
+
+
+def test_trailers_of_a_request_do_not_replace_headers(rigs: RigFactory) -> None:
+    body = b"2\r\nab\r\n0\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n"
+    saw = ask(web(rigs), get("/", "Transfer-Encoding: chunked", method="POST") + body)
+    assert saw.all("x-forwarded-for") == [CLIENT4[0]]
+
+
+def test_an_optional_header_and_a_request_may_come_in_any_pieces(rigs: RigFactory) -> None:
+    rig = web(rigs, proxy_protocol="optional")
+    for data, client in ((v2() + get(), CLIENT4[0]), (v1() + get(), CLIENT4[0]), (get(), "10.77.1.2")):
+        with rig.connect() as one:
+            one.send(data, bytewise=True)
+            assert read(one).written()["X-Forwarded-For"] == client
+
+
+def test_a_tproxy_pod_knows_nothing_of_http(rigs: RigFactory) -> None:
+    """Bytes stay bytes there."""
+    assert rigs(plan()).seen(v2() + get("/", "X-Forwarded-For: 1.1.1.1")).rest == get("/", "X-Forwarded-For: 1.1.1.1")
