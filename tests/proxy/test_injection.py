@@ -90,6 +90,7 @@ def test_a_name_stands_in_its_own_lines_only(name: str, other: str, tlv: str) ->
 
 
 SCRIPT = """set -e
+mount --rbind /dev {root}/dev
 mount -t tmpfs tmpfs {root}/run
 cat > {root}/run/haproxy.cfg
 chroot {root} haproxy {options} -f /run/haproxy.cfg
