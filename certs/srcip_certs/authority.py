@@ -25,6 +25,17 @@ BACKDATED_S = 3600.0
 """Certificates begin this long before they are made, for API servers whose clocks are behind."""
 
 
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the library raises for certificates of others."""
+
+
 class BadCertificate(ValueError):
     """A text is no certificate, no key, or the two do not belong together."""
 
@@ -117,7 +128,7 @@ def certificate(pem: str) -> Certificate:
     """The certificate in a PEM text. Raises BadCertificate."""
     try:
         return _described(x509.load_pem_x509_certificate(pem.encode()))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise BadCertificate(f"not a certificate: {error}") from None
 
 
@@ -137,7 +148,7 @@ def leaf(certificate_pem: str, key_pem: str, issuer_pem: str) -> Leaf:
     _check_key(found, key_pem)
     try:
         _loaded(found).verify_directly_issued_by(_loaded(issuer))
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         raise BadCertificate("the certificate was not signed by this authority") from None
     return Leaf(found, key_pem, issuer)
 
@@ -194,7 +205,11 @@ def _loaded(known: Certificate) -> x509.Certificate:
 
 
 def _check_key(known: Certificate, key_pem: str) -> None:
-    if _loaded(known).public_key() != _private_key(key_pem).public_key():
+    try:
+        public = _loaded(known).public_key()
+    except UNREADABLE as error:
+        raise BadCertificate(f"the certificate's key can't be read: {error}") from None
+    if public != _private_key(key_pem).public_key():
         raise BadCertificate("the key does not match its certificate")
 
 

@@ -47,8 +47,10 @@ class ApiError(Exception):
 
     @property
     def conflict(self) -> bool:
-        """Whether somebody else was faster: a create or update (409), or a patch whose test failed (422)."""
-        return self.status == 409 or (self.status == 422 and self.verb == "patch" and "failed" in self.message)
+        """Whether somebody else was faster: it is there already, changed (a patch's test failed: 422) or gone."""
+        test_failed = self.status == 422 and self.verb == "patch" and "failed" in self.message
+        gone = self.status == 404 and self.verb in ("update", "patch")
+        return self.status == 409 or test_failed or gone
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Kube:
             raise
 
     def create(self, path: str, body: Json, **query: str) -> Json:
-        return self._call(Request("create", path, body, query))
+        return self._call(Request("create", path, body, {"fieldManager": FIELD_MANAGER, **query}))
 
     def update(self, path: str, body: Json) -> Json:
         return self._call(Request("update", path, body, {"fieldManager": FIELD_MANAGER}))
@@ -163,6 +165,7 @@ class Kube:
             from kubernetes.client import ApiClient  # noqa: PLC0415
 
             self._made = ApiClient(_configuration())
+            self._made.user_agent = FIELD_MANAGER
             self._made.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _tls()
         return self._made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ class Metrics:
     secret_faults: int = 0
     in_force: bool = False
     skew_s: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def text(self) -> str:
         """All series, in the text exposition format 0.0.4."""

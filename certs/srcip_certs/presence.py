@@ -5,9 +5,10 @@ Times are those of a steady clock. What was not looked at for a while may have b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from srcip_certs.authority import Certificate
 from srcip_certs.published import Published
 
 
@@ -17,10 +18,12 @@ class Presence:
 
     longest_gap_s: float
     """Two looks that lie further apart prove nothing about the time between them."""
+    keep_s: float
+    """How long a stranger is remembered that has left the bundle."""
     seen: set[str] = field(default_factory=set)
     """Fingerprints of all that was ever in force."""
     _since: dict[str, float] = field(default_factory=dict)
-    _strangers: dict[str, float] = field(default_factory=dict)
+    _strangers: dict[Certificate, float] = field(default_factory=dict)
     _last: float = float("-inf")
 
     def look(self, published: Published, asked: float, answered: float) -> None:
@@ -35,7 +38,12 @@ class Presence:
         since = self._since.get(fingerprint)
         return None if since is None else max(0.0, self._last - since)
 
-    def strangers(self, fingerprints: Iterable[str], now: float) -> dict[str, float]:
-        """For each certificate that nobody knows here: how long that has been so. The others are forgotten."""
-        self._strangers = {each: self._strangers.get(each, now) for each in fingerprints}
-        return {each: now - since for each, since in self._strangers.items()}
+    def strangers(self, there: Collection[Certificate], known: Collection[str], now: float) -> dict[Certificate, float]:
+        """The certificates `there` that are not among the `known` fingerprints, and those that left: for how long."""
+        since = self._strangers | {each: self._strangers.get(each, now) for each in there}
+        self._strangers = {
+            each: begin
+            for each, begin in since.items()
+            if each.fingerprint not in known and (each in there or now - begin <= self.keep_s)
+        }
+        return {each: now - begin for each, begin in self._strangers.items()}

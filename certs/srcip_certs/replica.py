@@ -84,7 +84,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         gap = max(self.settings.settle_s, 3 * self.settings.check_interval_s)
-        self.presence = Presence(longest_gap_s=gap)
+        self.presence = Presence(longest_gap_s=gap, keep_s=rotation.kept_s(self.settings))
         self.view_told = self.view()
         """What it knew after its last look; for other threads."""
         self._unreachable = False
@@ -179,7 +179,7 @@ class Replica:
             memory.owner,
             memory.published,
             {each: seconds for each, seconds in held.items() if seconds is not None},
-            self.presence.strangers(there.keys() - self._acquainted(), steady),
+            self.presence.strangers(there.values(), self._acquainted(), steady),
             memory.leaf,
             self._leaf_requested(),
             steady - memory.minted >= self.settings.settle_s,
@@ -231,13 +231,13 @@ class Replica:
         try:
             raw = self.api.update(self._secret, body) if stored.raw else self.api.create(self._secrets, body)
         except ApiError as error:
-            if not error.conflict and error.status != 404:
+            if not error.conflict:
                 raise
             self.metrics.conflicts += 1
             self._read_secret()
             return
         self._note_minted(step.document)
-        logs.event("authorities written", reason=step.reason, **_phases(step.document))
+        logs.event("authorities written", reason=step.reason, **step.document.phases())
         self._know(secret.read(raw))
 
     def _note_minted(self, document: Document) -> None:
@@ -254,7 +254,7 @@ class Replica:
         try:
             raw = self.api.patch(self._configuration, published.patch(self.memory.published, step.certificates))
         except ApiError as error:
-            if not error.conflict and error.status != 404:
+            if not error.conflict:
                 raise
             self.metrics.conflicts += 1
             self._read_configuration()
@@ -296,12 +296,3 @@ def stamp(seconds: float) -> str:
 
 def _short(certificates: tuple[authority.Certificate, ...]) -> list[str]:
     return [each.fingerprint[:12] for each in certificates]
-
-
-def _phases(document: Document) -> Json:
-    return {
-        "serial": document.serial,
-        "current": document.current.certificate.fingerprint[:12] if document.current else None,
-        "next": document.next.certificate.fingerprint[:12] if document.next else None,
-        "retired": [each.certificate.fingerprint[:12] for each in document.retired],
-    }

@@ -41,8 +41,8 @@ class View:
     """What the configuration publishes, as last seen; None if that was never."""
     in_force_s: Mapping[str, float]
     """For each certificate in every caBundle: how long."""
-    strangers_s: Mapping[str, float]
-    """For each certificate in a caBundle that no document knows: how long."""
+    strangers_s: Mapping[Certificate, float]
+    """Certificates that no document knows, in a caBundle now or until lately: for how long."""
     leaf: Leaf | None
     leaf_requested: bool
     may_mint: bool
@@ -88,7 +88,7 @@ def newest(memory: Document | None, stored: Stored | None) -> Document | None:
     """The document to go by. A Secret that fell behind (deleted, restored from a backup) does not win."""
     found = stored.document if stored else None
     if memory and found:
-        return memory if memory.serial > found.serial else found
+        return memory if memory.order > found.order else found
     return found or memory
 
 
@@ -131,7 +131,7 @@ def _advanced(view: View, settings: Settings, mint: Mint, known: Document | None
     if view.published is None:  # what could be broken is not known
         return known, "restored"
     if known is None:
-        return state.first(mint(), asked, settled=not _others_serve(view, None)), "created"
+        return state.first(mint(), asked, view.now, settled=not _others_serve(view, None)), "created"
     if known.current and known.current.certificate.valid(view.now):
         return _rotated(view, settings, mint, known, asked)
     return _recovered(view, settings, mint, known, asked)
@@ -209,8 +209,10 @@ def _bundle(view: View, settings: Settings) -> WriteBundle | None:
     if published is None or not published.bundles:
         return None
     must = must_hold(view)
-    kept = tuple(each for each in published.known.values() if each not in must and not _over(view, settings, each))
     missing = published.missing(must)
+    lately = view.strangers_s if missing else ()  # what took those away took others as well
+    there = dict.fromkeys((*published.known.values(), *lately))
+    kept = tuple(each for each in there if each not in must and not _over(view, settings, each))
     if not (must or kept) or (not missing and published.equals((*must, *kept))):
         return None
     return WriteBundle((*must, *kept), missing)
@@ -222,9 +224,13 @@ def _over(view: View, settings: Settings, each: Certificate) -> bool:
         return False
     if any(each == retired.certificate for retired in view.memory.retired) or view.now > each.not_after:
         return True
-    oldest = sorted(view.strangers_s, key=lambda name: view.strangers_s[name])[MOST_STRANGERS:]
-    age = view.strangers_s.get(each.fingerprint, 0.0)
-    return age > settings.leaf_lifetime_s + settings.settle_s or each.fingerprint in oldest
+    newest_first = sorted(view.strangers_s, key=lambda stranger: view.strangers_s[stranger])
+    return view.strangers_s.get(each, 0.0) > kept_s(settings) or each in newest_first[MOST_STRANGERS:]
+
+
+def kept_s(settings: Settings) -> float:
+    """How long a stranger is kept in the bundle: somebody may serve by it for one life of a leaf."""
+    return settings.leaf_lifetime_s + settings.settle_s
 
 
 # this replica's certificate

@@ -102,19 +102,20 @@ def pause(interval_s: float, tries: int) -> float:
 def run(settings: Settings) -> int:
     """Keep certificates in order until SIGTERM or SIGINT; the exit code."""
     logs.setup(settings.log_level, os.environ.get("POD_NAME", ""))
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # first: what comes before is lost for the first process of a Pod
+        signal.signal(number, lambda _number, _frame: done.set())
     clock = Clock()
     files = Files(Path(settings.directory))
     replica = Replica(settings, Kube(settings.request_timeout_s, clock.heard), files, clock)
-    process = Process(settings, replica, finished=clock.steady())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: process.done.set())
+    process = Process(settings, replica, done=done, finished=clock.steady())
     pages = {"/healthz": process.healthz, "/metrics": process.metrics, "/status": process.status}
     port = server.Server(settings.listen_port, pages).start()
     logs.event("started", port=port, pid=os.getpid(), configuration=settings.webhook_configuration)
     replica.start()
     process.start("work", process.work)
     process.start("watch", lambda: process.watch(Kube(settings.request_timeout_s)))
-    process.done.wait()
+    done.wait()
     with files.lock:  # no pair is left half written
         logs.event("stopped")
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,11 +17,17 @@ class Server(ThreadingHTTPServer):
     """Answers GET for the paths in `pages`."""
 
     daemon_threads = True
-    allow_reuse_address = True
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def __init__(self, port: int, pages: dict[str, Callable[[], Answer]]) -> None:
         super().__init__(("", port), _Handler)
         self.pages = pages
+
+    def server_bind(self) -> None:
+        """Take both IP versions: kubelet's probes come by the Pod's own."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def start(self) -> int:
         """Serve from a thread; the port."""

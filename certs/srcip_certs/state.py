@@ -1,13 +1,14 @@
 """The certificate authorities of one installation, as one JSON document. Pure.
 
 `current` signs. `next` is published and does not sign yet. `retired` no longer sign; their certificates are trusted
-until every certificate that they signed has ended. Each change raises `serial`, so that of two documents with the
-same past the newer one is known.
+until every certificate that they signed has ended. Each change raises `serial`, so that of two documents the newer one
+is known; one that was begun later is newer than all that came of an earlier one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,6 +49,22 @@ class Document:
     retired: tuple[Retired, ...] = ()
     request: str = ""
     """The newest request to rotate the authority that was honoured."""
+    begun: float = 0.0
+    """When the first document of this line was made, in Unix seconds."""
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Of two documents the greater one is the newer one."""
+        return (self.begun, self.serial)
+
+    def phases(self) -> dict[str, Any]:
+        """What is in it, for log lines."""
+        return {
+            "serial": self.serial,
+            "current": self.current.certificate.fingerprint[:12] if self.current else None,
+            "next": self.next.certificate.fingerprint[:12] if self.next else None,
+            "retired": [each.certificate.fingerprint[:12] for each in self.retired],
+        }
 
     def trusted(self, now: float) -> tuple[Certificate, ...]:
         """The certificates that a caBundle must hold."""
@@ -55,11 +72,11 @@ class Document:
         return (*active, *(each.certificate for each in self.retired if each.trusted(now)))
 
 
-def first(made: Authority, request: str, *, settled: bool) -> Document:
+def first(made: Authority, request: str, begun: float, *, settled: bool) -> Document:
     """The first document; `settled` if nothing could be served before, so that nothing can be broken."""
     if settled:
-        return Document(1, current=made, request=request)
-    return Document(1, next=made, request=request)
+        return Document(1, current=made, request=request, begun=begun)
+    return Document(1, next=made, request=request, begun=begun)
 
 
 def with_next(document: Document, made: Authority | None, request: str) -> Document:
@@ -76,7 +93,7 @@ def replaced(document: Document, made: Authority | None, until: float, request: 
     """`made` signs from now on, in place of the current and the next authority."""
     old = [each for each in (document.current, document.next) if each and each != made]
     retired = (*document.retired, *(Retired(each.certificate, until) for each in old))
-    return Document(document.serial + 1, made, None, retired, request)
+    return Document(document.serial + 1, made, None, retired, request, document.begun)
 
 
 def without(document: Document, gone: frozenset[str]) -> Document:
@@ -96,6 +113,7 @@ def dump(document: Document) -> str:
         "next": _pair(document.next),
         "retired": [{"certificate": each.certificate.pem, "until": each.until} for each in document.retired],
         "request": document.request,
+        "begun": document.begun,
     }
     return json.dumps(content, indent=1)
 
@@ -134,7 +152,7 @@ def _document(content: Mapping[str, Any]) -> Document:
     current, following = _authority(content, "current"), _authority(content, "next")
     if not current and not following:
         raise TypeError("neither a current nor a next authority")
-    return Document(serial, current, following, retired, _text(content, "request"))
+    return Document(serial, current, following, retired, _text(content, "request"), _seconds(content, "begun"))
 
 
 def _authority(content: Mapping[str, Any], name: str) -> Authority | None:
@@ -162,6 +180,6 @@ def _text(content: Mapping[str, Any], name: str) -> str:
 
 def _seconds(content: Mapping[str, Any], name: str) -> float:
     value = content[name]
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise TypeError(f"{name} is not a number")
     return float(value)

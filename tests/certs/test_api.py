@@ -1,9 +1,6 @@
 """The processes against a real API server, which verifies their certificates in Go."""
 
-import json
 import signal
-import subprocess
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -61,15 +58,15 @@ def refused_while(site: Installation, plane: ControlPlane, do: list[str]) -> dic
 
 
 def test_no_pod_is_refused_through_rotations(site: Installation, plane: ControlPlane) -> None:
-    """Two replicas, eight rotations of leaves and authorities, one Pod after the other."""
+    """Two replicas, five rotations of leaves and authorities, one Pod after the other."""
     replicas = site.start(2)
     site.serve()
     for each in replicas:
         each.await_event("certificate written")
-    facts = refused_while(site, plane, ["ca", "leaf", "ca", "ca", "leaf", "ca", "leaf", "ca"])
+    facts = refused_while(site, plane, ["ca", "leaf", "ca", "leaf", "ca"])
     assert facts["injected"] == facts["admissions"], facts
-    assert int(str(facts["admissions"])) > 300
-    assert len(site.bundles()[0].certificates) == 6
+    assert int(str(facts["admissions"])) > 100
+    assert len(site.bundles()[0].certificates) == 4
 
 
 def test_a_deleted_secret_comes_back_and_no_pod_is_refused(site: Installation, plane: ControlPlane) -> None:
@@ -239,7 +236,7 @@ def test_this_machines_clock_may_jump(site: Installation, faketime: Path, tmp_pa
     told = tmp_path / "time"
     told.write_text("+0")
     lies = {"LD_PRELOAD": str(faketime), "FAKETIME_TIMESTAMP_FILE": str(told), "FAKETIME_NO_CACHE": "1"}
-    environ = site.environ(LEAF_LIFETIME="12s") | lies | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    environ = site.environ(LEAF_LIFETIME="8s") | lies | {"FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     replica = Replica(environ, site.directory, "liar")
     site.replicas.append(replica)
     replica.await_event("certificate written")
@@ -249,62 +246,7 @@ def test_this_machines_clock_may_jump(site: Installation, faketime: Path, tmp_pa
         until("the renewal", lambda leaf=leaf: replica.leaf != leaf)
         renewed = replica.leaf
         assert leaf and renewed and time.time() - begin < 10
-        assert time.time() + 9 < renewed.certificate.not_after < time.time() + 14
+        assert time.time() + 5 < renewed.certificate.not_after < time.time() + 10
         assert site.accepted(replica)
         assert abs(replica.metric("srcip_certs_clock_skew_seconds") - skew) < 3
     assert replica.metric('srcip_certs_renewals_total{certificate="ca"}') == 1
-
-
-# commands
-
-
-def test_status_tells_what_is_in_force(site: Installation) -> None:
-    """As text and as JSON, and without a running process as well."""
-    (replica,) = site.start()
-    replica.await_event("certificate written")
-    leaf = replica.leaf
-    assert leaf
-    text = replica.command("status")
-    assert text.returncode == 0, text.stdout
-    assert f"current    {leaf.issuer.fingerprint[:12]}" in text.stdout
-    assert "caBundle: has what it must; 1 certificates" in text.stdout
-    found = json.loads(replica.command("status", "--json").stdout)
-    assert found["leaf"]["fingerprint"] == leaf.certificate.fingerprint
-    assert found["caBundle"]["inForce"] is True
-    assert found["faults"] == []
-    alone = replica.command("status", "--json", SRCIP_CERTS_LISTEN_PORT="1")
-    assert alone.returncode == 1
-    seen = json.loads(alone.stdout)
-    assert seen["faults"] == ["no answer on port 1"]
-    assert seen["leaf"] == found["leaf"] and seen["caBundle"] == found["caBundle"]
-
-
-def test_injection_is_tested_and_the_webhook_is_removed(site: Installation) -> None:
-    """By an administrator's account; both say what was done, and the second removal is fine."""
-    admin = {"KUBECONFIG": str(site.plane.kubeconfig)}
-    (replica,) = site.start()
-    refused = replica.command("test-injection", "--namespace", site.apps, "--timeout", "0", **admin)
-    assert refused.returncode == 1 and "the Pod was refused" in refused.stdout
-    site.serve()
-    done = replica.command("test-injection", "--namespace", site.apps, **admin)
-    assert done.returncode == 0, done.stdout
-    elsewhere = replica.command("test-injection", "--namespace", "default", "--timeout", "0", **admin)
-    assert elsewhere.returncode == 1 and "label srcip.io/injection: enabled" in elsewhere.stdout
-    replica.stop()
-    assert site.api.find(site.configuration)
-    assert replica.command("remove-webhook", **admin).returncode == 0
-    assert site.api.find(site.configuration) is None
-    assert "gone already" in replica.command("remove-webhook", **admin).stdout
-
-
-def test_without_a_secret_there_is_nothing_to_rotate(site: Installation) -> None:
-    """The API's own words are shown."""
-    done = subprocess.run(
-        [sys.executable, "-m", "srcip_certs", "rotate", "ca"],
-        env=site.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "404" in done.stderr

@@ -1,6 +1,8 @@
 """X.509: what is made is what verifiers accept, and nothing else is read."""
 
+import base64
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -130,6 +132,23 @@ def test_any_text_is_a_bundle_of_nothing(text: str) -> None:
     found = authority.bundle(text)
     assert found.certificates == ()
     assert found.rubbish == bool(text.strip())
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@given(st.data())
+def test_a_damaged_certificate_is_read_or_refused(signer: Authority, leaf: Leaf, data: st.DataObject) -> None:
+    """No byte of a certificate that others put into the bundle can make this fail in another way."""
+    for pem in (signer.certificate.pem, leaf.certificate.pem):
+        der = bytearray(x509.load_pem_x509_certificate(pem.encode()).public_bytes(Encoding.DER))
+        for position in data.draw(st.lists(st.integers(0, len(der) - 1), min_size=1, max_size=3)):
+            der[position] = data.draw(st.integers(0, 255))
+        text = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
+        found = authority.bundle(text)
+        assert found.rubbish or found.certificates
+        with suppress(BadCertificate):
+            authority.authority(text, signer.key)
+        with suppress(BadCertificate):
+            authority.leaf(text, leaf.key, signer.certificate.pem)
 
 
 def test_a_bundle_tells_rubbish_from_authorities(signer: Authority, leaf: Leaf) -> None:

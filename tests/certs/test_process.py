@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -101,6 +102,8 @@ def test_pauses_grow_from_short_to_the_interval() -> None:
         (ApiError("patch", "p", 422, "the server rejected our request due to an error: test failed"), True),
         (ApiError("update", "p", 422, "field is immutable: failed"), False),
         (ApiError("patch", "p", 403, "forbidden"), False),
+        (ApiError("update", "p", 404, "not found"), True),
+        (ApiError("create", "p", 404, "the namespace is not there"), False),
     ],
 )
 def test_a_conflict_is_told_from_a_refusal(error: ApiError, conflict: bool) -> None:
@@ -117,7 +120,7 @@ def base() -> Iterator[str]:
         "/status": lambda: server.as_json({"a": "ä"}),
     }
     running = server.Server(0, pages)
-    yield f"http://127.0.0.1:{running.start()}"
+    yield f"http://localhost:{running.start()}"
     running.shutdown()
     running.server_close()
 
@@ -127,6 +130,12 @@ def test_pages_are_served_and_others_are_not(base: str) -> None:
     hangs = httpx.get(f"{base}/healthz")
     assert (hangs.status_code, hangs.text) == (503, "hangs\n")
     assert httpx.get(f"{base}/secret").status_code == 404
+
+
+def test_both_ip_versions_are_served(base: str) -> None:
+    """Where the machine has both."""
+    for address in ("127.0.0.1", *(["[::1]"] if socket.has_dualstack_ipv6() else [])):
+        assert httpx.get(base.replace("localhost", address) + "/status").status_code == 200
 
 
 # the command line

@@ -25,6 +25,7 @@ documents = st.builds(
         st.builds(Retired, st.sampled_from([each.certificate for each in SIGNERS]), st.floats(0, 2e9)), max_size=3
     ).map(tuple),
     st.text(max_size=40),
+    st.floats(0, 2e9),
 )
 
 
@@ -61,6 +62,10 @@ def pair(certificate: str, key: str) -> dict[str, str]:
         (spoiled(retired={}), "retired is not a list"),
         (spoiled(retired=[{"certificate": SIGNERS[0].certificate.pem}]), "until"),
         (spoiled(retired=[{"certificate": SIGNERS[0].certificate.pem, "until": "x"}]), "until is not a number"),
+        (
+            spoiled(retired=[{"certificate": SIGNERS[0].certificate.pem, "until": float("nan")}]),
+            "until is not a number",
+        ),
         (spoiled(request=None), "request is not a text"),
     ],
 )
@@ -174,3 +179,14 @@ def test_changes_raise_the_serial() -> None:
     ):
         assert changed.serial == 8
     assert state.without(replace(known, retired=()), gone).serial == 7
+
+
+def test_a_document_that_was_begun_later_is_newer_than_all_of_an_earlier_line() -> None:
+    """Whatever their serials are; all that comes of a document is of its line."""
+    old = state.first(SIGNERS[0], "", NOW, settled=True)
+    for signer in SIGNERS[1:]:
+        old = state.promoted(state.with_next(old, signer, ""), NOW)
+    young = state.first(SIGNERS[0], "", NOW + 1, settled=False)
+    assert old.begun == NOW
+    assert old.serial > young.serial
+    assert young.order > old.order
