@@ -29,6 +29,7 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
     case $for_what in test | e2e)
         need buildah buildah
         need etcd etcd-server
+        need "$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null || echo /none)" libfaketime # a clock that jumps
         ;;
     esac
     case $for_what in e2e)

@@ -156,3 +156,14 @@ def heal(world: World) -> None:
     assert document and document.current
     assert {pod.replica.memory.document for pod in world.pods} == {document}
     assert set(world.in_force.known) == {each.fingerprint for each in document.trusted(world.now)}
+
+
+def current(world: World) -> str:
+    """The authority that signs, for all replicas."""
+    (found,) = {pod.replica.memory.document.current for pod in world.pods if pod.replica.memory.document}
+    assert found
+    return found.certificate.fingerprint
+
+
+def issuers(world: World) -> set[str]:
+    return {leaf.issuer.fingerprint for pod in world.pods if (leaf := pod.store.read())}

@@ -1,24 +1,12 @@
 """What each fault leads to, in a model world: one at a time, with the times that it takes."""
 
 import base64
-from dataclasses import replace
 
 import pytest
-from faults import DAY, FAULTS, YEAR, advance, delete_secret, heal, new_world, rotate
-from world import CA_S, LEAF_S, SETTINGS, SETTLE_S, Pod, World, foreign
+from faults import FAULTS, advance, current, delete_secret, issuers, new_world, reset_bundle, rotate
+from world import CA_S, LAG_S, LEAF_S, SETTLE_S, Pod, foreign
 
 from srcip_certs import secret
-
-
-def current(world: World) -> str:
-    """The authority that signs, for all replicas."""
-    (found,) = {pod.replica.memory.document.current for pod in world.pods if pod.replica.memory.document}
-    assert found
-    return found.certificate.fingerprint
-
-
-def issuers(world: World) -> set[str]:
-    return {leaf.issuer.fingerprint for pod in world.pods if (leaf := pod.store.read())}
 
 
 def test_a_first_start_takes_one_look() -> None:
@@ -46,6 +34,41 @@ def test_an_authority_is_published_settles_signs_and_retires() -> None:
     while old in world.in_force.known:
         world.step()
     assert 2 * LEAF_S <= world.steady - signed <= 2 * LEAF_S + SETTLE_S + 3
+
+
+def test_a_bundle_that_lost_the_next_authority_settles_anew() -> None:
+    """An API server may have the one without it until then."""
+    world = new_world()
+    advance(world, 3)
+    (old,) = issuers(world)
+    before = base64.b64encode("".join(each.pem for each in world.in_force.known.values()).encode()).decode()
+    rotate(secret.ROTATE_CA)(world)
+    advance(world, SETTLE_S - 1)
+    reset_bundle(lambda _: before)(world)
+    advance(world, SETTLE_S - 1)
+    assert issuers(world) == {old} < set(world.in_force.known)
+    advance(world, 4)
+    assert old not in issuers(world)
+
+
+def test_a_replica_that_missed_the_rotation_signs_when_it_has_seen_it_settle() -> None:
+    """And what it serves meanwhile is in the bundle at once, though the others had taken it out."""
+    world = new_world()
+    advance(world, 3)
+    (old,) = issuers(world)
+    world.pods[1].unreachable = True
+    rotate(secret.ROTATE_CA)(world)
+    advance(world, 3 * LEAF_S)
+    assert old not in world.in_force.known
+    world.pods[1].unreachable = False
+    world.disturbed_until = world.steady + LAG_S + 2  # cut off for longer than a life: its authority was gone
+    world.step()
+    healed = world.steady
+    assert old in world.in_force.known
+    while old in issuers(world):
+        assert world.serving(world.pods[1])
+        world.step()
+    assert SETTLE_S <= world.steady - healed <= SETTLE_S + 3
 
 
 def test_each_request_is_one_rotation() -> None:
@@ -218,104 +241,3 @@ def test_a_secret_that_is_not_ours_is_left_alone(change: dict[str, object]) -> N
     assert [world.serving(pod) for pod in world.pods] == [True, True, False]
     assert all("using the Secret" in pod.replica.faults.present for pod in world.pods)
     assert [pod.replica.metrics.secret_faults for pod in world.pods] == [1, 1, 1]
-
-
-def test_leaves_are_renewed_while_the_api_is_away() -> None:
-    """For many lives of a leaf; the authority in memory signs."""
-    world = new_world()
-    advance(world, 3)
-    for pod in world.pods:
-        pod.unreachable = True
-    for _ in range(int(3 * LEAF_S)):
-        world.step()
-        assert all(world.serving(pod) for pod in world.pods)
-    for pod in world.pods:
-        pod.unreachable = False
-        assert "no answer" in pod.replica.faults.last
-    heal(world)
-
-
-def test_writes_may_fail_for_a_while_at_any_step() -> None:
-    """A rotation that was asked for waits; nothing else changes."""
-    world = new_world()
-    advance(world, 3)
-    for pod in world.pods:
-        pod.forbidden = True
-    rotate(secret.ROTATE_CA)(world)
-    for _ in range(int(3 * LEAF_S)):
-        world.step()
-        assert all(world.serving(pod) for pod in world.pods)
-    before = current(world)
-    for pod in world.pods:
-        pod.forbidden = False
-    heal(world)
-    assert current(world) != before
-
-
-# clocks
-
-
-@pytest.mark.parametrize("jump", [2 * YEAR, -10 * DAY, -2 * YEAR, 20.0, -20.0, CA_S])
-def test_when_the_api_servers_clock_jumps_one_look_repairs_everything(jump: float) -> None:
-    """And again when it jumps back. Whatever ended is made anew; an authority that is still valid stays."""
-    world = new_world()
-    advance(world, 3)
-    for change in (jump, -jump):
-        world.jump(change)
-        world.step()
-        world.step()
-        assert all(world.serving(pod) for pod in world.pods), change
-        advance(world, 2 * SETTLE_S)
-        assert all(world.serving(pod) for pod in world.pods), change
-    heal(world)
-
-
-def test_this_machines_clock_does_not_matter() -> None:
-    """Only the API server's does: it is the one that verifies."""
-    world = new_world()
-    advance(world, 3)
-    made = [pod.replica.metrics.renewals["leaf"] for pod in world.pods]
-    for jump in (YEAR, -2 * YEAR):
-        for pod in world.pods:
-            pod.wall_offset += jump
-        advance(world, 3)
-        assert [pod.replica.metrics.renewals["leaf"] for pod in world.pods] == made
-        assert abs(world.pods[0].replica.metrics.skew_s) > YEAR / 2
-
-
-def test_api_servers_that_disagree_by_years_make_no_storm() -> None:
-    """Nothing can be valid for both; authorities are made no faster than they settle."""
-    world = new_world()
-    advance(world, 3)
-    before = sum(pod.replica.metrics.renewals["ca"] for pod in world.pods)
-    for index in range(30):
-        world.jump(YEAR if index % 2 else -YEAR)
-        world.step()
-    made = sum(pod.replica.metrics.renewals["ca"] for pod in world.pods) - before
-    assert made <= 2 * 30 / SETTLE_S + 2
-
-
-def test_a_configuration_that_is_missing_stops_nobody() -> None:
-    """It can refuse no Pod. Replicas get ready, so that an installation in steps goes on; once there, it is filled."""
-    world = new_world()
-    empty = world.objects.pop(world.CONFIGURATION)
-    advance(world, 3)
-    assert len(issuers(world)) == 1
-    assert "finding the webhook configuration" in world.pods[0].replica.faults.present
-    world.put(world.CONFIGURATION, empty, fault=True)
-    world.wake()
-    assert all(world.serving(pod) for pod in world.pods)
-
-
-def test_the_secret_goes_with_the_deployment() -> None:
-    """Also after a new installation: the garbage collector would take a Secret whose owner is gone."""
-    world = new_world()
-    path = "/apis/apps/v1/namespaces/srcip-system/deployments/srcip-webhook"
-    for uid in ("one", "two"):
-        world.put(path, {"metadata": {"name": "srcip-webhook", "uid": uid}})
-        for pod in world.pods:
-            pod.settings = replace(SETTINGS, owner="srcip-webhook")
-            pod.restart()
-        advance(world, 2)
-        (reference,) = world.objects[world.STATE]["metadata"]["ownerReferences"]
-        assert reference == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "srcip-webhook", "uid": uid}
