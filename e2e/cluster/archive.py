@@ -6,7 +6,6 @@ Format: https://github.com/moby/docker-image-spec (image.tar with manifest.json)
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -16,6 +15,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from images.archive import XATTRS
 from srcip_lab import image
 from srcip_lab.tools import run
 
@@ -26,8 +26,7 @@ def cached(kind: str, parts: Sequence[str], build: Callable[[Path], None], suffi
     """The file or directory that `build` makes, made once for each content of `parts`; older ones go."""
     digest = hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
     finished = image.cache() / f"{kind}-{digest}{suffix}"
-    with (image.cache() / f".{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with image.locked(image.cache() / f".{kind}.lock"):
         if not finished.exists():
             for old in (*image.cache().glob(f"{kind}-*"), *image.cache().glob(f".building-{kind}-*")):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -40,7 +39,7 @@ def cached(kind: str, parts: Sequence[str], build: Callable[[Path], None], suffi
 def write(archive: Path, name: str, rootfs: Path, command: Sequence[str]) -> None:
     """Write the docker archive of an image called `name` that holds all of `rootfs`."""
     layer = archive.with_suffix(".layer")
-    options = ("--xattrs", "--xattrs-include=security.capability", "--numeric-owner", "--sort=name")
+    options = (*XATTRS, "--numeric-owner", "--sort=name")
     run("tar", *options, "-C", str(rootfs), "-cf", str(layer), ".")
     with layer.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ built from, and that has this name only when it is finished.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -15,12 +14,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_lab.image import KEEP_SECONDS, cache
+from srcip_lab.image import KEEP_SECONDS, cache, locked
 from srcip_lab.tools import machine_path
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -73,7 +71,7 @@ class Toolset:
     def build(self) -> Path:
         """Build all programs, unless somebody did; the directory that holds them. Raises Missing."""
         if not self.cached.is_dir():
-            with _locked(cache() / f".tools-{self.name}.lock"):
+            with locked(cache() / f".tools-{self.name}.lock"):
                 if not self.cached.is_dir():
                     self._build_aside()
         return self.cached
@@ -188,13 +186,6 @@ def _required(go_mod: str, module: str) -> str:
 def _go_version(toolset: Toolset) -> str:
     found = re.search(r"^go (\S+)$", (toolset.directory / "go.mod").read_text(), re.MULTILINE)
     return found[1] if found else "(see go.mod)"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -77,6 +78,12 @@ class Balancer:
         """Everything it has said."""
         return (self._directory / "haproxy.log").read_text(errors="replace")
 
+    def troubles(self) -> list[str]:
+        """Its log lines of connections that did not end as they should (HAProxy configuration manual, 8.5), and of
+        servers that came and went."""
+        lines = self.log().splitlines()
+        return [line for line in lines if "Server " in line or not re.search(r" (--|cD|CD)(--)? ", line)]
+
     def tell(self, command: str) -> str:
         """One command of its runtime interface (HAProxy management guide, 9.3), and the answer."""
         with socket.socket(socket.AF_UNIX) as control:
@@ -86,19 +93,20 @@ class Balancer:
             return b"".join(iter(lambda: control.recv(65536), b"")).decode()
 
     def serve(self, name: str, servers: Iterable[tuple[str, int]]) -> None:
-        """Exactly these servers serve `name` from now on; those that go may end what they have begun."""
+        """Exactly these servers serve `name` from now on. New ones come before old ones go, so that there is always
+        one; those that go may end what they have begun."""
         wanted = set(servers)
         slots = self._slots(name)
-        for slot, server in slots.items():
-            if server and server not in wanted:
-                self._set(name, slot, "state maint")
-        free = [slot for slot, server in slots.items() if server not in wanted]
+        free = [slot for slot, server in slots.items() if not server]
         missing = sorted(wanted - set(slots.values()))
         if len(missing) > len(free):
-            raise LabError(f"balancer, {name}: {len(wanted)} servers, and there is room for {SLOTS}")
+            raise LabError(f"balancer, {name}: {len(missing)} more servers, and there is room for {len(free)}")
         for slot, (address, port) in zip(free, missing, strict=False):
             self._set(name, slot, f"addr {address} port {port}")
             self._set(name, slot, "state ready")
+        for slot, server in slots.items():
+            if server and server not in wanted:
+                self._set(name, slot, "state maint")
 
     def connect(self, name: str, *, client: tuple[str, int] | None = None, family: int = 4) -> socket.socket:
         """A connection of a client to the service `name`, from address and port `client` if given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -15,7 +14,7 @@ from images import buildah
 from images.archive import Archive
 from images.recipe import NAMES, Recipe, reference
 from srcip_lab.errors import LabError
-from srcip_lab.image import cache
+from srcip_lab.image import cache, locked
 
 KEPT, KEPT_SECONDS = 4, 3600
 """How many archives and root file systems are kept of each image; none goes that was used in the last seconds."""
@@ -68,8 +67,7 @@ def _archive(recipe: Recipe) -> Path:
 def _locked() -> Iterator[buildah.Storage]:
     directory = cache() / "buildah"
     directory.mkdir(exist_ok=True)
-    with (directory / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(directory / "lock"):
         yield buildah.Storage(directory)
 
 

@@ -91,7 +91,7 @@ def _built(name: str, build: Callable[[Path], None]) -> Path:
     """The finished layer `name`. Only a finished one ever has the name, so its presence is all there is to check."""
     layer = cache() / name
     if not layer.is_dir():
-        with _locked(cache() / f".{name.partition('-')[0]}.lock"):
+        with locked(cache() / f".{name.partition('-')[0]}.lock"):
             if not layer.is_dir():
                 _build_aside(layer, build)
     (cache() / f".{name}.used").touch()
@@ -114,7 +114,8 @@ def _remove_unused(kind: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of this file: what is made under it is made once."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

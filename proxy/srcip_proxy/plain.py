@@ -14,11 +14,9 @@ from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.nft_words import networks
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import words
+from srcip_proxy.sections import acl
 
 SIGNATURE = "0d0a0d0a000d0a515549540a"
-WORDS_OF_A_LINE = 32
-"""HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,7 @@ def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
         return
     plain = PLAIN[version]
     yield f"  acl plain var(txn.srcip_head),bytes(0,16) -m bin {plain.head}"
-    unusual = _unusual(plan, pod, version)
-    for start in range(0, len(unusual), WORDS_OF_A_LINE):
-        yield f"  acl unusual src {words(unusual[start : start + WORDS_OF_A_LINE], ' ')}"
+    yield from acl("unusual src", _unusual(plan, pod, version))
     yield "  acl unusual src_port lt 1024"
     # a variable, as a fetch that lacks bytes would let the rules wait for them, and a short other header be late
     yield f"  tcp-request content set-var(txn.srcip_head) req.payload(0,{plain.length})"

@@ -14,7 +14,7 @@ from srcip_proxy import header_rules
 from srcip_proxy.network import LOOPBACK, PORTS6
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, host, http_port
+from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, http_port, servers
 from srcip_proxy.text import word, words
 
 READ = "{ var(sess.srcip_client) -m found }"
@@ -116,17 +116,9 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
 
 
 def _servers(plan: Plan, pod: Pod, version: int, port: str, options: str = "") -> Iterator[str]:
-    """The first server by rule, the others when it refuses. No `port` means the one that the connection came to.
-
-    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
-    """
     places = {"loopback": LOOPBACK[version], "pod": pod.own(version) or LOOPBACK[version]}
-    first, *others = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
-    yield f"  retries {len(others)}"
-    yield "  use-server first if TRUE"
-    yield f"  server first {host(first)}{port} weight 0{options}"
-    for number, address in enumerate([*others, *others[-1:]], start=2):
-        yield f"  server try{number} {host(address)}{port}{options}"
+    addresses = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
+    yield from servers([(address, options) for address in addresses], port)
 
 
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:

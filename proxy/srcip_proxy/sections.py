@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
@@ -16,7 +16,7 @@ data before it, for an abort, and would reset the application's connection; a FI
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
 REFUSED = "{ var(txn.srcip_refused) -m bool }"
-PORTS_OF_A_LINE = 32
+WORDS_OF_A_LINE = 32
 """HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 END = "tcp-request content silent-drop rst-ttl 64"
 """Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
@@ -58,6 +58,24 @@ def host(address: object) -> str:
 
 def http_port(ports: tuple[PortRange, ...]) -> Iterator[str]:
     """The condition `http_port`: the connection came to one of these."""
-    texts = [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports]
-    for start in range(0, len(texts), PORTS_OF_A_LINE):
-        yield f"  acl http_port dst_port {words(texts[start : start + PORTS_OF_A_LINE], ' ')}"
+    yield from acl("http_port dst_port", [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports])
+
+
+def acl(name_and_fetch: str, values: Sequence[str]) -> Iterator[str]:
+    """A condition that holds for any of these values, however many there are."""
+    for start in range(0, len(values), WORDS_OF_A_LINE):
+        yield f"  acl {name_and_fetch} {words(values[start : start + WORDS_OF_A_LINE], ' ')}"
+
+
+def servers(targets: Sequence[tuple[str, str]], port: str) -> Iterator[str]:
+    """The servers of a backend, as pairs of address and options: the first by rule, the others one after the other when
+    it fails. No `port` means the one that the connection came to.
+
+    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
+    """
+    (address, options), *others = targets
+    yield f"  retries {len(others)}"
+    yield "  use-server first if TRUE"
+    yield f"  server first {host(address)}{port} weight 0{options}"
+    for number, (address, options) in enumerate([*others, *others[-1:]], start=2):
+        yield f"  server try{number} {host(address)}{port}{options}"

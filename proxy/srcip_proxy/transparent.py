@@ -15,9 +15,9 @@ from srcip_proxy.sections import (
     client_limit,
     clients,
     connections,
-    host,
     http_port,
     only_port,
+    servers,
 )
 from srcip_proxy.text import word, words
 
@@ -118,34 +118,25 @@ port; `clientip` the address only, for when the port is taken.
 
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in pod.versions:
-        for kind, servers in SERVERS[plan.deliver_to].items():
+        for kind, order in SERVERS[plan.deliver_to].items():
             yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
             if kind == "client":
                 yield from client_limit(plan)
             yield WAIT_FOR_MORE
-            targets = _targets(servers, plan, pod, version)
+            targets = _targets(order, plan, pod, version)
             yield from _servers(targets, version, f":{port}" if port else "")
 
 
-def _targets(servers: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
+def _targets(order: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
     """Pairs of address and `usesrc` to try; without an address of the Pod in this family, on loopback only."""
     places = {"loopback": LOOPBACK[version], "pod": pod.own(version)}
-    pairs = [server.split() for server in servers]
+    pairs = [server.split() for server in order]
     if plan.client_address == "exact":
         pairs = [p for p in pairs if p[1] == "client"] or pairs
     return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
 
 
 def _servers(targets: list[tuple[str, str]], version: int, port: str, options: str = "") -> Iterator[str]:
-    """The servers of a backend: the first target by rule, the others one after the other when it fails. No `port` means
-    the one that the connection came to.
-
-    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
-    """
-    anywhere = "0.0.0.0" if version == 4 else "[::]"
-    first, *others = targets
-    yield f"  retries {len(others)}"
-    yield "  use-server first if TRUE"
-    yield f"  server first {host(first[0])}{port} weight 0 source {anywhere} usesrc {word(first[1])}{options}"
-    for number, target in enumerate([*others, *others[-1:]], start=2):
-        yield f"  server try{number} {host(target[0])}{port} source {anywhere} usesrc {word(target[1])}{options}"
+    """Servers that see the client as the source of the connection."""
+    source = f" source {'0.0.0.0' if version == 4 else '[::]'} usesrc"
+    yield from servers([(address, f"{source} {word(use)}{options}") for address, use in targets], port)

@@ -62,7 +62,8 @@ def test_a_rollout_behind_pod_addresses_loses_nothing(kube: Kube, edge: Edge) ->
         eventually(lambda: balancer.up("web") == 2, "two healthy servers")
         with repeated(follow, 0.2):
             restart(kube, traffic := through(balancer))
-    assert (dict(traffic.errors), traffic.wrong) == ({}, [])
+        troubles = balancer.troubles()
+    assert (dict(traffic.errors), traffic.wrong) == ({}, []), "\n".join(troubles)
     assert traffic.answers > 100
 
 
@@ -78,7 +79,8 @@ def test_a_rollout_behind_a_nodeport_loses_nothing(kube: Kube, edge: Edge, polic
         balancer.serve("web", [(edge.node_ips[0], port)])
         eventually(lambda: answers(balancer), "the NodePort")
         restart(kube, traffic := through(balancer))
-    assert (dict(traffic.errors), traffic.wrong) == ({}, [])
+        troubles = balancer.troubles()
+    assert (dict(traffic.errors), traffic.wrong) == ({}, []), "\n".join(troubles)
     assert traffic.answers > 100
 
 

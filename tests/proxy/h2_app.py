@@ -6,12 +6,11 @@ and ends with trailers.
 
 import json
 import socket
-import sys
 import threading
 
 import h2frames
 from h2frames import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, Connection
-from http_app import listen
+from listening import run
 
 
 def serve(sock: socket.socket, number: int) -> None:
@@ -50,10 +49,4 @@ def accept(listener: socket.socket) -> None:
         threading.Thread(target=handle, args=(sock, number), daemon=True).start()
 
 
-pairs = list(zip(sys.argv[1::2], map(int, sys.argv[2::2]), strict=True))
-threads = [threading.Thread(target=accept, args=(listen(*pair),), daemon=True) for pair in pairs]
-for thread in threads:
-    thread.start()
-print("listening", flush=True)
-for thread in threads:
-    thread.join()
+run(accept)

@@ -7,11 +7,11 @@ answers in chunks with a trailer, /ws speaks WebSocket, /early answers before th
 import base64
 import hashlib
 import json
-import os
 import socket
-import sys
 import threading
 from typing import BinaryIO
+
+from listening import run
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
@@ -121,20 +121,4 @@ def accept(listener: socket.socket) -> None:
         threading.Thread(target=handle, args=(connection, peer[:2], number), daemon=True).start()
 
 
-def listen(address: str, port: int) -> socket.socket:
-    address = {"POD": os.environ["POD_IP"], "POD6": os.environ["POD_IP6"]}.get(address, address)
-    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, port))
-    listener.listen(4096)
-    return listener
-
-
-if __name__ == "__main__":
-    pairs = list(zip(sys.argv[1::2], map(int, sys.argv[2::2]), strict=True))
-    threads = [threading.Thread(target=accept, args=(listen(*pair),), daemon=True) for pair in pairs]
-    for thread in threads:
-        thread.start()
-    print("listening", flush=True)
-    for thread in threads:
-        thread.join()
+run(accept)

@@ -3,10 +3,10 @@
 Usage: peer_app.py ADDRESS PORT [ADDRESS PORT ...]; `POD` and `POD6` stand for the Pod's own addresses.
 """
 
-import os
 import socket
-import sys
 import threading
+
+from listening import run
 
 
 def echo(connection: socket.socket, end: bytes = b"<end>") -> None:
@@ -52,19 +52,4 @@ def accept(listener: socket.socket) -> None:
         threading.Thread(target=serve, args=(connection, peer), daemon=True).start()
 
 
-def listen(address: str, port: int) -> socket.socket:
-    address = {"POD": os.environ["POD_IP"], "POD6": os.environ["POD_IP6"]}.get(address, address)
-    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, port))
-    listener.listen(4096)
-    return listener
-
-
-pairs = list(zip(sys.argv[1::2], map(int, sys.argv[2::2]), strict=True))
-threads = [threading.Thread(target=accept, args=(listen(*pair),), daemon=True) for pair in pairs]
-for thread in threads:
-    thread.start()
-print("listening", flush=True)
-for thread in threads:
-    thread.join()
+run(accept)

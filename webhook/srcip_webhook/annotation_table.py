@@ -282,3 +282,13 @@ TABLE: tuple[Annotation, ...] = (
     _quantity("proxy-cpu-limit", CPU, "CPU limit of the sidecar."),
     _quantity("proxy-memory-limit", MEMORY_LIMIT, "Memory limit of the sidecar."),
 )
+
+OF_REDIRECT = (
+    "http_headers",
+    "forwarded_for",
+    "forwarded_for_header",
+    "http_other",
+    "emit_proxy_protocol",
+    "tlv_headers",
+)
+"""Fields of Intent and Plan that only redirect mode goes by."""

@@ -43,11 +43,12 @@ def volume() -> dict[str, Any]:
 def rendered(decision: Inject, settings: Settings) -> Rendered:
     """What this decision adds. Pods of one owner ask for the same, so the last ones are remembered."""
     chosen = tuple(resource(decision.intent, settings, field) for field in RESOURCES)
-    return _rendered(decision.plan, chosen, settings)
+    return for_plan(decision.plan, chosen, settings)
 
 
 @lru_cache(maxsize=512)
-def _rendered(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
+def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
+    """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
     containers = (_init(settings, env, resources), _proxy(settings, env, resources, plan.mode))
     text = json.dumps([*containers, volume()], sort_keys=True)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from srcip_proxy.headers import FIXED, name_faults
 from srcip_proxy.plan import MOST_REDIRECTED, UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
+from srcip_webhook.annotation_table import OF_REDIRECT
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
@@ -263,15 +264,6 @@ _SAME = (
     "forwarded_for_header",
 )
 """Fields that Intent and Plan share."""
-_REDIRECT = (
-    "http_headers",
-    "forwarded_for",
-    "forwarded_for_header",
-    "http_other",
-    "emit_proxy_protocol",
-    "tlv_headers",
-)
-"""Those of redirect mode alone."""
 
 
 @lru_cache(maxsize=512)
@@ -289,5 +281,5 @@ def _plan(
         probe_aliases=probe_aliases,
         mode=intent.mode or "tproxy",
         http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
-        **{field: getattr(intent, field) for field in (*_SAME, *(_REDIRECT if redirect else ()))},
+        **{field: getattr(intent, field) for field in (*_SAME, *(OF_REDIRECT if redirect else ()))},
     )

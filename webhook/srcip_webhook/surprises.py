@@ -7,7 +7,7 @@ from typing import Any
 
 from srcip_proxy.plan import Plan
 from srcip_webhook import pods
-from srcip_webhook.annotations import PREFIX, TABLE, Intent
+from srcip_webhook.annotation_table import OF_REDIRECT, PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
@@ -50,25 +50,14 @@ def _redirect_surprises(plan: Plan) -> Iterator[str]:
         yield f"srcip: {PREFIX}forwarded-for: append keeps what clients claim; only the last address is true"
 
 
-_OF_REDIRECT = (
-    "http-ports",
-    "http-headers",
-    "forwarded-for",
-    "forwarded-for-header",
-    "http-other",
-    "emit-proxy-protocol",
-    "tlv-headers",
-)
+_ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))
 
 
 def _idle_annotations(intent: Intent) -> Iterator[str]:
-    rows = {row.name: row for row in TABLE}
-    used = ("http-ports", "forwarded-for-header") if intent.client_from == "x-forwarded-for" else ()
-    idle = [
-        name for name in _OF_REDIRECT if name not in used and getattr(intent, rows[name].field) != rows[name].default
-    ]
+    used = ("http_ports", "forwarded_for_header") if intent.client_from == "x-forwarded-for" else ()
+    idle = [row.key for row in _ROWS_OF_REDIRECT if row.field not in used and getattr(intent, row.field) != row.default]
     if idle:
-        yield f"srcip: without effect in {intent.mode} mode: {', '.join(PREFIX + name for name in idle)}"
+        yield f"srcip: without effect in {intent.mode} mode: {', '.join(idle)}"
 
 
 def _guaranteed(pod: Pod) -> bool:
