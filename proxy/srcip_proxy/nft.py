@@ -82,11 +82,13 @@ _INTERCEPT = {
 
 def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
     """Replies of an application that is reached at the Pod's own address look like any other reply. A set remembers
-    the proxy's connections to it, with the life times of connection tracking, but for these connections alone.
+    the proxy's connections to it, with the life times of connection tracking, but for these connections alone. Another
+    one says whether there are any: all that a Pod sends passes here, and most Pods are never reached at that address.
     `versions` are those in which the Pod has an address."""
     yield from (_DELIVERED_SET.format(v=v, **FAMILIES[v]) for v in versions)
+    yield "  set delivering { type nf_proto; flags dynamic, timeout; size 16; timeout 5d; }"
     yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
-    yield "    oif lo goto to_lo"
+    yield "    oif lo goto to_lo\n    meta nfproto @delivering goto to_client\n  }\n  chain to_client {"
     for v in versions:
         reply = f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport"
         yield f"    {reply} @delivered{v} goto from_application"
@@ -108,13 +110,15 @@ _DELIVERED_SET = (
     "flags dynamic, timeout; size 65536; timeout 5d; }}"
 )
 
+_DELIVERING = "update @delivering { meta nfproto timeout 5d }"
+
 
 def _remember(version: int, key: str) -> Iterator[str]:
     """Life times as in nf_conntrack_proto_tcp.c. An ACK alone changes nothing: the last one follows the last FIN."""
     to = f"update @delivered{version} {{ {key}"
     yield f"    {_nfproto(version)} tcp flags & rst == rst {to} timeout 10s }} accept"
     yield f"    {_nfproto(version)} tcp flags & fin == fin {to} timeout 2m }} accept"
-    yield f"    {_nfproto(version)} tcp flags & (syn | psh) != 0 {to} timeout 5d }} accept"
+    yield f"    {_nfproto(version)} tcp flags & (syn | psh) != 0 {to} timeout 5d }} {_DELIVERING} accept"
     yield f"    {_nfproto(version)} tcp flags & (syn | psh) == 0 accept"
 
 
