@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_proxy.headers import LONGEST_NAME, LONGEST_VALUE, MOST, TLVS, Pairs, name_fault, same, value_fault
-from srcip_proxy.text import quoted
 from srcip_webhook.pods import shown
 from srcip_webhook.values import MAX_TEXT, BadValue, collected, each
 
@@ -140,8 +139,8 @@ class HeaderLines:
 
 def _value_fault(value: str) -> str | None:
     """Why this cannot be written as a header's value: what is refused here would end the init container later."""
-    try:
-        quoted(value)
-    except ValueError:
-        return "is empty" if not value else "is not plain text"
-    return "is too long" if value_fault(value) else None
+    if not value:
+        return "is empty"
+    if len(value) > LONGEST_VALUE:
+        return "is too long"
+    return "is not plain text" if value_fault(value) or "\t" in value or "  " in value else None

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_proxy.plan import RESERVED_PORTS, PortRange, merge, port_range
+from srcip_proxy.plan import MOST_REDIRECTED, RESERVED_PORTS, PortRange, merge, port_range
 from srcip_webhook.pods import shown
 from srcip_webhook.values import MAX_TEXT, BadValue, each
 
@@ -49,8 +49,8 @@ class PortNumbers:
     """Numbers and ranges with commas between, read as sorted, disjoint ranges; none is the sidecar's own."""
 
     allowed: str = (
-        "port numbers from 1 to 65535 and ranges (8000-8010), with commas between, without the sidecar's own ports "
-        f"{', '.join(map(str, sorted(RESERVED_PORTS)))}"
+        f"port numbers from 1 to 65535 and ranges (8000-8010), with commas between, at most {MOST_REDIRECTED} ports, "
+        f"without the sidecar's own {', '.join(map(str, sorted(RESERVED_PORTS)))}"
     )
 
     @property
@@ -58,7 +58,10 @@ class PortNumbers:
         return {"type": "string", "maxLength": MAX_TEXT, "pattern": "^[0-9, \\t\\r\\n-]+$"}
 
     def parse(self, text: str) -> tuple[PortRange, ...]:
-        return merge(each(text, self._range, MAX_PORTS))
+        ports = merge(each(text, self._range, MAX_PORTS))
+        if (count := sum(r.last - r.first + 1 for r in ports)) > MOST_REDIRECTED:
+            raise BadValue([f"{shown(text)} has {count} ports"])
+        return ports
 
     @staticmethod
     def _range(item: str) -> PortRange:
