@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,9 +37,7 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    return Rendered(
-        nft.render(plan, pod), {v: routes.render(v, plan.mode) for v in pod.versions}, haproxy.render(plan, pod)
-    )
+    return Rendered(nft.render(plan, pod), {v: routes.render(v, plan) for v in pod.versions}, haproxy.render(plan, pod))
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
@@ -47,20 +45,25 @@ def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
 
     Safe to run again. Raises subprocess.CalledProcessError with what the tool said.
     """
-    _feed(["nft", "-f", "-"], texts.nft)
+    intercept(texts)
+    _write(directory / CONFIGURATION, texts.haproxy)
+
+
+def intercept(texts: Rendered) -> None:
+    """Put the rules and routes into effect, and write nothing. Raises subprocess.CalledProcessError."""
+    feed(["nft", "-f", "-"], texts.nft)
     for version, text in texts.routes.items():
         _routes(version, text)
-    _write(directory / CONFIGURATION, texts.haproxy)
 
 
 def _routes(version: int, text: str) -> None:
     """In a Pod that is new the first try works; otherwise the rules of an earlier run go first."""
     command = ["ip", f"-{version}", "-batch", "-"]
     try:
-        _feed(command, text)
+        feed(command, text)
     except subprocess.CalledProcessError:
-        _feed([*command[:2], "-force", *command[2:]], routes.prepare(version), check=False)
-        _feed(command, text)
+        feed([*command[:2], "-force", *command[2:]], routes.prepare(version), check=False)
+        feed(command, text)
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
@@ -68,20 +71,26 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     plan, pod = load(environment)
     if findings := preflight.capabilities():
         return _fail(findings)
-    return _set_up(plan, pod)
-
-
-def _set_up(plan: Plan, pod: Pod) -> int:
-    """Apply everything; where the node only lacks what IPv6 needs, all but that."""
     try:
-        apply(render(plan, pod))
+        print(summary(plan, set_up(plan, pod, apply)))
     except subprocess.CalledProcessError as error:
-        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
-            return _fail(preflight.explain(error, plan.mode))
-        print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
-        return _set_up(plan, replace(pod, ipv6=False))
-    print(summary(plan, pod))
+        return _fail(preflight.explain(error, plan.mode))
     return 0
+
+
+def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
+    """`put` everything into effect; where the node only lacks what IPv6 needs, all but that. The Pod as it was used.
+
+    Raises subprocess.CalledProcessError.
+    """
+    try:
+        put(render(plan, pod))
+    except subprocess.CalledProcessError:
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
+            raise
+        print("srcip-proxy: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
+        return set_up(plan, replace(pod, ipv6=False), put)
+    return pod
 
 
 def summary(plan: Plan, pod: Pod) -> str:
@@ -98,7 +107,8 @@ def _fail(reasons: list[str]) -> int:
     return 1
 
 
-def _feed(command: list[str], text: str, check: bool = True) -> None:
+def feed(command: list[str], text: str, check: bool = True) -> None:
+    """Run a tool that changes the network, with `text` as its input. Raises subprocess.CalledProcessError."""
     subprocess.run([*preflight.PRIVILEGED, *command], input=text, check=check, capture_output=True, text=True)
 
 
