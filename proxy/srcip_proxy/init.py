@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srcip_proxy import haproxy, nft, nft_words, preflight, routes
+from srcip_proxy import haproxy, nft, nft_words, outbound, preflight, routes
 from srcip_proxy import pod as pods
 from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_proxy.pod import Pod
@@ -94,11 +94,19 @@ def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
 
 
 def summary(plan: Plan, pod: Pod) -> str:
-    """One line that says what was set up."""
-    who = nft_words.intercepted(plan, pod)["trusted"]
-    ports = ", ".join(map(str, plan.inbound_ports))
-    family = "IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)"
-    return f"srcip-proxy init: ports {ports} from {', '.join(who) or 'nobody'}; {family}"
+    """One line that says what was set up. Names of headers only: a value may be a secret."""
+    done = []
+    if plan.inbound_ports:
+        who = nft_words.intercepted(plan, pod)["trusted"]
+        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'nobody'}")
+    if plan.outbound_ports:
+        done.append(f"requests to ports {_listed(plan.outbound_ports)} get {_listed(outbound.values(plan, pod))}")
+    done.append("IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)")
+    return f"srcip-proxy init: {'; '.join(done)}"
+
+
+def _listed(things: Iterable[object]) -> str:
+    return ", ".join(map(str, things))
 
 
 def _fail(reasons: list[str]) -> int:
