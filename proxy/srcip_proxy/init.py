@@ -74,7 +74,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     try:
         print(summary(plan, set_up(plan, pod, apply)))
     except subprocess.CalledProcessError as error:
-        return _fail(preflight.explain(error, plan.mode))
+        return _fail(preflight.explain(error, *preflight.parts(plan)))
     return 0
 
 
@@ -86,7 +86,7 @@ def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
     try:
         put(render(plan, pod))
     except subprocess.CalledProcessError:
-        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing(*preflight.parts(plan))):
             raise
         print("srcip-proxy: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
         return set_up(plan, replace(pod, ipv6=False), put)
