@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from srcip_proxy import headers
 from srcip_proxy.headers import Pairs
-from srcip_proxy.plan import RESERVED_PORTS, Plan, PlanError
+from srcip_proxy.plan import MOST_REDIRECTED, RESERVED_PORTS, Plan, PlanError
 from srcip_proxy.portranges import PortRange, merge, port_range
 
 DEFAULT_PORT = "80"
@@ -24,7 +24,7 @@ Sets headers in the HTTP requests that this Pod sends. Connections keep their de
 passes untouched. Needs CAP_NET_ADMIN, and user 1337 (a sidecar) or root.
 
   -P, --port PORT               requests to this port get the headers: 80, or a range such as 8000-8010; default 80
-  -H, --header NAME:VALUE       set this header
+  -H, --header NAME:VALUE       set this header; without a VALUE, take it away
   --Set-Forwarded-For VALUE     set X-Forwarded-For; `default` is the Pod's address: PODIP, else POD_IP, else that of
                                 the primary interface
   --Set-Client-Hostname VALUE   set X-Client-Hostname; `default` is the Pod's host name
@@ -44,11 +44,8 @@ example:
       --Set-Client-Hostname default -- /usr/bin/app --listen 8080
 """
 
-_ONCE = {
-    "--Set-Forwarded-For": ("outbound_forwarded_for", "X-Forwarded-For"),
-    "--Set-Client-Hostname": ("outbound_client_hostname", "X-Client-Hostname"),
-}
-"""Field of the plan, and the header, of each option that is given once."""
+_ONCE = {"--Set-Forwarded-For": "outbound_forwarded_for", "--Set-Client-Hostname": "outbound_client_hostname"}
+"""Field of the plan of each option that is given once."""
 
 
 class UsageError(ValueError):
@@ -85,9 +82,9 @@ def parse(arguments: Sequence[str]) -> Command:
         faults.append(f"{END}: no command follows; leave it out for a sidecar")
     ports = _ports(given.port or [DEFAULT_PORT], faults)
     pairs = _pairs(given.header, faults)
-    once = _once({option: getattr(given, field) for option, (field, _) in _ONCE.items()}, pairs, faults)
+    once = _once({option: getattr(given, field) for option, field in _ONCE.items()}, pairs, faults)
     _nameservers(given.nameserver, faults)
-    if not (given.header or any(once.values()) or faults):
+    if not (given.header or once or faults):
         faults.append(f"no header to set; expected is -H NAME:VALUE, {' or '.join(_ONCE)}")
     if faults:
         raise UsageError(faults)
@@ -109,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     repeated = (("-P", "--port"), ("-H", "--header"), ("-N", "--nameserver"))
     for names in repeated:
         parser.add_argument(*names, action="append", nargs="?", const="", default=[])
-    for option, (field, _) in _ONCE.items():
+    for option, field in _ONCE.items():
         parser.add_argument(option, action="append", nargs="?", const="", default=[], dest=field)
     return parser
 
@@ -130,6 +127,8 @@ def _ports(texts: Iterable[str], faults: list[str]) -> tuple[PortRange, ...]:
     for item in found:
         taken = [str(port) for port in RESERVED_PORTS if port in item]
         faults += [f"-P {item}: the sidecar's own ports are not allowed: {', '.join(taken)}"] if taken else []
+    count = sum(item.last - item.first + 1 for item in merge(found))
+    faults += [f"-P: {count} ports; at most {MOST_REDIRECTED} are allowed"] if count > MOST_REDIRECTED else []
     return merge(found)
 
 
@@ -137,7 +136,7 @@ def _pairs(texts: Iterable[str], faults: list[str]) -> Pairs:
     found = []
     for text in texts:
         name, colon, value = (part.strip(" \t") for part in text.partition(":"))
-        if not (colon and name and value):
+        if not (colon and name):
             said = f" {_shown(text)}" if text else ""
             faults.append(f"-H{said}: expected is NAME:VALUE, such as 'X-Team: shop'")
             continue
@@ -154,18 +153,18 @@ def _once(given: dict[str, list[str]], pairs: Pairs, faults: list[str]) -> dict[
     """The value of each option that is given once; its header must not be one of the `pairs` as well."""
     names = {headers.same(name) for name, _ in pairs}
     for option, values in given.items():
-        header = _ONCE[option][1]
+        header = headers.OUTBOUND[_ONCE[option]]
         if len(values) > 1:
             faults.append(f"{option}: given {len(values)} times; once is allowed")
         if values and headers.same(header) in names:
             faults.append(f"{option}: -H sets {header} as well; one of them is allowed")
         faults += [fault for value in values if (fault := _value_fault(option, value))]
-    return {_ONCE[option][0]: values[-1] for option, values in given.items() if values}
+    return {_ONCE[option]: values[-1] for option, values in given.items() if values}
 
 
 def _value_fault(option: str, value: str) -> str | None:
     if not value:
-        return f"{option}: no value; expected is `default` or a value for {_ONCE[option][1]}"
+        return f"{option}: no value; expected is `default` or a value for {headers.OUTBOUND[_ONCE[option]]}"
     fault = headers.value_fault(value)
     return f"{option} {_shown(value)}: {fault}" if fault else None
 
@@ -197,7 +196,7 @@ def explain(command: Command) -> Iterator[str]:
     if command.nameservers:
         yield f"-N {', '.join(command.nameservers)}: not needed, as connections keep their destination address"
     names = [name for name, _ in plan.outbound_headers]
-    names += [header for field, header in _ONCE.values() if getattr(plan, field)]
+    names += [header for field, header in headers.OUTBOUND.items() if getattr(plan, field)]
     yield f"requests to port {', '.join(map(str, plan.outbound_ports))} get {', '.join(names)}"
 
 

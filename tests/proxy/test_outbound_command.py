@@ -49,6 +49,7 @@ def test_ports_are_merged_and_80_is_the_default(words: list[str], ports: str) ->
     [
         ("Name: value", ("Name", "value")),
         ("name:value", ("name", "value")),
+        ("X-Gone:", ("X-Gone", "")),
         ("X-Url:  http://a:80/?b=%[src] $host \"'  ", ("X-Url", "http://a:80/?b=%[src] $host \"'")),
     ],
 )
@@ -76,9 +77,10 @@ def test_what_follows_the_first_double_dash_is_the_applications() -> None:
         (["-P", "90-80", *HEADER], "-P 90-80: port range 90-80: allowed is 1 to 65535, first not above last"),
         (["-P", "http", *HEADER], "-P http: 'http' is not a port or a range of ports (80 or 8000-8010)"),
         (["-P", *HEADER], "-P: no value; expected is a port or a range of ports"),
+        (["-P", "20000-24096", *HEADER], "-P: 4097 ports; at most 4096 are allowed"),
         (["-P", "15001", *HEADER], "-P 15001: the sidecar's own ports are not allowed: 15001"),
         (["-H", "novalue"], "-H 'novalue': expected is NAME:VALUE"),
-        (["-H", "name:"], "-H 'name:': expected is NAME:VALUE"),
+        (["-H", "a: b  c"], "one blank at a time"),
         (["-H", ": value"], "-H ': value': expected is NAME:VALUE"),
         (["-H", "-a: b"], "-H '-a: b': '-a' is not a header's name"),
         (["-H", "a b:c"], "-H 'a b:c': 'a b' is not a header's name"),
