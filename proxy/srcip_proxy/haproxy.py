@@ -50,9 +50,11 @@ def _global(plan: Plan, pod: Pod) -> Iterator[str]:
 
 
 def _room(needed: int) -> Iterator[str]:
-    """Space in each buffer for headers that are added, where HAProxy's own 1 of 16 kB might not do."""
+    """Space in each buffer for headers that are added, where HAProxy's own 1 of 16 kB might not do. It keeps no more
+    than half of a buffer."""
     if needed > REWRITE // 2:
-        yield f"  tune.bufsize {word(BUFFER + needed)}\n  tune.maxrewrite {word(REWRITE + needed)}"
+        rewrite = REWRITE + needed
+        yield f"  tune.bufsize {word(max(BUFFER + needed, 2 * rewrite))}\n  tune.maxrewrite {word(rewrite)}"
 
 
 def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
