@@ -173,7 +173,8 @@ def test_the_applications_requests_get_the_headers_and_its_exit_code_is_ours(sta
     assert plain[1]["x-forwarded-for"] == ["192.0.2.9"]
     assert "x-team" not in plain[1]
     assert "srcip" not in rules(lab)
-    assert f"requests to port {PORT} get X-Team, X-Forwarded-For, X-Client-Hostname" in log
+    summary = f"srcip-proxy outbound: requests to port {PORT} get X-Team, X-Forwarded-For, X-Client-Hostname"
+    assert log.splitlines()[:2] == [summary, line]
 
 
 def test_haproxy_is_user_1337_without_any_capability_and_the_application_is_not(start: Start) -> None:
@@ -194,6 +195,19 @@ def test_signals_reach_the_application_in_its_container(start: Start) -> None:
     lab.signal("app", 15)
     exit_code, log = ended(lab)
     assert (exit_code, "told\n" in log) == (9, True)
+
+
+def test_an_application_may_have_any_user_but_1337(start: Start) -> None:
+    """One that gives up root: its requests get the headers, and signals still reach it."""
+    code = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n"
+    code += f"say(os.getuid(), status('python3')['CapEff'], get({OTHER4!r}), 'up')\ntime.sleep(30)\n"
+    words = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs", "--"]
+    lab = start([*OPTIONS, "--", *words, *application(code)[1:]], ROOT)
+    log = waited(lab, "up\n")
+    assert f"1000 {['0' * 16]} {POD4}" in log
+    assert "x-team: shop" in log.lower()
+    lab.signal("app", 15)
+    assert ended(lab)[0] == 9
 
 
 def test_when_haproxy_dies_requests_are_refused_until_the_container_has_started_again(start: Start) -> None:
