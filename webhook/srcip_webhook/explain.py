@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy.headers import FIXED
+from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_proxy.plan import Plan
 from srcip_webhook.containers import capabilities
 from srcip_webhook.mutate import Outcome
@@ -46,8 +46,8 @@ _EMITTED = {
 }
 
 
-_DEFAULTS = ("(the Pod's address)", "(the Pod's host name)")
-"""What stands for `default` in X-Forwarded-For and in X-Client-Hostname."""
+_OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostname": "(the Pod's host name)"}
+"""What `default` stands for."""
 
 
 def explained(owner: str, outcome: Outcome) -> str:
@@ -96,9 +96,9 @@ def _inbound(plan: Plan) -> Iterator[str]:
 def _outbound(plan: Plan) -> Iterator[str]:
     """What the Pod's own requests get."""
     yield f"  outbound:  HTTP requests to ports {', '.join(map(str, plan.outbound_ports))} of others get these headers"
-    forwarded_for = _DEFAULTS[0] if plan.outbound_forwarded_for == "default" else plan.outbound_forwarded_for
-    hostname = _DEFAULTS[1] if plan.outbound_client_hostname == "default" else plan.outbound_client_hostname
-    written = (*plan.outbound_headers, ("X-Forwarded-For", forwarded_for), ("X-Client-Hostname", hostname))
+    said = [(name, _OWN[field], getattr(plan, field)) for field, name in OUTBOUND.items()]
+    own = [(name, default if value == DEFAULT else value) for name, default, value in said]
+    written = (*plan.outbound_headers, *own)
     yield from (f"  header:    {name}: {value}" for name, value in written if value)
     yield "  TLS:       and whatever else is not HTTP passes as it is; headers can't be added to it"
     yield "  down:      while the sidecar is down, connections to these ports are refused, not sent without headers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from srcip_proxy import headers
 from srcip_proxy.headers import FIXED, name_faults, same
 from srcip_proxy.plan import MOST_REDIRECTED
 from srcip_webhook.annotation_table import OF_OUTBOUND, TABLE
@@ -15,8 +16,6 @@ from srcip_webhook.reasons import Fault, Reason
 OUTBOUND = {row.field: row.key for row in TABLE if row.field in OF_OUTBOUND}
 """The annotations about what the Pod sends, by their fields."""
 FOR_OUTBOUND_ALONE = f"; for {OUTBOUND['outbound_ports']} alone, set {PREFIX}inbound-ports: none"
-_SET = {"outbound_forwarded_for": "X-Forwarded-For", "outbound_client_hostname": "X-Client-Hostname"}
-"""Fields that set one header each, and its name."""
 
 
 def asks_for_outbound(said: Mapping[str, str]) -> bool:
@@ -26,17 +25,15 @@ def asks_for_outbound(said: Mapping[str, str]) -> bool:
 
 def outbound_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
     """Ports and headers of outgoing requests need each other; what is there but can't be read is told elsewhere."""
-    ports, *headers = OUTBOUND.values()
-    there = [key for key in headers if key in said]
+    ports, *others = OUTBOUND.values()
+    there = [key for key in others if key in said]
     if there and ports not in said:
         yield Fault(Reason.NO_PORTS, f"{', '.join(there)}: without {ports} nothing gets headers; add ports such as 80")
     if ports in said and not there:
-        text = (
-            f"{ports}: {shown(said[ports])} without any header to set; add {', '.join(headers[:-1])} or {headers[-1]}"
-        )
+        text = f"{ports}: {shown(said[ports])} without any header to set; add {', '.join(others[:-1])} or {others[-1]}"
         yield Fault(Reason.NO_HEADERS, text)
     listed = {same(name): name for name, _ in intent.outbound_headers}
-    for field, name in _SET.items():
+    for field, name in headers.OUTBOUND.items():
         if getattr(intent, field) and same(name) in listed:
             text = f"{OUTBOUND['outbound_headers']}: {shown(listed[same(name)])} is what {OUTBOUND[field]} sets"
             yield Fault(Reason.INVALID_ANNOTATION, f"{text}; leave one of the two out")

@@ -143,4 +143,4 @@ def _value_fault(value: str) -> str | None:
         return "is empty"
     if len(value) > LONGEST_VALUE:
         return "is too long"
-    return "is not plain text" if value_fault(value) or "\t" in value or "  " in value else None
+    return "is not plain text" if value_fault(value) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srcip_proxy.plan import Plan
+from srcip_proxy.plan import OUTBOUND_WAIT_MS, Plan
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
@@ -63,7 +63,8 @@ def _outbound_surprises(plan: Plan) -> Iterator[str]:
     if covers(plan.outbound_ports, 443):
         yield "srcip: outbound port 443 is for TLS as a rule, which passes as it is: headers can't be added to it"
     if slow := [str(port) for port in _SERVER_FIRST if covers(plan.outbound_ports, port)]:
-        yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: connections begin later"
+        later = f"connections begin {OUTBOUND_WAIT_MS} ms later"
+        yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: {later}"
 
 
 _ROWS_OF_INBOUND = tuple(row for row in TABLE if row.field in INBOUND_ALONE)
