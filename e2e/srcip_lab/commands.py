@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from srcip_lab import demo as demonstration
-from srcip_lab import header, image, manifest, rootless
+from srcip_lab import image, manifest, rootless, sending
 from srcip_lab import lab as labs
 from srcip_lab.errors import LabError
-from srcip_lab.exchange import exchange
 from srcip_lab.lab import DEFAULT_NAME, Lab
 
 C = TypeVar("C", bound=Callable[..., Any])
-EPHEMERAL = (32768, 60999)
 name_option = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab, where several are up.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
@@ -92,6 +89,12 @@ def up(path: str, ipv6: bool, name: str, as_json: bool) -> None:
     "--from", "origin", type=click.Choice(["lb", "other"]), default="lb", show_default=True, help="Who sends."
 )
 @click.option("--data", default="", help=r"Sent after the header; \r, \n, \t, \\ and \xHH are understood.")
+@click.option("--http", is_flag=True, help="Send an HTTP/1.1 request after the header; --data is its body then.")
+@click.option(
+    "--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="A header of the request; repeatable."
+)
+@click.option("--path", help="Path of the request; / if not given.")
+@click.option("--method", help="Method of the request; GET if not given, POST with --data.")
 @click.option("--to", "target", metavar="IP", help="Address to connect to; the Pod's if not given.")
 @click.option("-6", "--ipv6", is_flag=True, help="Connect to the Pod's IPv6 address.")
 @click.option(
@@ -102,18 +105,14 @@ def up(path: str, ipv6: bool, name: str, as_json: bool) -> None:
 @plainly
 def send(**options: Any) -> None:
     """Send one connection to the Pod, and print what the application answered."""
-    current = Lab(options["name"])
-    target = options["target"] or _address(current, ipv6=options["ipv6"])
-    payload = _header(current, options) + _data(options["data"])
-    sender = current.lb if options["origin"] == "lb" else current.other
-    outcome = exchange(sender, target, options["port"], payload, timeout_s=options["timeout_s"])
+    sent, outcome = sending.send(options)
     if options["as_json"]:
-        facts = {"sent": payload.hex(), "from": outcome.local, "to": [target, options["port"]], "end": outcome.end}
-        click.echo(json.dumps({**facts, "answer": outcome.answer.decode(errors="replace")}))
+        click.echo(json.dumps(sent.facts(outcome)))
     else:
-        click.echo(outcome.answer, nl=bool(outcome.answer) and not outcome.answer.endswith(b"\n"))
-        click.echo(outcome.text, err=True)
-    sys.exit(0 if outcome.good else 1)
+        answer = sent.readable(outcome)
+        click.echo(answer, nl=bool(answer) and not answer.endswith(b"\n"))
+        click.echo(sent.text(outcome), err=True)
+    sys.exit(0 if sent.good(outcome) else 1)
 
 
 @lab.command()
@@ -172,47 +171,6 @@ def announce_image() -> None:
     """Say why it takes longer, when the image has to be built first."""
     if not image.cached():
         click.echo(f"building the proxy image from packages of Debian {image.SUITE} (once, some 20 s) ...", err=True)
-
-
-def _address(current: Lab, *, ipv6: bool) -> str:
-    if not ipv6:
-        return current.pod.ipv4
-    if current.pod.ipv6 is None:
-        raise LabError(f"lab {current.name}: it has no IPv6")
-    return current.pod.ipv6
-
-
-def _header(current: Lab, options: dict[str, Any]) -> bytes:
-    """The bytes before the data, as the options of `send` ask."""
-    if options["raw"] is not None:
-        return _hex(options["raw"])
-    if options["form"] == "none":
-        return b""
-    if options["client"] is None:
-        raise LabError("--client is missing: whom shall the header name? (or --no-header, or --hex)")
-    try:
-        client = header.endpoint(options["client"], random.randint(*EPHEMERAL))  # noqa: S311 (any port will do)
-    except ValueError as error:
-        raise LabError(f"--client: {error}") from None
-    family = {4: current.pod.ipv4, 6: current.pod.ipv6 or "fd77:0:0:3::2"}
-    server = header.endpoint(family[client.ip.version], options["port"])
-    return (header.v1 if options["form"] == "v1" else header.v2)(client, server)
-
-
-def _hex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text.replace(":", " "))
-    except ValueError as error:
-        raise LabError(
-            f"--hex: {error}; allowed are pairs of hexadecimal digits, with spaces or colons between"
-        ) from None
-
-
-def _data(text: str) -> bytes:
-    try:
-        return text.encode("latin-1", "backslashreplace").decode("unicode_escape").encode()
-    except UnicodeDecodeError as error:
-        raise LabError(f"--data: {error.reason}") from None
 
 
 def _describe(facts: dict[str, Any]) -> Iterator[str]:

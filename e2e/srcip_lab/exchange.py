@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from srcip_lab.namespace import Host
@@ -45,10 +46,19 @@ class Outcome:
         return ENDS[self.end] + (nothing if self.end in ("closed", "reset") else "")
 
 
+Reader = Callable[[socket.socket, float], tuple[bytes, str]]
+"""Reads an answer until a deadline of the monotonic clock; tells it, and one of ENDS."""
+
+
 def exchange(host: Host, address: str, port: int, payload: bytes, *, timeout_s: float = 5) -> Outcome:
     """Connect from `host`, send `payload`, and read until the end, a pause after an answer, or `timeout_s`."""
+    return talk(host, (address, port), payload, timeout_s=timeout_s, read=until_quiet)
+
+
+def talk(host: Host, target: tuple[str, int], payload: bytes, *, timeout_s: float, read: Reader) -> Outcome:
+    """Connect from `host` to `target`, send `payload`, and `read` the answer."""
     try:
-        connection = host.connect(address, port, timeout_s=timeout_s)
+        connection = host.connect(*target, timeout_s=timeout_s)
     except ConnectionRefusedError:
         return Outcome(b"", "refused", None)
     except TimeoutError:
@@ -63,10 +73,33 @@ def exchange(host: Host, address: str, port: int, payload: bytes, *, timeout_s: 
             connection.sendall(payload)
         except ConnectionError:
             return Outcome(b"", "reset", local)
-        return Outcome(*_read(connection, time.monotonic() + timeout_s), local)
+        return Outcome(*read(connection, time.monotonic() + timeout_s), local)
 
 
-def _read(connection: socket.socket, deadline: float) -> tuple[bytes, str]:
+def until_whole(whole: Callable[[bytes], bool]) -> Reader:
+    """A reader for whom no pause is an end before the answer is `whole`; it never closes our side."""
+
+    def read(connection: socket.socket, deadline: float) -> tuple[bytes, str]:
+        answer, complete = b"", False
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(min(left, QUIET_S) if complete else left)
+            try:
+                piece = connection.recv(65536)
+            except TimeoutError:
+                break
+            except ConnectionError:
+                return answer, "reset"
+            if not piece:
+                return answer, "closed"
+            answer += piece
+            complete = whole(answer)
+        return answer, "open" if complete else "timeout"
+
+    return read
+
+
+def until_quiet(connection: socket.socket, deadline: float) -> tuple[bytes, str]:
+    """A reader that takes a pause for the end; one who stays silent gets the end of our side."""
     answer, half_closed = b"", False
     while (left := deadline - time.monotonic()) > 0:
         connection.settimeout(min(left, QUIET_S if answer else left if half_closed else HALF_CLOSE_S))

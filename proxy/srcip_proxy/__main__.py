@@ -1,4 +1,4 @@
-"""`srcip-proxy init | render | check`: the data plane of one Pod, told by the environment."""
+"""`srcip-proxy init | render | check | outbound`: the data plane of one Pod."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from srcip_proxy.pod import PodError
 
 USAGE = """usage: srcip-proxy COMMAND
 
-The plan is read from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP from the downward API.
+The first three read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP from the downward API.
 
   init     set up interception and write HAProxy's configuration; needs CAP_NET_ADMIN
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
+  outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
 """
 
 
@@ -42,6 +43,12 @@ def _check() -> int:
     return check.main()
 
 
+def _outbound(arguments: list[str]) -> int:
+    from srcip_proxy import outbound_run  # noqa: PLC0415
+
+    return outbound_run.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
 
 
@@ -51,6 +58,8 @@ def main() -> None:
     if arguments in (["-h"], ["--help"]):
         print(USAGE, end="")
         sys.exit(0)
+    if arguments[:1] == ["outbound"]:
+        sys.exit(_outbound(arguments[1:]))
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
         print(USAGE, end="", file=sys.stderr)
         sys.exit(2)

@@ -6,22 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from srcip_proxy import redirect, transparent
+from srcip_proxy import outbound, redirect, transparent
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import HEALTH_CONNECTIONS, PIPES, connections
+from srcip_proxy.sections import HEALTH_CONNECTIONS, PIPES, connections, directions
 from srcip_proxy.text import BANNER, word, words
 
 OLDEST = "3.0"
 """The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
+BUFFER, REWRITE = 16384, 1024
+"""HAProxy's own tune.bufsize and tune.maxrewrite."""
 LUA = Path(__file__).with_name("lua")
 
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole configuration file."""
     traffic = _mode(plan).sections(plan, pod) if plan.inbound_ports else ()
-    sections = (_global(plan, pod), _defaults(), *traffic, _health(pod))
+    leaving = outbound.sections(plan, pod) if plan.outbound_ports else ()
+    sections = (_global(plan, pod), _defaults(), *traffic, *leaving, _health(pod))
     return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
 
 
@@ -34,15 +37,24 @@ def _global(plan: Plan, pod: Pod) -> Iterator[str]:
     yield '.if !feature(LUA)\n  .alert "srcip needs a HAProxy built with Lua"\n.endif'
     yield "global"
     yield "  log stdout format raw local0 info"
-    yield f"  maxconn {word(connections(plan, pod) + HEALTH_CONNECTIONS)}"
+    yield f"  maxconn {word(connections(plan, pod) * directions(plan) + HEALTH_CONNECTIONS)}"
     yield f"  nbthread {word(plan.threads)}"
     if plan.mode == "tproxy" and plan.inbound_ports:
         yield "  setcap cap_net_raw"
     yield f"  hard-stop-after {word(max(plan.drain_timeout_s, 1))}s"
     # bulk data goes through pipes inside the kernel; few, as their memory is counted per user of the whole node
     yield f"  maxpipes {PIPES}\n  tune.pipesize 262144"
+    yield from _room(outbound.room(plan, pod))
     yield f"  lua-prepend-path {word(LUA)}/?.lua"
     yield f"  lua-load {word(LUA)}/srcip.lua {' '.join(_lua_settings(plan, pod))}"
+
+
+def _room(needed: int) -> Iterator[str]:
+    """Space in each buffer for headers that are added, where HAProxy's own 1 of 16 kB might not do. It keeps no more
+    than half of a buffer."""
+    if needed > REWRITE // 2:
+        rewrite = REWRITE + needed
+        yield f"  tune.bufsize {word(max(BUFFER + needed, 2 * rewrite))}\n  tune.maxrewrite {word(rewrite)}"
 
 
 def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:

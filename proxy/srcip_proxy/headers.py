@@ -17,6 +17,10 @@ FIXED = {
     "forwarded": "Forwarded",
 }
 """Names of those that have one of their own; that of `forwarded-for` can be chosen."""
+OUTBOUND = {"outbound_forwarded_for": "X-Forwarded-For", "outbound_client_hostname": "X-Client-Hostname"}
+"""Headers of outgoing requests that have a field of the plan of their own."""
+DEFAULT = "default"
+"""The value of such a field that stands for the Pod's own address or host name."""
 TLVS = (
     "alpn",
     "authority",
@@ -39,7 +43,7 @@ MOST = 32
 """Most headers of one setting."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?", re.ASCII)
-_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?", re.ASCII)
+_VALUE = re.compile(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", re.ASCII)
 
 
 def name_fault(name: str) -> str | None:
@@ -53,7 +57,8 @@ def value_fault(value: str) -> str | None:
     """Why this cannot be the value of a header, or None. Nothing at all is fine: it means no header."""
     if len(value) <= LONGEST_VALUE and (not value or _VALUE.fullmatch(value)):
         return None
-    return f"{value[:LONGEST_NAME]!r} is not a header's value: printable ASCII, at most {LONGEST_VALUE} characters"
+    allowed = f"printable ASCII, one blank at a time, at most {LONGEST_VALUE} characters"
+    return f"{value[:LONGEST_NAME]!r} is not a header's value: {allowed}"
 
 
 def same(name: str) -> str:

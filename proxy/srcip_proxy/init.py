@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srcip_proxy import haproxy, nft, nft_words, preflight, routes
+from srcip_proxy import haproxy, nft, nft_words, outbound, preflight, routes
 from srcip_proxy import pod as pods
 from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_proxy.pod import Pod
@@ -37,9 +37,7 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    return Rendered(
-        nft.render(plan, pod), {v: routes.render(v, plan.mode) for v in pod.versions}, haproxy.render(plan, pod)
-    )
+    return Rendered(nft.render(plan, pod), {v: routes.render(v, plan) for v in pod.versions}, haproxy.render(plan, pod))
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
@@ -47,20 +45,25 @@ def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
 
     Safe to run again. Raises subprocess.CalledProcessError with what the tool said.
     """
-    _feed(["nft", "-f", "-"], texts.nft)
+    intercept(texts)
+    _write(directory / CONFIGURATION, texts.haproxy)
+
+
+def intercept(texts: Rendered) -> None:
+    """Put the rules and routes into effect, and write nothing. Raises subprocess.CalledProcessError."""
+    feed(["nft", "-f", "-"], texts.nft)
     for version, text in texts.routes.items():
         _routes(version, text)
-    _write(directory / CONFIGURATION, texts.haproxy)
 
 
 def _routes(version: int, text: str) -> None:
     """In a Pod that is new the first try works; otherwise the rules of an earlier run go first."""
     command = ["ip", f"-{version}", "-batch", "-"]
     try:
-        _feed(command, text)
+        feed(command, text)
     except subprocess.CalledProcessError:
-        _feed([*command[:2], "-force", *command[2:]], routes.prepare(version), check=False)
-        _feed(command, text)
+        feed([*command[:2], "-force", *command[2:]], routes.prepare(version), check=False)
+        feed(command, text)
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
@@ -68,28 +71,42 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     plan, pod = load(environment)
     if findings := preflight.capabilities():
         return _fail(findings)
-    return _set_up(plan, pod)
-
-
-def _set_up(plan: Plan, pod: Pod) -> int:
-    """Apply everything; where the node only lacks what IPv6 needs, all but that."""
     try:
-        apply(render(plan, pod))
+        print(summary(plan, set_up(plan, pod, apply)))
     except subprocess.CalledProcessError as error:
-        if not (pod.ipv6 and preflight.only_ipv6_is_missing(plan.mode)):
-            return _fail(preflight.explain(error, plan.mode))
-        print("srcip-proxy init: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
-        return _set_up(plan, replace(pod, ipv6=False))
-    print(summary(plan, pod))
+        return _fail(preflight.explain(error, *preflight.parts(plan)))
     return 0
 
 
+def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
+    """`put` everything into effect; where the node only lacks what IPv6 needs, all but that. The Pod as it was used.
+
+    Raises subprocess.CalledProcessError.
+    """
+    try:
+        put(render(plan, pod))
+    except subprocess.CalledProcessError:
+        if not (pod.ipv6 and preflight.only_ipv6_is_missing(*preflight.parts(plan))):
+            raise
+        print("srcip-proxy: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
+        return set_up(plan, replace(pod, ipv6=False), put)
+    return pod
+
+
 def summary(plan: Plan, pod: Pod) -> str:
-    """One line that says what was set up."""
-    who = nft_words.intercepted(plan, pod)["trusted"]
-    ports = ", ".join(map(str, plan.inbound_ports))
-    family = "IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)"
-    return f"srcip-proxy init: ports {ports} from {', '.join(who) or 'nobody'}; {family}"
+    """One line that says what was set up. Names of headers only: a value may be a secret."""
+    done = []
+    if plan.inbound_ports:
+        who = nft_words.intercepted(plan, pod)["trusted"]
+        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'nobody'}")
+    if plan.outbound_ports:
+        done.append(f"requests to ports {_listed(plan.outbound_ports)} get {_listed(outbound.values(plan, pod))}")
+    done.append("IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)")
+    return f"srcip-proxy init: {'; '.join(done)}"
+
+
+def _listed(things: Iterable[object]) -> str:
+    return ", ".join(map(str, things))
 
 
 def _fail(reasons: list[str]) -> int:
@@ -98,7 +115,8 @@ def _fail(reasons: list[str]) -> int:
     return 1
 
 
-def _feed(command: list[str], text: str, check: bool = True) -> None:
+def feed(command: list[str], text: str, check: bool = True) -> None:
+    """Run a tool that changes the network, with `text` as its input. Raises subprocess.CalledProcessError."""
     subprocess.run([*preflight.PRIVILEGED, *command], input=text, check=check, capture_output=True, text=True)
 
 

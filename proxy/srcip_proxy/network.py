@@ -6,8 +6,8 @@ LOOPBACK = {4: "169.254.77.1", 6: "fd73:7263:6970::1"}
 """srcip's own loopback address of each IP version: the application is reached here, so replies find their way by a
 route alone."""
 PORTS6 = "fd73:7263:6970:f::"
-"""Redirect mode, IPv6: the last two bytes of the address a connection is led to are the port it came to. HAProxy asks
-the kernel for the original destination of IPv4 connections only."""
+"""IPv6 in redirect mode and for outgoing connections: the last two bytes of the address a connection is led to are the
+port it came to. HAProxy asks the kernel for the original destination of IPv4 connections only."""
 CHECK4 = "169.254.77.2"
 """The only source that may enter the proxy over lo: `srcip-proxy check` plays the balancer with it."""
 MARK = 0x73726370

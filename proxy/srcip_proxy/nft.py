@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy import nft_redirect
+from srcip_proxy import nft_outbound, nft_redirect
 from srcip_proxy.network import CHECK4, LOOPBACK, MARK
 from srcip_proxy.nft_words import FAMILIES, one_of, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
@@ -19,7 +19,8 @@ from srcip_proxy.text import BANNER, word
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
     parts = _redirected(plan, pod) if plan.mode == "redirect" else _transparent(plan, pod)
-    body = "\n".join(line for part in parts for line in part)
+    outbound = [nft_outbound.rules(plan, pod)] if plan.outbound_ports else []
+    body = "\n".join(line for part in (*parts, *outbound) for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
 
@@ -33,7 +34,8 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
         yield _deliver_to_pod(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
-        yield _untracked(ports, pod.versions)
+    if plan.probe_aliases or plan.outbound_ports:
+        yield _untracked(ports, plan, pod.versions)
 
 
 def _redirected(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
@@ -141,10 +143,17 @@ def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[
     yield f"    iif != lo meta l4proto tcp redirect to :tcp dport map {{ {pairs} }}\n  }}"
 
 
-def _untracked(ports: str, versions: Iterable[int]) -> Iterator[str]:
-    """The redirection of probes brings connection tracking with it; it is kept away from all other traffic of the
-    intercepted ports, so that a Pod cannot exhaust it."""
-    for chain, hook, port, address in (("in", "prerouting", "dport", "saddr"), ("out", "output", "sport", "daddr")):
+def _untracked(ports: str, plan: Plan, versions: Iterable[int]) -> Iterator[str]:
+    """The redirection of probes and of outgoing connections brings connection tracking with it; it is kept away from
+    all other traffic of the intercepted ports, so that nobody outside can exhaust it."""
+    for chain, hook, near, address, far, oif in (
+        ("in", "prerouting", "dport", "saddr", "sport", "iif"),
+        ("out", "output", "sport", "daddr", "dport", "oif"),
+    ):
         yield f"  chain untracked_{chain} {{\n    type filter hook {hook} priority raw - 1; policy accept;"
-        yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {port} {ports} accept" for v in versions)
-        yield f"    tcp dport {ports} notrack accept\n    tcp sport {ports} notrack accept\n  }}"
+        if plan.probe_aliases:
+            yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {near} {ports} accept" for v in versions)
+        yield f"    tcp {near} {ports} notrack accept"
+        if plan.outbound_ports:
+            yield f"    {oif} != lo tcp {far} {one_of(plan.outbound_ports)} accept"
+        yield f"    tcp {far} {ports} notrack accept\n  }}"

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from srcip_proxy.network import CHECK4, PORTS6
-from srcip_proxy.nft_words import FAMILIES, one_of, who
+from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word
-
-RESET = "reject with tcp reset"
-SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 
 
 def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:

@@ -15,6 +15,8 @@ FAMILIES = {
     6: {"ip": "ip6", "type": "ipv6_addr", "proxy": "[::1]", "loopback": LOOPBACK[6]},
 }
 """What differs between IPv4 and IPv6 in the rules."""
+RESET = "reject with tcp reset"
+SYN = "tcp flags & (fin | syn | rst | ack) == syn"
 
 
 def intercepted(plan: Plan, pod: Pod) -> dict[str, tuple[str, ...]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from srcip_proxy import headers
 from srcip_proxy.headers import HEADERS, Pairs
-from srcip_proxy.portranges import PortRange, merge, port_range
+from srcip_proxy.plan_json import PORTS, READ
+from srcip_proxy.portranges import PortRange, ProbeAlias, merge, port_range
 
 __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
 
@@ -39,9 +40,13 @@ CHECK_PORT = 15021
 """Used by `srcip-proxy check` alone."""
 CHECK_PROXY_PORT = 15022
 """Where the sidecar listens for the check, on loopback only."""
-RESERVED_PORTS = (PROXY_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
+OUTBOUND_PORT = 15006
+"""Where the sidecar listens for the Pod's own connections to `outbound_ports`; only the Pod gets there."""
+RESERVED_PORTS = (PROXY_PORT, OUTBOUND_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
+OUTBOUND_WAIT_MS = 250
+"""How long an outgoing connection may be silent before it passes untouched: the server may speak first."""
 MOST_REDIRECTED = 4096
-"""Most intercepted ports in redirect mode: the kernel needs an entry for each."""
+"""Most intercepted ports in redirect mode, and most outbound ports: the kernel needs an entry for each."""
 UID = 1337
 """User and group of the init container and of the sidecar."""
 
@@ -52,14 +57,6 @@ class PlanError(ValueError):
     def __init__(self, errors: Iterable[str]) -> None:
         self.errors = tuple(errors)
         super().__init__(f"{ENV}: " + "; ".join(self.errors))
-
-
-@dataclass(frozen=True, order=True)
-class ProbeAlias:
-    """A port that the kernel redirects to `port`, so that a kubelet probe does not meet the sidecar."""
-
-    alias: int
-    port: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ class Plan:
     def to_env(self) -> str:
         """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
         plain = asdict(self)
-        for name in _PORTS:
+        for name in PORTS:
             plain[name] = [str(r) for r in getattr(self, name)]
         plain["probe_aliases"] = {str(a.alias): a.port for a in self.probe_aliases}
         return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("$", "\\u0024")
@@ -161,64 +158,12 @@ def _typed(raw: dict[str, object]) -> dict[str, Any]:
     typed: dict[str, Any] = {}
     for name in raw.keys() & known:
         try:
-            typed[name] = _READ[name](raw[name])
+            typed[name] = READ[name](raw[name])
         except (TypeError, ValueError) as error:
             errors.append(f"{name}: {error}")
     if errors:
         raise PlanError(errors)
     return typed
-
-
-def _int(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is not an integer")
-    return value
-
-
-def _str(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r} is not a string")
-    return value
-
-
-def _list(value: object) -> list[object]:
-    if type(value) is not list:
-        raise TypeError(f"{value!r} is not a list")
-    return value
-
-
-def _aliases(value: object) -> tuple[ProbeAlias, ...]:
-    if type(value) is not dict:
-        raise TypeError(f"{value!r} is not an object of alias: port")
-    return tuple(sorted(ProbeAlias(int(alias), _int(port)) for alias, port in value.items()))
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(_str(item) for item in _list(value))
-
-
-def _pairs(value: object) -> Pairs:
-    pairs = [_texts(item) for item in _list(value)]
-    if any(len(pair) != 2 for pair in pairs):
-        raise TypeError(f"{value!r} is not a list of pairs")
-    return tuple((name, text) for name, text in pairs)
-
-
-_PORTS = ("inbound_ports", "http_ports", "outbound_ports")
-_READ: dict[str, Callable[[object], object]] = {
-    "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
-    "probe_aliases": _aliases,
-    **dict.fromkeys(_PORTS, lambda v: tuple(port_range(_str(item)) for item in _list(v))),
-    **dict.fromkeys(("trusted_cidrs", "http_headers"), _texts),
-    **dict.fromkeys(("tlv_headers", "outbound_headers"), _pairs),
-    **dict.fromkeys(("proxy_protocol", "node_proxy_protocol", "deliver_to", "client_address", "mode"), _str),
-    **dict.fromkeys(
-        ("forwarded_for", "forwarded_for_header", "http_other", "emit_proxy_protocol", "client_from"), _str
-    ),
-    **dict.fromkeys(("outbound_forwarded_for", "outbound_client_hostname"), _str),
-    **dict.fromkeys(("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int),
-    **dict.fromkeys(("drain_timeout_s", "threads", "version"), _int),
-}
 
 
 def _canonical(cidr: str) -> bool:
@@ -239,13 +184,15 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     versions = plan.proxy_protocol_versions
     yield versions in ((1,), (2,), (1, 2)), f"proxy_protocol_versions: {versions} is not 1, 2 or both"
     yield bool(plan.inbound_ports or plan.outbound_ports), "inbound_ports: none"
-    for name in _PORTS:
+    for name in PORTS:
         ranges = getattr(plan, name)
         yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
         for port in RESERVED_PORTS:
             yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
     most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
+    few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
+    yield few, f"outbound_ports: more than {MOST_REDIRECTED} ports"
     inside = all(any(r.first in i and r.last in i for i in plan.inbound_ports) for r in plan.http_ports)
     yield inside, "http_ports: not all of them are inbound_ports"
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
@@ -267,9 +214,11 @@ def _header_faults(plan: Plan) -> Iterable[str]:
             yield f"tlv_headers: {tlv!r} is not one of {', '.join(headers.TLVS)}"
     written = [plan.forwarded_for_header, *(name for _, name in plan.tlv_headers)]
     yield from (f"http_headers: {fault}" for fault in headers.name_faults(written, headers.FIXED))
-    yield from (f"outbound_headers: {fault}" for fault in headers.name_faults(n for n, _ in plan.outbound_headers))
+    fixed = {field: name for field, name in headers.OUTBOUND.items() if getattr(plan, field)}
+    names = [name for name, _ in plan.outbound_headers]
+    yield from (f"outbound_headers: {fault}" for fault in headers.name_faults(names, fixed))
     values = {"outbound_headers": [value for _, value in plan.outbound_headers]}
-    values |= {name: [getattr(plan, name)] for name in ("outbound_forwarded_for", "outbound_client_hostname")}
+    values |= {name: [getattr(plan, name)] for name in headers.OUTBOUND}
     for field, texts in values.items():
         yield from (f"{field}: {fault}" for text in texts if (fault := headers.value_fault(text)))
 

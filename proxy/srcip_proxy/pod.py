@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -35,6 +37,10 @@ class Pod:
     """Whether the Pod's network namespace has IPv6."""
     max_files: int = 1_048_576
     """How many file descriptors a container of this Pod may open."""
+    stated: Address | None = None
+    """The address that outgoing requests name: PODIP, POD_IP or that of the primary interface."""
+    hostname: str = ""
+    """The Pod's host name."""
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -56,8 +62,10 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
     errors: list[str] = []
     addresses = _addresses("POD_IPS", environment, errors) or _addresses("POD_IP", environment, errors)
     node = _addresses("HOST_IP", environment, errors)
+    stated = _addresses("PODIP", environment, errors) or _addresses("POD_IP", environment, []) or addresses
     if errors:
         raise PodError(errors)
+    stated = stated or _primary(links)
     addresses = addresses or [ipaddress.ip_address(r["local"]) for r in rows if r["scope"] == "global"]
     first_of_family = {a.version: a for a in reversed(addresses)}
     return Pod(
@@ -66,6 +74,8 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
         unusable=_distinct([*addresses, *(a for r in rows for a in _of_interface(r["local"], r["prefixlen"]))]),
         ipv6=_has_ipv6(),
         max_files=_max_files(Path("/proc/self/limits").read_text()),
+        stated=next(iter(stated), None),
+        hostname=socket.gethostname(),
     )
 
 
@@ -101,6 +111,17 @@ def _gateways(net: Path = Path("/proc/net")) -> list[Address]:
     ]
     found += [ipaddress.IPv6Address(bytes.fromhex(row[4])) for row in rows6 if row[:2] == ["0" * 32, "00"]]
     return [address for address in found if not address.is_unspecified]
+
+
+def _primary(links: list[dict[str, Any]], net: Path = Path("/proc/net")) -> list[Address]:
+    """The global addresses of the interface with the default route, before those of the others."""
+    columns4 = (line.split() for line in _lines(net / "route")[1:])
+    columns6 = (line.split() for line in _lines(net / "ipv6_route"))
+    names = [row[0] for row in columns4 if row[1] == "00000000"]
+    names += [row[-1] for row in columns6 if row[:2] == ["0" * 32, "00"]]
+    first = sorted(links, key=lambda link: names.index(link["ifname"]) if link.get("ifname") in names else len(names))
+    rows = (row for link in first for row in link["addr_info"])
+    return [ipaddress.ip_address(row["local"]) for row in rows if row.get("scope") == "global" and "local" in row]
 
 
 def _lines(path: Path) -> list[str]:

@@ -24,6 +24,14 @@ class PortRange:
         return self.first <= port <= self.last
 
 
+@dataclass(frozen=True, order=True)
+class ProbeAlias:
+    """A port that the kernel redirects to `port`, so that a kubelet probe does not meet the sidecar."""
+
+    alias: int
+    port: int
+
+
 def port_range(text: str) -> PortRange:
     """Read `80` or `8000-8010`. Raises ValueError that says what is allowed."""
     first, dash, last = text.partition("-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from srcip_proxy.network import CHECK4, LOOPBACK, MARK, PORTS6, PRIORITY, TABLE
+from srcip_proxy.plan import Plan
 
 _SELECTORS = ("fwmark {mark:#x}", "from {loopback} iif lo")
 
@@ -13,15 +14,16 @@ def prepare(version: int) -> str:
     return "".join(f"rule del {_rule(s, loopback)}\n" for s in _SELECTORS)
 
 
-def render(version: int, mode: str = "tproxy") -> str:
-    """Commands for IP `version` 4 or 6 that must all succeed. In redirect mode replies find their way by themselves."""
+def render(version: int, plan: Plan) -> str:
+    """Commands for IP `version` 4 or 6 that must all succeed. Only in tproxy mode replies need help to find their
+    way."""
     loopback = LOOPBACK[version]
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
-    if mode == "tproxy":
+    if plan.mode == "tproxy" and plan.inbound_ports:
         lines += [f"rule add {_rule(s, loopback)}" for s in _SELECTORS]
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
-    elif version == 6:
+    if version == 6 and (plan.mode == "redirect" or plan.outbound_ports):
         lines.append(f"route replace local {PORTS6}/112 dev lo")
     return "".join(f"{line}\n" for line in lines)
 

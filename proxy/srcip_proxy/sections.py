@@ -23,11 +23,16 @@ END = "tcp-request content silent-drop rst-ttl 64"
 
 
 def connections(plan: Plan, pod: Pod) -> int:
-    """How many connections the sidecar takes: as planned, or fewer where the runtime gives it fewer files.
+    """How many connections the sidecar takes each way: as planned, or fewer where the runtime gives it fewer files.
 
     Two files a connection; HAProxy would not start with a number that it has no files for.
     """
-    return max(1, min(plan.max_connections, pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES))
+    return max(1, min(plan.max_connections, (pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES) // directions(plan)))
+
+
+def directions(plan: Plan) -> int:
+    """How many ways there are, each with as many connections: inbound, outbound."""
+    return bool(plan.inbound_ports) + bool(plan.outbound_ports)
 
 
 def client_limit(plan: Plan) -> Iterator[str]:

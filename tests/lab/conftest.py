@@ -1,10 +1,14 @@
 """Tests marked `dataplane` make network namespaces and containers: they need root and the lab's tools."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.tools import missing_packages
@@ -51,6 +55,20 @@ def peer(lab: Lab, address: str, *, sender: str = "lb", header: bytes = b"") -> 
     with connection:
         connection.sendall(header)
         return connection.recv(200).decode()
+
+
+def srcip(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command `srcip` in a process of its own."""
+    command = [sys.executable, "-m", "srcip_webhook.cli", *args]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def manifest(path: Path, annotations: dict[str, str], *containers: dict[str, Any]) -> str:
+    """A manifest of a Pod with these annotations."""
+    made = pod(*containers)
+    made["metadata"]["annotations"] = annotations
+    path.write_text(yaml.safe_dump(made))
+    return str(path)
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from tests.lab.conftest import container, pod
+from tests.lab.conftest import container, manifest, pod, srcip
 
 from srcip_lab.lab import names
 
@@ -30,22 +28,8 @@ while True:
 """Answers when the request has ended."""
 
 
-def srcip(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The command `srcip` in a process of its own."""
-    command = [sys.executable, "-m", "srcip_webhook.cli", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
-
-
 def lab(*args: str) -> subprocess.CompletedProcess[str]:
     return srcip("lab", args[0], "--name", NAME, *args[1:])
-
-
-def manifest(path: Path, annotations: dict[str, str], *containers: dict[str, Any]) -> str:
-    """A manifest of a Pod with these annotations."""
-    made = pod(*containers)
-    made["metadata"]["annotations"] = annotations
-    path.write_text(yaml.safe_dump(made))
-    return str(path)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from rig import ALL_PORTS, APP, Rig, RigFactory, needs_root, plan, start
+from outward import HTTP, Leave, Outward, Server, outbound, servers
+from rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
 import images
 from images import buildah
@@ -50,3 +51,19 @@ def rigs() -> Iterator[RigFactory]:
 def rig(rigs: RigFactory) -> Rig:
     """The Pod of most tests."""
     return rigs(plan())
+
+
+@pytest.fixture(scope="session")
+def leave(rigs: RigFactory) -> Iterator[Leave]:
+    """Running Pods with outgoing requests, and servers outside; the Pod's own application listens on 8000, too."""
+    running: dict[str, list[Server]] = {}
+
+    def rig(*, ipv6: bool = True, **changes: object) -> Outward:
+        found = rigs(outbound(**changes), ipv6=ipv6, app=("::", str(HTTP)), program=HTTP_APP)
+        if found.lab.name not in running:
+            running[found.lab.name] = servers(found)
+        return Outward(found)
+
+    yield rig
+    for server in (server for each in running.values() for server in each):
+        server.stop()

@@ -28,7 +28,8 @@ ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)
 free_ranges = ranges.filter(lambda r: not any(port in r for port in RESERVED_PORTS))
 networks = st.one_of(st.ip_addresses(v=4).map(lambda a: f"{a}/32"), st.ip_addresses(v=6).map(lambda a: f"{a}/128"))
 port_lists = st.lists(free_ranges, min_size=1, max_size=5).map(merge)
-values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).map(str.strip)
+few_ports = st.lists(ports.filter(lambda port: port not in RESERVED_PORTS), max_size=5)
+values = st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1), max_size=4).map(" ".join)
 inbound = port_lists.flatmap(
     lambda every: st.tuples(st.just(every), st.lists(st.sampled_from(every), unique=True).map(merge))
 )
@@ -40,7 +41,7 @@ other_plans = st.builds(
     tlv_headers=st.dictionaries(st.sampled_from(["X-One", "Two_2"]), st.sampled_from(TLVS)).map(
         lambda d: tuple((tlv, name) for name, tlv in d.items())
     ),
-    outbound_ports=port_lists,
+    outbound_ports=few_ports.map(lambda some: merge(PortRange(port, port) for port in some)),
     outbound_headers=values.map(lambda value: (("X-Pod", value), ("X-Odd", "$(POD_IP) \\ '\""))),
     outbound_forwarded_for=values,
     outbound_client_hostname=values,
@@ -107,7 +108,12 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"outbound_headers": [["Content-Length", "0"]]}, "not srcip's to write"),
         ({"outbound_forwarded_for": "a\nb"}, "outbound_forwarded_for"),
         ({"outbound_client_hostname": "\u0000"}, "outbound_client_hostname"),
+        ({"outbound_headers": [["X-A", "a  b"]]}, "not a header's value"),
+        ({"outbound_headers": [["X-A", "a\tb"]]}, "not a header's value"),
+        ({"outbound_headers": [["x_forwarded-for", "a"]], "outbound_forwarded_for": "default"}, "there twice"),
         ({"outbound_ports": ["15001"]}, "sidecar's own port"),
+        ({"inbound_ports": ["15006"]}, "sidecar's own port"),
+        ({"outbound_ports": ["1-4097"]}, "outbound_ports: more than 4096 ports"),
     ],
 )
 def test_what_is_not_understood_is_refused(change: dict[str, object], message: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ POD = Pod(
     addresses=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("2001:db8:1::3")),
     node=(ipaddress.ip_address("10.1.0.1"),),
     unusable=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("10.1.2.255")),
+    stated=ipaddress.ip_address("10.1.2.3"),
+    hostname="shop-0",
 )
 SMTP = Plan((PortRange(25, 25), PortRange(8000, 8010)), ("192.0.2.0/24", "2001:db8:2::/64"))
 WEB = (PortRange(8000, 8010),)
@@ -30,6 +33,19 @@ WEB = (PortRange(8000, 8010),)
 def changed(**changes: object) -> Plan:
     fields = {name: getattr(SMTP, name) for name in SMTP.__dataclass_fields__}
     return Plan(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def outbound(**changes: object) -> Plan:
+    """A plan that sets headers in requests to two ports."""
+    base = {
+        "inbound_ports": (),
+        "trusted_cidrs": (),
+        "outbound_ports": (PortRange(80, 80), PortRange(8080, 8080)),
+        "outbound_headers": (("X-Team", "it's 100% {ours}"), ("X-Gone", "")),
+        "outbound_forwarded_for": "default",
+        "outbound_client_hostname": "default",
+    }
+    return Plan(**{**base, **changes})  # type: ignore[arg-type]
 
 
 BEHAVIOURS = {
@@ -66,6 +82,19 @@ BEHAVIOURS = {
     ),
     "redirect-proxy-header-alone": (changed(mode="redirect", emit_proxy_protocol="v1"), POD),
     "client-from-a-header": (changed(http_ports=WEB, client_from="x-forwarded-for"), POD),
+    "outbound": (outbound(), POD),
+    "outbound-without-ipv6": (outbound(), replace(POD, ipv6=False)),
+    "outbound-and-tproxy": (outbound(inbound_ports=SMTP.inbound_ports, trusted_cidrs=SMTP.trusted_cidrs), POD),
+    "outbound-and-redirect": (
+        changed(
+            mode="redirect",
+            http_ports=WEB,
+            outbound_ports=(PortRange(80, 80), PortRange(8000, 8003)),
+            outbound_forwarded_for="default",
+        ),
+        POD,
+    ),
+    "outbound-with-long-headers": (outbound(outbound_headers=(("X-Long", "long" * 200),)), POD),
     "client-limit": (changed(max_connections_per_client=100), POD),
 }
 
@@ -107,7 +136,7 @@ def test_what_is_quoted_is_one_text_or_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_preparing_takes_away_exactly_the_rules_that_are_added(version: int) -> None:
-    added = [line for line in routes.render(version).splitlines() if line.startswith("rule add")]
+    added = [line for line in routes.render(version, SMTP).splitlines() if line.startswith("rule add")]
     removed = routes.prepare(version).splitlines()
     assert [line.replace(" add ", " del ") for line in added] == removed
 

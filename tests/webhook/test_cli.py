@@ -169,6 +169,13 @@ def test_explain_tells_ports_trust_delivery_and_warnings() -> None:
         assert words in result.stdout
 
 
+@pytest.mark.parametrize(("mode", "needs"), [("tproxy", "NET_RAW"), ("redirect", "nothing")])
+def test_explain_tells_what_the_sidecar_needs(mode: str, needs: str) -> None:
+    asked = pod({"srcip.io/mode": mode, "srcip.io/http-ports": "8080"})
+    result = run("explain", "-f", "-", text=yaml.safe_dump(asked))
+    assert f"NET_ADMIN at its start, then {needs};" in result.stdout
+
+
 def test_explain_tells_every_fault_and_exits_with_1() -> None:
     result = run("explain", "-f", "-", text=yaml.safe_dump(pod({"srcip.io/mode": "x"}, hostNetwork=True)))
     assert result.exit_code == 1

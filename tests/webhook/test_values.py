@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srcip_proxy.plan import PortRange
-from srcip_webhook.annotation_table import CPU, MEMORY, MEMORY_LIMIT
-from srcip_webhook.quantities import amount
+from srcip_webhook.port_values import PortList
+from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT, amount
 from srcip_webhook.values import (
     BadValue,
     Duration,
@@ -17,7 +17,6 @@ from srcip_webhook.values import (
     Kind,
     NetworkList,
     Number,
-    PortList,
     Versions,
     Word,
     duration_text,

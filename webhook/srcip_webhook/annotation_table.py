@@ -6,8 +6,7 @@ anywhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from srcip_proxy.headers import HEADERS, Pairs
 from srcip_proxy.plan import (
@@ -19,24 +18,15 @@ from srcip_proxy.plan import (
     LIMITS,
     OTHERS,
     POLICIES,
-    Plan,
     PortRange,
 )
-from srcip_webhook.header_values import HeaderName, NotYet, TlvHeaders, WordList
-from srcip_webhook.quantities import Quantity
-from srcip_webhook.values import (
-    Duration,
-    Flag,
-    Kind,
-    NetworkList,
-    Number,
-    PortList,
-    Versions,
-    Word,
-    duration_text,
-)
+from srcip_webhook.annotation_rows import PREFIX, Annotation, number, planned, quantity
+from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderValue, TlvHeaders, WordList
+from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
+from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
+from srcip_webhook.values import Duration, Flag, NetworkList, Versions, Word
 
-PREFIX = "srcip.io/"
+__all__ = ["INBOUND_ALONE", "OF_OUTBOUND", "OF_REDIRECT", "PREFIX", "TABLE", "Annotation", "Intent"]
 
 
 @dataclass(frozen=True)
@@ -69,59 +59,15 @@ class Intent:
     emit_proxy_protocol: str
     tlv_headers: Pairs
     client_from: str
-    outbound_ports: None
-    outbound_headers: None
-    set_forwarded_for: None
-    set_client_hostname: None
+    outbound_ports: tuple[PortRange, ...]
+    outbound_headers: Pairs
+    outbound_forwarded_for: str
+    outbound_client_hostname: str
     proxy_cpu: str | None
     proxy_memory: str | None
     proxy_cpu_limit: str | None
     proxy_memory_limit: str | None
 
-
-@dataclass(frozen=True)
-class Annotation:
-    """One row: the name after the prefix, the Intent's field, how it is read, what holds without it, and why."""
-
-    name: str
-    field: str
-    kind: Kind
-    default: Any
-    default_text: str
-    doc: str
-
-    @property
-    def key(self) -> str:
-        return PREFIX + self.name
-
-
-def _planned(name: str, field: str, kind: Kind, doc: str) -> Annotation:
-    """A row that becomes the Plan's field of the same name, with the Plan's default."""
-    default = _PLAN_DEFAULTS[field]
-    text = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
-    if isinstance(kind, Duration):
-        text = duration_text(default * kind.unit_ms)
-    return Annotation(name, field, kind, default, text, doc)
-
-
-def _number(name: str, field: str, unit: str, doc: str) -> Annotation:
-    return _planned(name, field, Number(*LIMITS[field], unit), doc)
-
-
-def _quantity(name: str, kind: Quantity, doc: str) -> Annotation:
-    return Annotation(name, name.replace("-", "_"), kind, None, "the webhook's setting", doc)
-
-
-def _later(name: str, doc: str) -> Annotation:
-    return Annotation(name, name.replace("-", "_"), NotYet(), None, "none", doc)
-
-
-CPU = Quantity("1m", "64", "100m")
-MEMORY = Quantity("1Mi", "64Gi", "64Mi")
-MEMORY_LIMIT = Quantity("32Mi", "64Gi", "256Mi")
-"""The sidecar takes up to 20 MiB when idle; a lower limit would kill it at once."""
-
-_PLAN_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(Plan)}
 
 TABLE: tuple[Annotation, ...] = (
     Annotation(
@@ -139,10 +85,11 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "inbound-ports",
         "inbound_ports",
-        PortList(),
+        InboundPorts(),
         None,
         "every TCP port that the Pod's containers declare",
-        "The ports whose connections from trusted sources are intercepted. Each must be declared by a container.",
+        "The ports whose connections from trusted sources are intercepted. Each must be declared by a container. "
+        "`none` is for Pods with `outbound-ports` alone: they need no trusted networks.",
     ),
     Annotation(
         "exclude-inbound-ports",
@@ -168,59 +115,59 @@ TABLE: tuple[Annotation, ...] = (
         "false",
         "`true` allows 0.0.0.0/0 or ::/0 in `trusted-cidrs`: then anybody who reaches the Pod can state any address.",
     ),
-    _planned(
+    planned(
         "proxy-protocol",
         "proxy_protocol",
         Word(POLICIES),
         "What a trusted source must send. `optional` takes connections with and without a header; `off` takes none.",
     ),
-    _planned(
+    planned(
         "node-proxy-protocol",
         "node_proxy_protocol",
         Word(POLICIES),
         "The same for the node's own address, where it is trusted: kubelet, the host network, traffic after SNAT.",
     ),
-    _planned(
+    planned(
         "proxy-protocol-versions",
         "proxy_protocol_versions",
         Versions(),
         "The versions of the PROXY protocol that are accepted.",
     ),
-    _planned(
+    planned(
         "header-timeout",
         "header_timeout_ms",
         Duration(*LIMITS["header_timeout_ms"]),
         "How long a trusted connection may take to send its whole header.",
     ),
-    _number("max-header-size", "max_header_bytes", "bytes", "The longest accepted header."),
-    _planned(
+    number("max-header-size", "max_header_bytes", "bytes", "The longest accepted header."),
+    planned(
         "deliver-to",
         "deliver_to",
         Word(DELIVERIES),
         "Where the application is reached. `loopback`: an address of srcip's own on lo; `pod`: the Pod's address, for "
         "applications bound to it; `auto`: the first, and the second where the first is refused.",
     ),
-    _planned(
+    planned(
         "client-address",
         "client_address",
         Word(FIDELITIES),
         "When the exact address and port can't be had: `best-effort` delivers with what can be had, `ip` insists on "
         "the address, `exact` on address and port; otherwise the connection is refused.",
     ),
-    _number("max-connections", "max_connections", "connections", "Open connections through the sidecar."),
-    _number(
+    number("max-connections", "max_connections", "connections", "Open connections through the sidecar."),
+    number(
         "max-connections-per-client",
         "max_connections_per_client",
         "connections",
         "Open connections of one client address; 0 means no limit.",
     ),
-    _planned(
+    planned(
         "drain-timeout",
         "drain_timeout_s",
         Duration(*LIMITS["drain_timeout_s"], unit_ms=1000),
         "How long open connections may go on when the Pod is stopped.",
     ),
-    _number("proxy-threads", "threads", "threads", "Threads of the sidecar."),
+    number("proxy-threads", "threads", "threads", "Threads of the sidecar."),
     Annotation(
         "rewrite-probes",
         "rewrite_probes",
@@ -237,50 +184,71 @@ TABLE: tuple[Annotation, ...] = (
         "ports named http, http2, grpc, h2c or ws, or so with a suffix (http-api); none with `emit-proxy-protocol`",
         "Intercepted ports that speak HTTP. `redirect`: their requests get headers.",
     ),
-    _planned(
+    planned(
         "http-headers", "http_headers", WordList(HEADERS), "Which headers are written; all of them are taken out first."
     ),
-    _planned(
+    planned(
         "forwarded-for",
         "forwarded_for",
         Word(FORWARDED_FOR),
         "What becomes of a list of addresses that comes in. `replace`: it goes. `append`: the client is put behind it. "
         "`trusted`: where a trusted network states it, its right-most address that is not trusted is the client.",
     ),
-    _planned("forwarded-for-header", "forwarded_for_header", HeaderName(), "The name of the header of this list."),
-    _planned(
+    planned("forwarded-for-header", "forwarded_for_header", HeaderName(), "The name of the header of this list."),
+    planned(
         "http-other",
         "http_other",
         Word(OTHERS),
         "What an HTTP port does with what is not HTTP, TLS among it: `pass` leads it to the application as it is.",
     ),
-    _planned(
+    planned(
         "emit-proxy-protocol",
         "emit_proxy_protocol",
         Word(EMITTED),
         "`redirect`: a fresh PROXY header begins each connection to a port that is not in `http-ports`.",
     ),
-    _planned(
+    planned(
         "tlv-headers",
         "tlv_headers",
         TlvHeaders(),
         "`redirect`: what the PROXY header says besides addresses, as HTTP headers.",
     ),
-    _planned(
+    planned(
         "client-from",
         "client_from",
         Word(CLIENT_FROM),
         "`tproxy`: what states the client on `http-ports`. `x-forwarded-for` is for balancers that speak HTTP and no "
         "PROXY protocol: each request has its own client; these ports take HTTP alone.",
     ),
-    _later("outbound-ports", "Destination ports whose outgoing HTTP requests get headers."),
-    _later("outbound-headers", "Headers of outgoing requests."),
-    _later("set-forwarded-for", "X-Forwarded-For of outgoing requests."),
-    _later("set-client-hostname", "X-Client-Hostname of outgoing requests."),
-    _quantity("proxy-cpu", CPU, "CPU request of the sidecar."),
-    _quantity("proxy-memory", MEMORY, "Memory request of the sidecar."),
-    _quantity("proxy-cpu-limit", CPU, "CPU limit of the sidecar."),
-    _quantity("proxy-memory-limit", MEMORY_LIMIT, "Memory limit of the sidecar."),
+    planned(
+        "outbound-ports",
+        "outbound_ports",
+        PortNumbers(),
+        "Destination ports: HTTP requests that the Pod's containers send to them get the headers of the next three "
+        "annotations, of which there must be one. In both modes.",
+    ),
+    planned(
+        "outbound-headers",
+        "outbound_headers",
+        HeaderLines(),
+        "Headers of outgoing requests. Each replaces every line of its name.",
+    ),
+    planned(
+        "set-forwarded-for",
+        "outbound_forwarded_for",
+        HeaderValue(),
+        "X-Forwarded-For of outgoing requests. `default`: the Pod's address.",
+    ),
+    planned(
+        "set-client-hostname",
+        "outbound_client_hostname",
+        HeaderValue(),
+        "X-Client-Hostname of outgoing requests. `default`: the Pod's host name.",
+    ),
+    quantity("proxy-cpu", CPU, "CPU request of the sidecar."),
+    quantity("proxy-memory", MEMORY, "Memory request of the sidecar."),
+    quantity("proxy-cpu-limit", CPU, "CPU limit of the sidecar."),
+    quantity("proxy-memory-limit", MEMORY_LIMIT, "Memory limit of the sidecar."),
 )
 
 OF_REDIRECT = (
@@ -292,3 +260,24 @@ OF_REDIRECT = (
     "tlv_headers",
 )
 """Fields of Intent and Plan that only redirect mode goes by."""
+
+OF_OUTBOUND = ("outbound_ports", "outbound_headers", "outbound_forwarded_for", "outbound_client_hostname")
+"""Fields of Intent and Plan that are about what the Pod sends."""
+
+INBOUND_ALONE = (
+    "trusted_cidrs",
+    "trust_any_source",
+    "proxy_protocol",
+    "node_proxy_protocol",
+    "proxy_protocol_versions",
+    "header_timeout_ms",
+    "max_header_bytes",
+    "deliver_to",
+    "client_address",
+    "max_connections_per_client",
+    "rewrite_probes",
+    "http_ports",
+    *OF_REDIRECT,
+    "client_from",
+)
+"""Fields without effect where no inbound port is intercepted."""

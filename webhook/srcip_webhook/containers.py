@@ -20,8 +20,6 @@ RUN_DIR = "/run/srcip"
 TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
 """Where the API server mounts the Pod's token in every container that has nothing there yet. Neither container needs
 one, and that change to the Pod would bring it back to the webhook for a second look."""
-CAPABILITIES = {"tproxy": ("NET_RAW",), "redirect": ()}
-"""What the sidecar needs in each mode: NET_RAW to show the client's address as a source."""
 RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
 
 
@@ -33,6 +31,11 @@ class Rendered:
     """Init container and sidecar, in the order in which they start."""
     digest: str
     """Tells whether another rendering would differ."""
+
+
+def capabilities(plan: Plan) -> tuple[str, ...]:
+    """What the sidecar needs: NET_RAW where it shows clients' addresses as a source, else nothing."""
+    return ("NET_RAW",) if plan.mode == "tproxy" and plan.inbound_ports else ()
 
 
 def volume() -> dict[str, Any]:
@@ -50,7 +53,7 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
 def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
-    containers = (_init(settings, env, resources), _proxy(settings, env, resources, plan.mode))
+    containers = (_init(settings, env, resources), _proxy(settings, env, resources, capabilities(plan)))
     text = json.dumps([*containers, volume()], sort_keys=True)
     return Rendered(containers, hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -69,7 +72,9 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
     }
 
 
-def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any], mode: str) -> dict[str, Any]:
+def _proxy(
+    settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any], needed: tuple[str, ...]
+) -> dict[str, Any]:
     """HAProxy as a native sidecar: up before the Pod's own containers start, stopped after them."""
     return {
         "name": PROXY,
@@ -82,7 +87,7 @@ def _proxy(settings: Settings, env: list[dict[str, Any]], resources: dict[str, A
         "readinessProbe": _get("/readyz"),
         "livenessProbe": _get("/healthz"),
         "resources": resources,
-        "securityContext": _security(*CAPABILITIES[mode]),
+        "securityContext": _security(*needed),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}, _no_token()],
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy.headers import FIXED
+from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_proxy.plan import Plan
+from srcip_webhook.containers import capabilities
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
 from srcip_webhook.ports import subtract
@@ -45,6 +46,10 @@ _EMITTED = {
 }
 
 
+_OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostname": "(the Pod's host name)"}
+"""What `default` stands for."""
+
+
 def explained(owner: str, outcome: Outcome) -> str:
     """Some lines about one Pod."""
     return "\n".join([f"{owner} {_VERBS[outcome.verb]} ({outcome.reason})", *_body(outcome)]) + "\n"
@@ -61,6 +66,13 @@ def _body(outcome: Outcome) -> Iterator[str]:
 
 
 def _plan(plan: Plan) -> Iterator[str]:
+    yield from _inbound(plan) if plan.inbound_ports else ("  ports:     none; what comes in is not intercepted",)
+    yield from _outbound(plan) if plan.outbound_ports else ()
+    later = " and ".join(capabilities(plan)) or "nothing"
+    yield f"  needs:     NET_ADMIN at its start, then {later}; Pod Security baseline and restricted refuse it"
+
+
+def _inbound(plan: Plan) -> Iterator[str]:
     yield f"  ports:     {', '.join(map(str, plan.inbound_ports))}"
     yield f"  trusted:   {', '.join(plan.trusted_cidrs)}; they {_REQUIRED[plan.proxy_protocol]}"
     yield f"  node:      its own address, where trusted: connections {_REQUIRED[plan.node_proxy_protocol]}"
@@ -77,9 +89,19 @@ def _plan(plan: Plan) -> Iterator[str]:
         yield f"  HTTP:      ports {ports}: the client is what trusted networks state in {plan.forwarded_for_header}"
     limit = plan.max_connections_per_client
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
-    yield "  needs:     NET_ADMIN at its start, then NET_RAW; Pod Security baseline and restricted refuse it"
     if plan.probe_aliases:
         yield f"  probes:    {', '.join(f'of port {item.port} at {item.alias}' for item in plan.probe_aliases)}"
+
+
+def _outbound(plan: Plan) -> Iterator[str]:
+    """What the Pod's own requests get."""
+    yield f"  outbound:  HTTP requests to ports {', '.join(map(str, plan.outbound_ports))} of others get these headers"
+    said = [(name, _OWN[field], getattr(plan, field)) for field, name in OUTBOUND.items()]
+    own = [(name, default if value == DEFAULT else value) for name, default, value in said]
+    written = (*plan.outbound_headers, *own)
+    yield from (f"  header:    {name}: {value}" for name, value in written if value)
+    yield "  TLS:       and whatever else is not HTTP passes as it is; headers can't be added to it"
+    yield "  down:      while the sidecar is down, connections to these ports are refused, not sent without headers"
 
 
 def _told(plan: Plan) -> Iterator[str]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_proxy.headers import LONGEST_NAME, TLVS, Pairs, name_fault, same
+from srcip_proxy.headers import LONGEST_NAME, LONGEST_VALUE, MOST, TLVS, Pairs, name_fault, same, value_fault
 from srcip_webhook.pods import shown
-from srcip_webhook.values import MAX_TEXT, BadValue, each
+from srcip_webhook.values import MAX_TEXT, BadValue, collected, each
+
+MOST_TEXT = 4096
+"""Longest accepted list of headers, in characters: a request must have room for its own headers beside them."""
+VALUE = f"printable ASCII, at most {LONGEST_VALUE} characters, without tabs and without blanks in a row or at an end"
 
 _LIST = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
 
@@ -81,14 +85,62 @@ class TlvHeaders:
 
 
 @dataclass(frozen=True)
-class NotYet:
-    """A value that will be read by a later version."""
+class HeaderValue:
+    """The value of a header."""
 
-    allowed: str = "nothing: not yet"
+    allowed: str = f"default, or a header's value: {VALUE}"
 
     @property
     def schema(self) -> dict[str, Any]:
-        return {"not": {}}
+        return {"type": "string", "pattern": f"^[ -~]{{1,{LONGEST_VALUE}}}$"}
 
-    def parse(self, text: str) -> None:
-        raise BadValue([f"{shown(text)} is not there yet"])
+    def parse(self, text: str) -> str:
+        if fault := _value_fault(text):
+            raise BadValue([f"{shown(text)} {fault}"])
+        return text
+
+
+@dataclass(frozen=True)
+class HeaderLines:
+    """Headers with their values, one in each line: `X-Team: blue`. Empty lines do not matter."""
+
+    allowed: str = (
+        f"lines Name: value, at most {MOST} with {MOST_TEXT} characters in all; names of letters, digits, - and _, "
+        f"at most {LONGEST_NAME}, and none that frames messages or holds for one hop; values of {VALUE}"
+    )
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": MOST_TEXT}
+
+    def parse(self, text: str) -> Pairs:
+        lines = [line for line in text.split("\n") if line.strip(" \t")]
+        if len(text) > MOST_TEXT or not 1 <= len(lines) <= MOST:
+            raise BadValue([f"{shown(text)} has {len(lines)} headers in {len(text)} characters"])
+        pairs = tuple(collected(lines, self._pair))
+        names = [same(name) for name, _ in pairs]
+        twice = [name for index, (name, _) in enumerate(pairs) if same(name) in names[:index]]
+        if twice:
+            raise BadValue(f"{shown(name)} is there twice" for name in twice)
+        return pairs
+
+    @staticmethod
+    def _pair(line: str) -> tuple[str, str]:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise BadValue([f"{shown(line)} has no colon"])
+        if name_fault(name):
+            raise BadValue([f"{shown(line)} does not begin with the name of a header that srcip may write"])
+        value = value.strip(" \t")
+        if fault := _value_fault(value):
+            raise BadValue([f"{shown(line)} has a value that {fault}"])
+        return name, value
+
+
+def _value_fault(value: str) -> str | None:
+    """Why this cannot be written as a header's value: what is refused here would end the init container later."""
+    if not value:
+        return "is empty"
+    if len(value) > LONGEST_VALUE:
+        return "is too long"
+    return "is not plain text" if value_fault(value) else None

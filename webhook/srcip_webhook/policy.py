@@ -8,89 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 
-from srcip_proxy.headers import FIXED, name_faults
-from srcip_proxy.plan import MOST_REDIRECTED, UID, Plan, PortRange, ProbeAlias, merge
+from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import OF_REDIRECT
+from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
+from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import aliases
 from srcip_webhook.quantities import amount
+from srcip_webhook.reasons import REASONS, Fault, Reason
 from srcip_webhook.settings import Settings
 from srcip_webhook.surprises import surprises
 from srcip_webhook.values import everyone
 
+__all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "declined"]
+
 INIT = "srcip-init"
 PROXY = "srcip-proxy"
 VOLUME = "srcip-run"
-
-
-class Reason(StrEnum):
-    """Why a decision was taken. These words are labels of metrics and logs: they never change their meaning."""
-
-    REQUESTED = "requested"
-    UNCHANGED = "unchanged"
-    CHANGED = "changed"
-    NOT_CREATE = "not-create"
-    NOT_A_POD = "not-a-pod"
-    NOT_REQUESTED = "not-requested"
-    OPTED_OUT = "opted-out"
-    INVALID_POD = "invalid-pod"
-    INVALID_ANNOTATION = "invalid-annotation"
-    INVALID_STATUS = "invalid-status"
-    HOST_NETWORK = "host-network"
-    WINDOWS = "windows"
-    NO_CONTAINERS = "no-containers"
-    NAME_CLASH = "name-clash"
-    UID_CLASH = "uid-clash"
-    PORT_CLASH = "port-clash"
-    UNDECLARED_PORT = "undeclared-port"
-    NO_PORTS = "no-ports"
-    NO_TRUSTED_CIDRS = "no-trusted-cidrs"
-    TRUSTS_EVERYONE = "trusts-everyone"
-    RESOURCES = "resources"
-    NO_HEADERS = "no-headers"
-    TOO_MANY_PORTS = "too-many-ports"
-
-
-REASONS: dict[Reason, str] = {
-    Reason.REQUESTED: "The Pod asks for the sidecar and gets it.",
-    Reason.UNCHANGED: "The Pod already has exactly the sidecar it asks for; nothing is patched.",
-    Reason.CHANGED: "The Pod has a sidecar but asks for another; what srcip added is rendered anew.",
-    Reason.NOT_CREATE: "Only the creation of a Pod is looked at: a Pod's containers can't change later.",
-    Reason.NOT_A_POD: "The object is not a Pod.",
-    Reason.NOT_REQUESTED: "The Pod has no `srcip.io/mode`.",
-    Reason.OPTED_OUT: '`srcip.io/inject: "false"`, as an annotation or a label. Wins over everything else.',
-    Reason.INVALID_POD: "A field that srcip reads has a type that Kubernetes does not allow.",
-    Reason.INVALID_ANNOTATION: "An annotation of srcip has a value that is not allowed.",
-    Reason.INVALID_STATUS: "`srcip.io/status` was not written by srcip.",
-    Reason.HOST_NETWORK: "The Pod uses the node's network, where rules would meet the node's own traffic.",
-    Reason.WINDOWS: "The Pod is for Windows nodes.",
-    Reason.NO_CONTAINERS: "The Pod has no containers.",
-    Reason.NAME_CLASH: "A container or volume that srcip did not add has one of its names.",
-    Reason.UID_CLASH: f"A container runs as user {UID}, which is the sidecar's.",
-    Reason.PORT_CLASH: "A port is the sidecar's own.",
-    Reason.UNDECLARED_PORT: "A port to be intercepted is declared by no container.",
-    Reason.NO_PORTS: "No port is left to intercept.",
-    Reason.NO_TRUSTED_CIDRS: "Neither the Pod nor the webhook's settings say which load balancers to trust.",
-    Reason.TRUSTS_EVERYONE: "`trusted-cidrs` holds a whole address family without the acknowledgement.",
-    Reason.RESOURCES: "A resource request is above its limit.",
-    Reason.NO_HEADERS: "No port would tell the application its client, or state one, by HTTP headers.",
-    Reason.TOO_MANY_PORTS: f"Redirect mode takes at most {MOST_REDIRECTED} ports.",
-}
-"""One line about each reason, for the reference page."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: a reason and a sentence that names value and way out."""
-
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True)
@@ -129,17 +67,26 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     if reason := declined(pod):
         return Skip(reason, warnings if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
-    cidrs = intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
+    outbound = asks_for_outbound(said)
+    cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
     faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
     faults += _pod_faults(pod)
-    faults += _port_faults(pod, ports)
-    faults += _trust_faults(intent, cidrs, said)
+    faults += _port_faults(pod, ports, outbound)
+    faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += _redirect_faults(intent, ports)
+    faults += redirect_faults(intent, ports)
+    faults += outbound_faults(intent, said) if outbound else ()
     if faults:
         return Refuse(tuple(faults), warnings)
-    plan = _plan(intent, ports.intercepted, ports.http, cidrs, aliases(pod, intent, ports.intercepted))
+    plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), aliases(pod, intent, ports.intercepted))
     return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
+
+
+def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...] | None:
+    """The networks to trust: the Pod's word, else the settings'. None where no inbound port needs any."""
+    if not needed:
+        return None
+    return intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
 
 
 def declined(pod: Pod) -> Reason | None:
@@ -186,10 +133,10 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
             yield Fault(Reason.UID_CLASH, f"{text}; choose another")
 
 
-def _port_faults(pod: Pod, ports: Ports) -> Iterable[Fault]:
+def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
     yield from (Fault(Reason.UNDECLARED_PORT, text) for text in ports.undeclared)
     yield from (Fault(Reason.PORT_CLASH, text) for text in ports.clashes)
-    if pods.named(pod, "containers") and not ports.intercepted and not ports.undeclared:
+    if pods.named(pod, "containers") and not ports.intercepted and not ports.undeclared and not outbound:
         text = "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports"
         yield Fault(Reason.NO_PORTS, text)
 
@@ -199,6 +146,7 @@ def _trust_faults(intent: Intent, cidrs: tuple[str, ...], said: dict[str, str]) 
     if not cidrs and key not in said:
         text = (
             f"{key}: missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
+            f"{FOR_OUTBOUND_ALONE if asks_for_outbound(said) else ''}"
         )
         yield Fault(Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
@@ -215,30 +163,6 @@ def _resource_faults(intent: Intent, settings: Settings) -> Iterable[Fault]:
         if request and limit and amount(request) > amount(limit):
             text = f"{PREFIX}proxy-{what}: {request} is more than {PREFIX}proxy-{what}-limit: {limit}"
             yield Fault(Reason.RESOURCES, text)
-
-
-def _redirect_faults(intent: Intent, ports: Ports) -> Iterable[Fault]:
-    by_header = intent.client_from == "x-forwarded-for"
-    if intent.mode != "redirect":
-        if by_header and ports.intercepted and not ports.http and not ports.undeclared:
-            text = f"{PREFIX}client-from: x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
-            yield Fault(Reason.NO_HEADERS, text)
-        return
-    if by_header:
-        text = f"{PREFIX}client-from: x-forwarded-for is for tproxy mode; here {PREFIX}forwarded-for: trusted does it"
-        yield Fault(Reason.INVALID_ANNOTATION, text)
-    names = [intent.forwarded_for_header, *(name for _, name in intent.tlv_headers)]
-    for text in name_faults(names, FIXED):
-        yield Fault(Reason.INVALID_ANNOTATION, f"{PREFIX}forwarded-for-header and tlv-headers: {text}")
-    if sum(r.last - r.first + 1 for r in ports.intercepted) > MOST_REDIRECTED:
-        text = f"{PREFIX}inbound-ports: redirect mode takes at most {MOST_REDIRECTED} ports"
-        yield Fault(Reason.TOO_MANY_PORTS, text)
-    if ports.intercepted and not ports.http and intent.emit_proxy_protocol == "off" and not ports.undeclared:
-        text = (
-            f"{MODE}: redirect tells the client in HTTP headers or in a PROXY header, and no port has either: name "
-            f"HTTP ports in {PREFIX}http-ports, or set {PREFIX}emit-proxy-protocol"
-        )
-        yield Fault(Reason.NO_HEADERS, text)
 
 
 def resource(intent: Intent, settings: Settings, field: str) -> str | None:
@@ -262,6 +186,7 @@ _SAME = (
     "threads",
     "client_from",
     "forwarded_for_header",
+    *OF_OUTBOUND,
 )
 """Fields that Intent and Plan share."""
 

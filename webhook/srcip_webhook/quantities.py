@@ -49,3 +49,9 @@ def amount(quantity: str) -> Fraction:
     if match is None:
         raise BadValue([f"{shown(quantity)} is not a quantity"])
     return Fraction(match[1]) * _SUFFIXES[match[2] or ""]
+
+
+CPU = Quantity("1m", "64", "100m")
+MEMORY = Quantity("1Mi", "64Gi", "64Mi")
+MEMORY_LIMIT = Quantity("32Mi", "64Gi", "256Mi")
+"""The sidecar takes up to 20 MiB when idle; a lower limit would kill it at once."""

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from srcip_webhook.annotation_table import CPU, MEMORY, MEMORY_LIMIT
-from srcip_webhook.quantities import amount
+from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT, amount
 from srcip_webhook.values import BadValue, Duration, Kind, NetworkList, Number, Word, everyone
 
 PREFIX = "SRCIP_"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srcip_proxy.plan import Plan
+from srcip_proxy.plan import OUTBOUND_WAIT_MS, Plan
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import OF_REDIRECT, PREFIX, TABLE, Intent
+from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
@@ -15,6 +15,15 @@ from srcip_webhook.values import everyone
 
 def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     """Each warning in one short line (the API server cuts long ones)."""
+    yield from _inbound_surprises(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
+    yield from _outbound_surprises(plan)
+    if pods.spec(pod).get("shareProcessNamespace"):
+        yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
+    if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
+        yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
+
+
+def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     yield from ports.idle
     other = [f"{port.number}/{port.protocol}" for port in ports.declared if port.protocol != "TCP"]
     if other:
@@ -26,10 +35,6 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
         yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
     yield from _policy_surprises(intent)
     yield from _redirect_surprises(plan) if plan.mode == "redirect" else _idle_annotations(intent)
-    if pods.spec(pod).get("shareProcessNamespace"):
-        yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
-    if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
-        yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
 
 
 def _policy_surprises(intent: Intent) -> Iterator[str]:
@@ -48,6 +53,26 @@ def _redirect_surprises(plan: Plan) -> Iterator[str]:
         )
     if plan.forwarded_for == "append" and plan.http_ports:
         yield f"srcip: {PREFIX}forwarded-for: append keeps what clients claim; only the last address is true"
+
+
+_SERVER_FIRST = (21, 22, 25, 110, 143, 587, 3306)
+"""Ports of protocols in which the server speaks first: FTP, SSH, SMTP, POP3, IMAP, MySQL."""
+
+
+def _outbound_surprises(plan: Plan) -> Iterator[str]:
+    if covers(plan.outbound_ports, 443):
+        yield "srcip: outbound port 443 is for TLS as a rule, which passes as it is: headers can't be added to it"
+    if slow := [str(port) for port in _SERVER_FIRST if covers(plan.outbound_ports, port)]:
+        later = f"connections begin {OUTBOUND_WAIT_MS} ms later"
+        yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: {later}"
+
+
+_ROWS_OF_INBOUND = tuple(row for row in TABLE if row.field in INBOUND_ALONE)
+
+
+def _idle_inbound(intent: Intent) -> Iterator[str]:
+    if idle := [row.key for row in _ROWS_OF_INBOUND if getattr(intent, row.field) != row.default]:
+        yield f"srcip: without effect, as no inbound port is intercepted: {', '.join(idle)}"
 
 
 _ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))

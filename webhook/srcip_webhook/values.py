@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
-from srcip_proxy.plan import PortRange, port_range
 from srcip_webhook.pods import shown
 
 T = TypeVar("T")
 
 MAX_NETWORKS = 1024
 """Longest accepted list of networks: SRCIP_PLAN must stay far below the kernel's 128 KiB for one environment string."""
-MAX_PORTS = 256
-"""Longest accepted list of ports."""
 MAX_TEXT = 64 * 1024
 """Longest accepted value, in characters."""
 MAX_FAULTS = 10
@@ -153,32 +150,6 @@ def duration_text(milliseconds: int) -> str:
     return "0s"
 
 
-_NAME = re.compile(r"(?=.*[a-z])[a-z0-9](?:-?[a-z0-9])*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class PortList:
-    """Numbers, ranges and container port names, with commas between; names stay text until the Pod is known."""
-
-    allowed: str = "port numbers from 1 to 65535, ranges (8000-8010) and names of container ports, with commas between"
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
-
-    def parse(self, text: str) -> tuple[PortRange | str, ...]:
-        return tuple(each(text, _port_item, MAX_PORTS))
-
-
-def _port_item(item: str) -> PortRange | str:
-    if len(item) <= 15 and _NAME.fullmatch(item):
-        return item
-    try:
-        return port_range(item)
-    except ValueError:
-        raise BadValue([f"{shown(item)} is neither a port, a range nor a port's name"]) from None
-
-
 @dataclass(frozen=True)
 class NetworkList:
     """Networks of both families with commas between, read as canonical, disjoint texts: IPv4 first, in order."""
@@ -252,6 +223,11 @@ def each(text: str, read: Callable[[str], T], most: int) -> list[T]:
         raise BadValue([f"{len(items)} items in {len(text)} characters; at most {most} in {MAX_TEXT} are allowed"])
     if not all(items):
         raise BadValue([f"{shown(text)} has an empty item" if len(items) > 1 else "the list is empty"])
+    return collected(items, read)
+
+
+def collected(items: Iterable[str], read: Callable[[str], T]) -> list[T]:
+    """Each item as it is read; BadValue tells the faults of all of them."""
     values: list[T] = []
     faults: list[str] = []
     for item in items:

@@ -1,0 +1,54 @@
+"""The nftables rules of outgoing connections: those to the outbound ports are redirected to the sidecar. Pure.
+
+HAProxy asks the kernel for the original destination of an IPv4 connection. For IPv6 it cannot, so the connection
+carries it: it is led to an address whose last two bytes are the port, and seems to come from where it was to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy.network import PORTS6
+from srcip_proxy.nft_words import RESET, SYN, one_of
+from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
+from srcip_proxy.pod import Pod
+from srcip_proxy.text import word
+
+LINK_LOCAL = {4: "ip daddr 169.254.0.0/16", 6: "ip6 daddr fe80::/10"}
+"""Never redirected: an IPv6 one needs its interface, and the metadata services of clouds refuse X-Forwarded-For."""
+
+
+def rules(plan: Plan, pod: Pod) -> Iterator[str]:
+    """All chains for outgoing connections."""
+    yield from _guard(plan, pod)
+    yield "  chain outbound {\n    type nat hook output priority -100; policy accept;"
+    yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {word(UID)} accept"
+    yield from (f"    {LINK_LOCAL[v]} accept" for v in pod.versions)
+    yield from (f"    meta nfproto ipv{v} {SYN} {_to_proxy(plan, v)}" for v in pod.versions)
+    yield "  }"
+    if pod.ipv6:
+        yield "  chain outbound_source {\n    type nat hook postrouting priority srcnat; policy accept;"
+        yield f"    oif lo ip6 daddr {PORTS6}/112 tcp dport {OUTBOUND_PORT} snat ip6 to ct original ip6 daddr\n  }}"
+
+
+def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
+    """Nobody comes to the sidecar but by redirection, and what cannot be redirected goes nowhere."""
+    yield "  chain outbound_in {\n    type filter hook prerouting priority raw - 2; policy accept;"
+    yield f"    iif != lo tcp dport {OUTBOUND_PORT} {RESET}\n  }}"
+    yield "  chain outbound_out {\n    type filter hook output priority raw - 2; policy accept;"
+    yield f"    oif lo tcp dport {OUTBOUND_PORT} {RESET}\n    oif lo accept"
+    ports = f"tcp dport {one_of(plan.outbound_ports)}"
+    refused = f"{SYN} {ports} meta skuid != {word(UID)} {RESET}"
+    if plan.inbound_ports:  # what leaves from there is a reply, and not tracked
+        yield f"    tcp sport {one_of(plan.inbound_ports)} {refused}"
+    if not pod.ipv6:
+        yield f"    {LINK_LOCAL[6]} accept\n    meta nfproto ipv6 {refused}"
+    yield "  }"
+
+
+def _to_proxy(plan: Plan, version: int) -> str:
+    if version == 4:
+        return f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}"
+    ports = (port for item in plan.outbound_ports for port in range(item.first, item.last + 1))
+    pairs = ", ".join(f"{port} : {PORTS6}{port:x}" for port in ports)
+    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{OUTBOUND_PORT}"

@@ -1,0 +1,126 @@
+"""HAProxy's configuration for outgoing connections: each HTTP request gets its headers. Pure.
+
+The kernel leads a connection of the application to the sidecar (nft_outbound.py), which makes an ordinary one to where
+it was to go. A connection begins as TCP; if its first bytes begin a request, it becomes an HTTP one, and each of its
+requests is a stream of its own, to which the rules of the frontend apply again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from srcip_proxy.headers import DEFAULT, OUTBOUND, value_fault
+from srcip_proxy.network import PORTS6
+from srcip_proxy.plan import OUTBOUND_PORT, OUTBOUND_WAIT_MS, Plan
+from srcip_proxy.pod import Pod, PodError
+from srcip_proxy.sections import connections
+from srcip_proxy.text import quoted, word
+
+LISTEN = {4: "127.0.0.1", 6: "[::]"}
+"""The kernel redirects to the address of lo; for IPv6, to one that says the port."""
+ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
+"""A server with this address is the one that the connection was to go to."""
+HTTP = "{ var(sess.srcip_http) -m bool }"
+FIRST = "var(txn.srcip_first)"
+REQUEST = "'^(PRI \\* HTTP/2\\.0|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01])\\r?\\n'"
+"""The first line of a request."""
+PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*(0D)?$'"
+"""What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet."""
+LONGEST = 2048
+"""How many bytes of a line without an end are looked at."""
+GONE = "  errorfile 502 /dev/null\n  errorfile 503 /dev/null\n  errorfile 504 /dev/null"
+"""A server that refuses is no answer: the connection ends without one, as it would have."""
+CONNECT_S = 150
+"""Longer than the kernel tries (tcp_syn_retries of ip-sysctl.rst: 127 s), so that it decides."""
+
+
+def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
+    """All sections for outgoing connections."""
+    for version in pod.versions:
+        yield _frontend(plan, pod, version)
+        yield _backends(version)
+
+
+def values(plan: Plan, pod: Pod) -> dict[str, str]:
+    """Every header that is set, and its value; an empty value takes the header away. Raises PodError where the Pod's
+    own value is asked for and cannot be had."""
+    found = dict(plan.outbound_headers)
+    for field, name in OUTBOUND.items():
+        said = getattr(plan, field)
+        if said:
+            found[name] = _own(field, pod) if said == DEFAULT else said
+    return found
+
+
+def _own(field: str, pod: Pod) -> str:
+    what, value = {
+        "outbound_forwarded_for": ("the Pod's address", str(pod.stated or "")),
+        "outbound_client_hostname": ("the Pod's host name", pod.hostname),
+    }[field]
+    if not value or value_fault(value):
+        raise PodError([f"{what} is {value!r}, which {OUTBOUND[field]} cannot have: state a value instead of default"])
+    return value
+
+
+def room(plan: Plan, pod: Pod) -> int:
+    """How many bytes the headers may need besides those that come in; HAProxy keeps some for each in its buffer."""
+    return sum(len(name) + len(value) + 16 for name, value in values(plan, pod).items()) if plan.outbound_ports else 0
+
+
+def _frontend(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
+    yield f"frontend outbound{version}"
+    yield f"  maxconn {word(connections(plan, pod))}"
+    yield f"  bind {LISTEN[version]}:{OUTBOUND_PORT}{' v6only' if version == 6 else ''}"
+    yield from _destination(version)
+    yield f"  tcp-request inspect-delay {OUTBOUND_WAIT_MS}ms"
+    yield f"  tcp-request content accept if {HTTP}"
+    yield from _kind()
+    for name, value in values(plan, pod).items():
+        yield (
+            f"  http-request set-header {word(name)} {quoted(value)}"
+            if value
+            else (f"  http-request del-header {word(name)}")
+        )
+    yield from _upgrade()
+    yield f"  use_backend outbound-http2-{version} if {HTTP} {{ fc_http_major 2 }}"
+    yield f"  use_backend outbound-http{version} if {HTTP}"
+    yield f"  default_backend outbound-raw{version}"
+
+
+def _destination(version: int) -> Iterator[str]:
+    """Where the connection was to go; one that nobody has redirected would come back here for ever."""
+    if version == 4:
+        yield f"  tcp-request connection reject if {{ dst_port {OUTBOUND_PORT} }}"
+        return
+    yield f"  tcp-request connection reject if !{{ dst {PORTS6}/112 }}"
+    yield "  tcp-request connection set-dst-port dst,bytes(14,2),be2dec(,2)"
+    yield "  tcp-request connection set-dst src"
+
+
+def _kind() -> Iterator[str]:
+    """HTTP by its first line; what cannot become one passes at once, and what is late passes then."""
+    seen = f"{FIRST},bytes(0,{LONGEST}),hex"
+    yield "  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if { req.len gt 0 }"
+    yield f"  tcp-request content set-var(sess.srcip_http) bool(true) if {{ {FIRST} -m reg {REQUEST} }}"
+    yield "  tcp-request content unset-var(txn.srcip_wait)"
+    yield f"  tcp-request content set-var(txn.srcip_wait) bool(true) if {{ {seen} -m reg {PERHAPS} }}"
+    yield "  tcp-request content unset-var(txn.srcip_first)"
+    yield f"  tcp-request content switch-mode http if {HTTP}"
+    yield "  tcp-request content accept if !{ var(txn.srcip_wait) -m bool }"
+    yield "  tcp-request content accept if WAIT_END"
+
+
+def _upgrade() -> Iterator[str]:
+    """No upgrade may lead to requests that nobody here sees."""
+    yield "  http-request del-header upgrade if { req.hdr(upgrade) -m reg -i '(h2|tls|http)' }"
+    yield "  http-request del-header http2-settings"
+
+
+def _backends(version: int) -> Iterator[str]:
+    timeout = f"  timeout connect {CONNECT_S}s\n  retries 0"
+    yield f"backend outbound-raw{version}\n{timeout}\n  server there {ANYWHERE[version]}"
+    for name, options in (("http", ""), ("http2-", " proto h2")):
+        yield f"backend outbound-{name}{version}\n  mode http\n{timeout}\n{GONE}"
+        # a connection belongs to one connection of the application; it ends when that one does
+        yield "  http-reuse never\n  option abortonclose"
+        yield f"  server there {ANYWHERE[version]}{options}"
