@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rig import OTHER4, OTHER6, POD4, needs_root
 
+from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_lab.plan_pod import IMAGE
@@ -53,10 +54,10 @@ def status(name):
 def say(*words):
     print(*words, flush=True)
 
-def server_is_up():
+def server_is_up(port={PLAIN_PORT}):
     while True:
         try:
-            return socket.create_connection(({OTHER4!r}, {PLAIN_PORT}), 5).close()
+            return socket.create_connection(({OTHER4!r}, port), 5).close()
         except OSError:
             time.sleep(0.01)
 
@@ -143,7 +144,9 @@ def seen(text: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def rules(lab: Lab) -> str:
-    return lab.pod.run(["nft", "list", "ruleset"], capture_output=True, check=True).stdout
+    """All that the image's nft lists; the one of this machine may be too old for it."""
+    nft = ["chroot", str(image.proxy_rootfs()), "nft"]
+    return lab.pod.run([*nft, "list", "ruleset"], capture_output=True, check=True).stdout
 
 
 def ask(host: Host, address: str, port: int = PORT) -> tuple[str, dict[str, list[str]]]:
@@ -172,7 +175,7 @@ def test_the_applications_requests_get_the_headers_and_its_exit_code_is_ours(sta
     assert {name: second[1].get(name) for name in WRITTEN} == WRITTEN
     assert plain[1]["x-forwarded-for"] == ["192.0.2.9"]
     assert "x-team" not in plain[1]
-    assert "srcip" not in rules(lab)
+    assert rules(lab) == ""
     summary = f"srcip-proxy outbound: requests to port {PORT} get X-Team, X-Forwarded-For, X-Client-Hostname"
     assert log.splitlines()[:2] == [summary, line]
 
@@ -333,6 +336,42 @@ def test_rules_of_an_injected_pod_are_left_alone(held: Lab) -> None:
     table = "table inet srcip {\n chain intercept {\n type filter hook prerouting priority raw;\n }\n}\n"
     held.pod.run(["nft", "-f", "-"], input=table, check=True)
     held.release("app")
-    log = waited(held, "use the annotation srcip.io/outbound-ports")
+    log = waited(held, "srcip runs in this Pod already; where it is injected use srcip.io/outbound-ports")
     assert "chain intercept" in rules(held)
     assert log.count("ran") == before
+
+
+def test_a_second_one_in_the_same_pod_leaves_the_first_alone(start: Start) -> None:
+    lab = start(OPTIONS, USER)
+    assert wait_until(lambda: answers(lab), 10)
+    before = rules(lab)
+    done = lab.exec("app", ["srcip-proxy", "outbound", "-H", "a:b"], capture_output=True)
+    assert (done.returncode, "srcip runs in this Pod already" in done.stderr) == (1, True), done.stderr
+    assert rules(lab) == before
+    assert ask(lab.pod, OTHER4)[1]["x-team"] == ["shop"]
+
+
+def answers(lab: Lab) -> bool:
+    """Whether the sidecar is ready, as kubelet asks."""
+    try:
+        with lab.node.connect(POD4, 15020) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.recv(1024)
+    except OSError:
+        return False
+
+
+def test_what_the_application_sent_before_its_end_arrives(start: Start) -> None:
+    """As it would from the kernel's own buffers: the application writes, closes and is gone."""
+    sink, go = PORT + 10, PORT + 11
+    code = f"server_is_up({go})\ns = socket.create_connection(({OTHER4!r}, {sink}), 5)\n"
+    code += "s.sendall(b'x' * 3000000)\ns.close()\n"
+    lab = start(["-P", str(sink), "-H", "X-Team: shop", *application(code)], ROOT)
+    with lab.other.listen(sink) as listener, lab.other.listen(go):
+        listener.settimeout(20)
+        connection, _ = listener.accept()
+        with connection:
+            time.sleep(0.2)  # a server that is slow at first
+            got = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+    assert len(got) == 3000000
+    assert ended(lab)[0] == 0
