@@ -24,10 +24,8 @@ HTTP = "{ var(sess.srcip_http) -m bool }"
 FIRST = "var(txn.srcip_first)"
 REQUEST = "'^(PRI \\* HTTP/2\\.0|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01])\\r?\\n'"
 """The first line of a request."""
-PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*(0D)?$'"
+PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*+(0D)?$'"
 """What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet."""
-LONGEST = 2048
-"""How many bytes of a line without an end are looked at."""
 GONE = "  errorfile 502 /dev/null\n  errorfile 503 /dev/null\n  errorfile 504 /dev/null"
 """A server that refuses is no answer: the connection ends without one, as it would have."""
 CONNECT_S = 150
@@ -81,7 +79,7 @@ def _frontend(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
             if value
             else (f"  http-request del-header {word(name)}")
         )
-    yield from _upgrade()
+    yield _upgrade()
     yield f"  use_backend outbound-http2-{version} if {HTTP} {{ fc_http_major 2 }}"
     yield f"  use_backend outbound-http{version} if {HTTP}"
     yield f"  default_backend outbound-raw{version}"
@@ -99,21 +97,21 @@ def _destination(version: int) -> Iterator[str]:
 
 def _kind() -> Iterator[str]:
     """HTTP by its first line; what cannot become one passes at once, and what is late passes then."""
-    seen = f"{FIRST},bytes(0,{LONGEST}),hex"
     yield "  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if { req.len gt 0 }"
     yield f"  tcp-request content set-var(sess.srcip_http) bool(true) if {{ {FIRST} -m reg {REQUEST} }}"
     yield "  tcp-request content unset-var(txn.srcip_wait)"
-    yield f"  tcp-request content set-var(txn.srcip_wait) bool(true) if {{ {seen} -m reg {PERHAPS} }}"
+    yield f"  tcp-request content set-var(txn.srcip_wait) bool(true) if {{ {FIRST},hex -m reg {PERHAPS} }}"
     yield "  tcp-request content unset-var(txn.srcip_first)"
     yield f"  tcp-request content switch-mode http if {HTTP}"
     yield "  tcp-request content accept if !{ var(txn.srcip_wait) -m bool }"
     yield "  tcp-request content accept if WAIT_END"
 
 
-def _upgrade() -> Iterator[str]:
-    """No upgrade may lead to requests that nobody here sees."""
-    yield "  http-request del-header upgrade if { req.hdr(upgrade) -m reg -i '(h2|tls|http)' }"
-    yield "  http-request del-header http2-settings"
+def _upgrade() -> str:
+    """No upgrade may lead to requests that nobody here sees. HAProxy drops `Upgrade: h2c` itself, and writes a
+    `Connection` of its own."""
+    asked = "{ req.hdr(upgrade) -m reg -i '(h2|tls|http)' } or { req.hdr(http2-settings) -m found }"
+    return f"  http-request del-header '^(upgrade|http2-settings|connection)$' -m reg if {asked}"
 
 
 def _backends(version: int) -> Iterator[str]:
@@ -121,6 +119,7 @@ def _backends(version: int) -> Iterator[str]:
     yield f"backend outbound-raw{version}\n{timeout}\n  server there {ANYWHERE[version]}"
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend outbound-{name}{version}\n  mode http\n{timeout}\n{GONE}"
-        # a connection belongs to one connection of the application; it ends when that one does
-        yield "  http-reuse never\n  option abortonclose"
+        # a connection belongs to one connection of the application; it ends when that one does. Without no-delay, each
+        # piece of a body would wait 200 ms for the next one
+        yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
         yield f"  server there {ANYWHERE[version]}{options}"
