@@ -7,14 +7,11 @@ import time
 import h2frames
 import pytest
 from h2frames import PREFACE, SETTINGS, Connection, Headers
-from outward import HTTP, HTTP2, UNLISTED, Leave, outbound
+from outward import HTTP, HTTP2, UNLISTED, Leave
 from rig import LB4, LB6, OTHER4, OTHER6, POD4, POD6
-from test_render import POD
 from web import get, read
 
-from srcip_proxy import outbound as sections
 from srcip_proxy.plan import PortRange
-from srcip_proxy.pod import PodError
 
 pytestmark = pytest.mark.dataplane
 HOSTNAME = "pod"
@@ -64,16 +61,6 @@ def test_no_value_is_more_than_text(leave: Leave) -> None:
     assert [saw.all(name) for name, _ in some] == [[value] for _, value in some]
     assert saw.all("x-forwarded-for") == [ODD]
     assert saw.all("x-client-hostname") == ["default of ${HOSTNAME}"]
-
-
-def test_a_value_of_the_pods_own_that_is_none_is_an_error() -> None:
-    """A Pod without an address, or with a name that no header can have, says so instead of a wrong header."""
-    with pytest.raises(PodError, match="the Pod's address is ''"):
-        sections.values(outbound(), type(POD)(()))
-    with pytest.raises(PodError, match="the Pod's host name is 'a b"):
-        sections.values(
-            outbound(outbound_client_hostname="default"), type(POD)((), stated=POD.stated, hostname="a b\n")
-        )
 
 
 def test_headers_above_haproxys_own_room_fit_behind_any_body(leave: Leave) -> None:
