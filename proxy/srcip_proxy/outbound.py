@@ -26,8 +26,8 @@ REQUEST = "'^(PRI \\* HTTP/2\\.0|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01])\\
 """The first line of a request."""
 PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*+(0D)?$'"
 """What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet."""
-GONE = "  errorfile 502 /dev/null\n  errorfile 503 /dev/null\n  errorfile 504 /dev/null"
-"""A server that refuses is no answer: the connection ends without one, as it would have."""
+GONE = "\n".join(f"  errorfile {status} /dev/null" for status in (400, 502, 503, 504))
+"""Where no server is reached, or the application has gone, the connection ends without an answer of ours."""
 CONNECT_S = 150
 """Longer than the kernel tries (tcp_syn_retries of ip-sysctl.rst: 127 s), so that it decides."""
 
