@@ -22,10 +22,15 @@ ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """A server with this address is the one that the connection was to go to."""
 HTTP = "{ var(sess.srcip_http) -m bool }"
 FIRST = "var(txn.srcip_first)"
-REQUEST = "'^(PRI \\* HTTP/2\\.0|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01])\\r?\\n'"
-"""The first line of a request."""
-PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*+(0D)?$'"
-"""What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet."""
+PREFACE = "PRI \\* HTTP/2\\.0\\r\\n\\r\\nSM\\r\\n\\r\\n"
+"""HTTP/2 by prior knowledge begins with it (RFC 9113, section 3.4)."""
+REQUEST = f"'^({PREFACE}|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01]\\r?\\n)'"
+"""HTTP: that, or the first line of a request."""
+_LINE = "(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*+(0D)?"
+_HALF = "505249202A20485454502F322E300D0A(0D(0A(53(4D(0D(0A(0D)?)?)?)?)?)?)?"
+PERHAPS = f"'^({_LINE}|{_HALF})$'"
+"""What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet; or that
+much of the preface."""
 GONE = "\n".join(f"  errorfile {status} /dev/null" for status in (400, 502, 503, 504))
 """Where no server is reached, or the application has gone, the connection ends without an answer of ours."""
 CONNECT_S = 150
@@ -115,7 +120,8 @@ def _upgrade() -> str:
 
 
 def _backends(version: int) -> Iterator[str]:
-    timeout = f"  timeout connect {CONNECT_S}s\n  retries 0"
+    # keep-alives find servers that are gone: those of the application end here
+    timeout = f"  timeout connect {CONNECT_S}s\n  retries 0\n  option srvtcpka"
     yield f"backend outbound-raw{version}\n{timeout}\n  server there {ANYWHERE[version]}"
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend outbound-{name}{version}\n  mode http\n{timeout}\n{GONE}"

@@ -16,6 +16,7 @@ from srcip_proxy.plan import PortRange
 pytestmark = pytest.mark.dataplane
 HOSTNAME = "pod"
 """Of the lab's Pod."""
+CALL: Headers = [(":method", "POST"), (":scheme", "http"), (":path", "/echo"), (":authority", "app.example")]
 ODD = 'it\'s "100%" %[src] ${HOME} $HOME {b} \\n #a; %% %ci'
 
 
@@ -123,13 +124,12 @@ def test_two_connections_of_the_application_never_share_one(leave: Leave) -> Non
 @pytest.mark.parametrize("to", [OTHER4, OTHER6])
 def test_http_2_by_prior_knowledge(leave: Leave, to: str) -> None:
     """The server is spoken to in HTTP/2 as well, and every stream gets the headers."""
-    call: Headers = [(":method", "POST"), (":scheme", "http"), (":path", "/echo"), (":authority", "app.example")]
     with leave().connect(HTTP2, to) as client:
         client.send(PREFACE)
         connection = Connection(client.sock)
         connection.send(SETTINGS, 0, 0)
         for stream in (1, 3, 5):
-            connection.headers(stream, [*call, ("x-forwarded-for", "1.1.1.1"), ("te", "trailers")])
+            connection.headers(stream, [*CALL, ("x-forwarded-for", "1.1.1.1"), ("te", "trailers")])
             frame = connection.receive()
             seen = json.loads(dict(connection.fields(frame))["x-seen"])
             fields = [tuple(pair) for pair in seen["head"]]
@@ -138,6 +138,32 @@ def test_http_2_by_prior_knowledge(leave: Leave, to: str) -> None:
             connection.data(stream, b"question", end=True)
             assert connection.receive().payload == b"question"
             assert (connection.receive().kind, seen["connection"]) == (h2frames.HEADERS, seen["connection"])
+
+
+def test_http_2_in_pieces_is_http_2(leave: Leave) -> None:
+    """Its preface begins like a request, and need not come at once."""
+    with leave().connect(HTTP2) as client:
+        for at in range(len(PREFACE)):
+            client.send(PREFACE[at : at + 1])
+            time.sleep(0.002)
+        connection = Connection(client.sock)
+        connection.send(SETTINGS, 0, 0)
+        connection.headers(1, CALL, end=True)
+        assert b"x-forwarded-for" in dict(connection.fields(connection.receive()))["x-seen"].encode()
+
+
+def test_a_server_without_http_2_is_no_answer_to_it(leave: Leave) -> None:
+    """The sidecar does not translate, and writes no page of its own: neither where the server refuses."""
+    out = leave()
+    for port in (HTTP, 8009):
+        with out.connect(port) as client:
+            client.sock.settimeout(3)
+            client.send(PREFACE)
+            connection = Connection(client.sock)
+            connection.send(SETTINGS, 0, 0)
+            connection.headers(1, CALL, end=True)
+            frame = connection.receive()
+            assert frame is None or frame.kind == h2frames.RST_STREAM
 
 
 @pytest.mark.parametrize("url", [f"http://{OTHER4}:{HTTP}/", f"http://[{OTHER6}]:{HTTP}/"])
