@@ -32,7 +32,11 @@ PERHAPS = f"'^({_LINE}|{_HALF})$'"
 """What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet; or that
 much of the preface."""
 GONE = "\n".join(f"  errorfile {status} /dev/null" for status in (400, 502, 503, 504))
-"""Where no server is reached, or the application has gone, the connection ends without an answer of ours."""
+"""Where a server says nothing, or the application has gone, the connection ends without an answer of ours."""
+NOBODY = "abns@srcip-nobody"
+"""In place of a server that refuses."""
+REFUSED = "{ srv_name -m beg refused }"
+RESET = "silent-drop rst-ttl 64"
 CONNECT_S = 150
 """Longer than the kernel tries (tcp_syn_retries of ip-sysctl.rst: 127 s), so that it decides."""
 
@@ -42,6 +46,7 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     for version in pod.versions:
         yield _frontend(plan, pod, version)
         yield _backends(version)
+    yield _nobody()
 
 
 def values(plan: Plan, pod: Pod) -> dict[str, str]:
@@ -121,11 +126,26 @@ def _upgrade() -> str:
 
 def _backends(version: int) -> Iterator[str]:
     # keep-alives find servers that are gone: those of the application end here
-    timeout = f"  timeout connect {CONNECT_S}s\n  retries 0\n  option srvtcpka"
-    yield f"backend outbound-raw{version}\n{timeout}\n  server there {ANYWHERE[version]}"
+    common = f"  timeout connect {CONNECT_S}s\n  option srvtcpka"
+    yield f"backend outbound-raw{version}\n{common}\n  tcp-response content {RESET} if {REFUSED}"
+    yield from _servers(version, "")
     for name, options in (("http", ""), ("http2-", " proto h2")):
-        yield f"backend outbound-{name}{version}\n  mode http\n{timeout}\n{GONE}"
+        yield f"backend outbound-{name}{version}\n  mode http\n{common}\n{GONE}"
         # a connection belongs to one connection of the application; it ends when that one does. Without no-delay, each
         # piece of a body would wait 200 ms for the next one
         yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
-        yield f"  server there {ANYWHERE[version]}{options}"
+        yield f"  http-response {RESET} if {REFUSED}"
+        yield from _servers(version, options)
+
+
+def _servers(version: int, options: str) -> Iterator[str]:
+    """Where a server refuses, the second one is tried at once (sections.servers says why there is a third)."""
+    yield f"  retries 1\n  use-server there if TRUE\n  server there {ANYWHERE[version]} weight 0{options}"
+    yield from (f"  server refused{number} {NOBODY}{options}" for number in (1, 2))
+
+
+def _nobody() -> Iterator[str]:
+    """Says something to anybody, at once: what it says is never passed on, but a sign to reset the connection. HAProxy
+    itself would close it, which looks like an answer."""
+    yield f"frontend nobody\n  mode http\n  bind {NOBODY}\n  timeout client 1s\n  timeout http-request 20ms"
+    yield "  http-request return status 503"
