@@ -45,6 +45,8 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "sidecar", _sidecar_is_ready
+    if not plan.inbound_ports:
+        return  # the sidecar's own connections are exempt from what happens to outgoing ones
     if plan.mode == "redirect":
         application = _application(4, plan, pod)
         yield "IPv4 client", lambda: told(4, application, plan, pod)

@@ -22,14 +22,21 @@ ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """A server with this address is the one that the connection was to go to."""
 HTTP = "{ var(sess.srcip_http) -m bool }"
 FIRST = "var(txn.srcip_first)"
-REQUEST = "'^(PRI \\* HTTP/2\\.0|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01])\\r?\\n'"
-"""The first line of a request."""
-PERHAPS = "'^(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*(0D)?$'"
-"""What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet."""
-LONGEST = 2048
-"""How many bytes of a line without an end are looked at."""
-GONE = "  errorfile 502 /dev/null\n  errorfile 503 /dev/null\n  errorfile 504 /dev/null"
-"""A server that refuses is no answer: the connection ends without one, as it would have."""
+PREFACE = "PRI \\* HTTP/2\\.0\\r\\n\\r\\nSM\\r\\n\\r\\n"
+"""HTTP/2 by prior knowledge begins with it (RFC 9113, section 3.4)."""
+REQUEST = f"'^({PREFACE}|[A-Za-z][A-Za-z_-]* [^\\r\\n]+ HTTP/1\\.[01]\\r?\\n)'"
+"""HTTP: that, or the first line of a request."""
+_LINE = "(4[1-9A-F]|5[0-9A]|6[1-9A-F]|7[0-9A])([2-7][0-9A-F])*+(0D)?"
+_HALF = "505249202A20485454502F322E300D0A(0D(0A(53(4D(0D(0A(0D)?)?)?)?)?)?)?"
+PERHAPS = f"'^({_LINE}|{_HALF})$'"
+"""What may become one, in hexadecimal: a letter first, only printable characters, and no end of the line yet; or that
+much of the preface."""
+GONE = "\n".join(f"  errorfile {status} /dev/null" for status in (400, 502, 503, 504))
+"""Where a server says nothing, or the application has gone, the connection ends without an answer of ours."""
+NOBODY = "abns@srcip-nobody"
+"""In place of a server that refuses."""
+REFUSED = "{ srv_name -m beg refused }"
+RESET = "silent-drop rst-ttl 64"
 CONNECT_S = 150
 """Longer than the kernel tries (tcp_syn_retries of ip-sysctl.rst: 127 s), so that it decides."""
 
@@ -39,6 +46,7 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     for version in pod.versions:
         yield _frontend(plan, pod, version)
         yield _backends(version)
+    yield _nobody()
 
 
 def values(plan: Plan, pod: Pod) -> dict[str, str]:
@@ -81,7 +89,7 @@ def _frontend(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
             if value
             else (f"  http-request del-header {word(name)}")
         )
-    yield from _upgrade()
+    yield _upgrade()
     yield f"  use_backend outbound-http2-{version} if {HTTP} {{ fc_http_major 2 }}"
     yield f"  use_backend outbound-http{version} if {HTTP}"
     yield f"  default_backend outbound-raw{version}"
@@ -99,28 +107,45 @@ def _destination(version: int) -> Iterator[str]:
 
 def _kind() -> Iterator[str]:
     """HTTP by its first line; what cannot become one passes at once, and what is late passes then."""
-    seen = f"{FIRST},bytes(0,{LONGEST}),hex"
     yield "  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if { req.len gt 0 }"
     yield f"  tcp-request content set-var(sess.srcip_http) bool(true) if {{ {FIRST} -m reg {REQUEST} }}"
     yield "  tcp-request content unset-var(txn.srcip_wait)"
-    yield f"  tcp-request content set-var(txn.srcip_wait) bool(true) if {{ {seen} -m reg {PERHAPS} }}"
+    yield f"  tcp-request content set-var(txn.srcip_wait) bool(true) if {{ {FIRST},hex -m reg {PERHAPS} }}"
     yield "  tcp-request content unset-var(txn.srcip_first)"
     yield f"  tcp-request content switch-mode http if {HTTP}"
     yield "  tcp-request content accept if !{ var(txn.srcip_wait) -m bool }"
     yield "  tcp-request content accept if WAIT_END"
 
 
-def _upgrade() -> Iterator[str]:
-    """No upgrade may lead to requests that nobody here sees."""
-    yield "  http-request del-header upgrade if { req.hdr(upgrade) -m reg -i '(h2|tls|http)' }"
-    yield "  http-request del-header http2-settings"
+def _upgrade() -> str:
+    """No upgrade may lead to requests that nobody here sees. HAProxy drops `Upgrade: h2c` itself, and writes a
+    `Connection` of its own."""
+    asked = "{ req.hdr(upgrade) -m reg -i '(h2|tls|http)' } or { req.hdr(http2-settings) -m found }"
+    return f"  http-request del-header '^(upgrade|http2-settings|connection)$' -m reg if {asked}"
 
 
 def _backends(version: int) -> Iterator[str]:
-    timeout = f"  timeout connect {CONNECT_S}s\n  retries 0"
-    yield f"backend outbound-raw{version}\n{timeout}\n  server there {ANYWHERE[version]}"
+    # keep-alives find servers that are gone: those of the application end here
+    common = f"  timeout connect {CONNECT_S}s\n  option srvtcpka"
+    yield f"backend outbound-raw{version}\n{common}\n  tcp-response content {RESET} if {REFUSED}"
+    yield from _servers(version, "")
     for name, options in (("http", ""), ("http2-", " proto h2")):
-        yield f"backend outbound-{name}{version}\n  mode http\n{timeout}\n{GONE}"
-        # a connection belongs to one connection of the application; it ends when that one does
-        yield "  http-reuse never\n  option abortonclose"
-        yield f"  server there {ANYWHERE[version]}{options}"
+        yield f"backend outbound-{name}{version}\n  mode http\n{common}\n{GONE}"
+        # a connection belongs to one connection of the application; it ends when that one does. Without no-delay, each
+        # piece of a body would wait 200 ms for the next one
+        yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
+        yield f"  http-response {RESET} if {REFUSED}"
+        yield from _servers(version, options)
+
+
+def _servers(version: int, options: str) -> Iterator[str]:
+    """Where a server refuses, the second one is tried at once (sections.servers says why there is a third)."""
+    yield f"  retries 1\n  use-server there if TRUE\n  server there {ANYWHERE[version]} weight 0{options}"
+    yield from (f"  server refused{number} {NOBODY}{options}" for number in (1, 2))
+
+
+def _nobody() -> Iterator[str]:
+    """Says something to anybody, at once: what it says is never passed on, but a sign to reset the connection. HAProxy
+    itself would close it, which looks like an answer."""
+    yield f"frontend nobody\n  mode http\n  bind {NOBODY}\n  timeout client 1s\n  timeout http-request 20ms"
+    yield "  http-request return status 503"

@@ -72,21 +72,27 @@ def haproxy_command(user: int, effective: int) -> tuple[str, ...]:
 
 def _start(command: Command, haproxy: tuple[str, ...], environment: Mapping[str, str]) -> int:
     """Raises PodError, OSError, subprocess.CalledProcessError."""
-    held = supervisor.hold() if command.application else frozenset()
-    if _injected():
-        return _refuse(["srcip has been injected into this Pod: use the annotation srcip.io/outbound-ports"], 1)
-    pod = pods.from_environment(environment, pods.run_ip)
-    pod = init.set_up(command.plan, pod, init.intercept)
+    held = supervisor.hold()
+    if _ready() or _injected():
+        return _refuse(["srcip runs in this Pod already; where it is injected use srcip.io/outbound-ports"], 1)
+    pod = init.set_up(command.plan, pods.from_environment(environment, pods.run_ip), init.intercept)
     for line in outbound_command.explain(command):
         supervisor.say(line)
     configuration = _in_memory(init.render(command.plan, pod).haproxy)
     if not command.application:
-        os.dup2(configuration, 0)
-        os.execvp(haproxy[0], haproxy)  # noqa: S606 (no shell is wanted)
+        return _become(haproxy, configuration, held)
     outcome = supervisor.supervise(supervisor.Proxy(haproxy, _ready, configuration), command.application, held)
     if outcome.orderly:
-        init.feed(["nft", "-f", "-"], _REMOVE)
+        init.feed(["nft", "-f", "-"], _REMOVE, check=False)
     return outcome.code
+
+
+def _become(haproxy: tuple[str, ...], configuration: int, held: supervisor.Signals) -> int:
+    """Go on as HAProxy. As the first process of a container we would miss a signal to stop that came until now."""
+    os.dup2(configuration, 0)
+    if number := supervisor.release(held):
+        return 128 + number
+    os.execvp(haproxy[0], haproxy)  # noqa: S606 (no shell is wanted)
 
 
 def _injected() -> bool:

@@ -65,7 +65,7 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
     stated = _addresses("PODIP", environment, errors) or _addresses("POD_IP", environment, []) or addresses
     if errors:
         raise PodError(errors)
-    stated = stated or _primary(links)
+    stated = stated or _primary(links, _default_interfaces())
     addresses = addresses or [ipaddress.ip_address(r["local"]) for r in rows if r["scope"] == "global"]
     first_of_family = {a.version: a for a in reversed(addresses)}
     return Pod(
@@ -113,15 +113,20 @@ def _gateways(net: Path = Path("/proc/net")) -> list[Address]:
     return [address for address in found if not address.is_unspecified]
 
 
-def _primary(links: list[dict[str, Any]], net: Path = Path("/proc/net")) -> list[Address]:
-    """The global addresses of the interface with the default route, before those of the others."""
-    columns4 = (line.split() for line in _lines(net / "route")[1:])
-    columns6 = (line.split() for line in _lines(net / "ipv6_route"))
-    names = [row[0] for row in columns4 if row[1] == "00000000"]
-    names += [row[-1] for row in columns6 if row[:2] == ["0" * 32, "00"]]
-    first = sorted(links, key=lambda link: names.index(link["ifname"]) if link.get("ifname") in names else len(names))
-    rows = (row for link in first for row in link["addr_info"])
-    return [ipaddress.ip_address(row["local"]) for row in rows if row.get("scope") == "global" and "local" in row]
+def _default_interfaces(net: Path = Path("/proc/net")) -> list[str]:
+    """The names of the interfaces with a default route, IPv4 first."""
+    rows4 = (line.split() for line in _lines(net / "route")[1:])
+    rows6 = (line.split() for line in _lines(net / "ipv6_route"))
+    names4 = [row[0] for row in rows4 if row[1] == "00000000"]
+    return [*names4, *(row[-1] for row in rows6 if row[:2] == ["0" * 32, "00"])]
+
+
+def _primary(links: list[dict[str, Any]], first: list[str]) -> list[Address]:
+    """The global addresses of these interfaces, before those of the others."""
+    known = [link for link in links if link.get("ifname") in first]
+    known.sort(key=lambda link: first.index(link["ifname"]))
+    rows = (row for link in (*known, *links) for row in link["addr_info"] if "local" in row)
+    return list(_distinct([ipaddress.ip_address(row["local"]) for row in rows if row["scope"] == "global"]))
 
 
 def _lines(path: Path) -> list[str]:

@@ -56,6 +56,13 @@ def hold() -> Signals:
     return frozenset(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, HELD)))
 
 
+def release(held: Signals) -> int | None:
+    """End what `hold` began; the first signal that has come since and would have ended us, if any."""
+    came = sorted(signal.sigpending() - HARMLESS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return came[0] if came else None
+
+
 def supervise(proxy: Proxy, application: Sequence[str], held: Signals) -> Outcome:
     """Start `proxy`, then the application; wait for the end of either. `held` is what `hold` said."""
     family = Family(held)

@@ -62,6 +62,7 @@ class Outward:
     """A running Pod whose application is this process."""
 
     rig: Rig
+    servers: tuple[Server, ...] = ()
 
     def connect(self, port: int = HTTP, to: str = OTHER4, **options: object) -> Client:
         return self.rig.connect(port, host=self.rig.lab.pod, to=to, **options)  # type: ignore[arg-type]

@@ -7,18 +7,16 @@ import time
 import h2frames
 import pytest
 from h2frames import PREFACE, SETTINGS, Connection, Headers
-from outward import HTTP, HTTP2, UNLISTED, Leave, outbound
+from outward import HTTP, HTTP2, UNLISTED, Leave
 from rig import LB4, LB6, OTHER4, OTHER6, POD4, POD6
-from test_render import POD
 from web import get, read
 
-from srcip_proxy import outbound as sections
 from srcip_proxy.plan import PortRange
-from srcip_proxy.pod import PodError
 
 pytestmark = pytest.mark.dataplane
 HOSTNAME = "pod"
 """Of the lab's Pod."""
+CALL: Headers = [(":method", "POST"), (":scheme", "http"), (":path", "/echo"), (":authority", "app.example")]
 ODD = 'it\'s "100%" %[src] ${HOME} $HOME {b} \\n #a; %% %ci'
 
 
@@ -64,16 +62,6 @@ def test_no_value_is_more_than_text(leave: Leave) -> None:
     assert [saw.all(name) for name, _ in some] == [[value] for _, value in some]
     assert saw.all("x-forwarded-for") == [ODD]
     assert saw.all("x-client-hostname") == ["default of ${HOSTNAME}"]
-
-
-def test_a_value_of_the_pods_own_that_is_none_is_an_error() -> None:
-    """A Pod without an address, or with a name that no header can have, says so instead of a wrong header."""
-    with pytest.raises(PodError, match="the Pod's address is ''"):
-        sections.values(outbound(), type(POD)(()))
-    with pytest.raises(PodError, match="the Pod's host name is 'a b"):
-        sections.values(
-            outbound(outbound_client_hostname="default"), type(POD)((), stated=POD.stated, hostname="a b\n")
-        )
 
 
 def test_headers_above_haproxys_own_room_fit_behind_any_body(leave: Leave) -> None:
@@ -136,13 +124,12 @@ def test_two_connections_of_the_application_never_share_one(leave: Leave) -> Non
 @pytest.mark.parametrize("to", [OTHER4, OTHER6])
 def test_http_2_by_prior_knowledge(leave: Leave, to: str) -> None:
     """The server is spoken to in HTTP/2 as well, and every stream gets the headers."""
-    call: Headers = [(":method", "POST"), (":scheme", "http"), (":path", "/echo"), (":authority", "app.example")]
     with leave().connect(HTTP2, to) as client:
         client.send(PREFACE)
         connection = Connection(client.sock)
         connection.send(SETTINGS, 0, 0)
         for stream in (1, 3, 5):
-            connection.headers(stream, [*call, ("x-forwarded-for", "1.1.1.1"), ("te", "trailers")])
+            connection.headers(stream, [*CALL, ("x-forwarded-for", "1.1.1.1"), ("te", "trailers")])
             frame = connection.receive()
             seen = json.loads(dict(connection.fields(frame))["x-seen"])
             fields = [tuple(pair) for pair in seen["head"]]
@@ -151,6 +138,33 @@ def test_http_2_by_prior_knowledge(leave: Leave, to: str) -> None:
             connection.data(stream, b"question", end=True)
             assert connection.receive().payload == b"question"
             assert (connection.receive().kind, seen["connection"]) == (h2frames.HEADERS, seen["connection"])
+
+
+def test_http_2_in_pieces_is_http_2(leave: Leave) -> None:
+    """Its preface begins like a request, and need not come at once."""
+    with leave().connect(HTTP2) as client:
+        for at in range(len(PREFACE)):
+            client.send(PREFACE[at : at + 1])
+            time.sleep(0.002)
+        connection = Connection(client.sock)
+        connection.send(SETTINGS, 0, 0)
+        connection.headers(1, CALL, end=True)
+        assert b"x-forwarded-for" in dict(connection.fields(connection.receive()))["x-seen"].encode()
+
+
+@pytest.mark.parametrize("port", [HTTP, 8009])
+def test_a_server_without_http_2_is_no_answer_to_it(leave: Leave, port: int) -> None:
+    """The sidecar does not translate, and writes no page of its own: the request is reset, whether the server speaks
+    HTTP/1 alone or refuses."""
+    with leave().connect(port) as client:
+        client.sock.settimeout(3)
+        client.send(PREFACE)
+        connection = Connection(client.sock)
+        connection.send(SETTINGS, 0, 0)
+        connection.headers(1, CALL, end=True)
+        frame = connection.receive()
+        assert frame
+        assert (frame.kind, frame.stream) == (h2frames.RST_STREAM, 1)
 
 
 @pytest.mark.parametrize("url", [f"http://{OTHER4}:{HTTP}/", f"http://[{OTHER6}]:{HTTP}/"])

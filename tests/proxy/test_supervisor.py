@@ -23,6 +23,13 @@ outcome = supervisor.supervise(wanted, application, held)
 print("orderly" if outcome.orderly else "broken", file=sys.stderr)
 sys.exit(outcome.code)
 """
+IN_PID_NAMESPACE = (
+    "unshare",
+    *(["--user", "--map-root-user"] if os.geteuid() else []),
+    "--pid",
+    "--fork",
+    "--mount-proc",
+)
 PROXY = "trap 'echo proxy stopped >&2; exit 0' USR1; trap '' INT TERM; echo proxy up; : > {ready}; {wait}"
 WAIT = "while :; do sleep 0.05; done"
 PASSED_ON = [
@@ -231,12 +238,18 @@ def test_as_the_first_process_it_reaps_orphans_and_takes_signals(start: Start) -
         "os.kill(1, signal.SIGTERM)\n"
         "time.sleep(10)\n"
     )
-    prefix = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    if os.geteuid():
-        prefix = (*prefix, "--user", "--map-root-user")
-    code, out, err = said(start(sys.executable, "-c", script, prefix=prefix))
+    code, out, err = said(start(sys.executable, "-c", script, prefix=(*IN_PID_NAMESPACE, "--kill-child")))
     assert out == "1 0\n", err
     assert code == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 15), (signal.SIGUSR1, 10), (signal.SIGWINCH, 0)])
+def test_a_first_process_knows_of_a_signal_to_stop_before_it_becomes_haproxy(number: int, code: int) -> None:
+    """The kernel drops such a signal for a first process that has no handler."""
+    script = "import os, signal, sys\nfrom srcip_proxy import supervisor\nheld = supervisor.hold()\n"
+    script += "os.kill(os.getpid(), int(sys.argv[1]))\nsys.exit(supervisor.release(held) or 0)\n"
+    words = [*IN_PID_NAMESPACE, sys.executable, "-c", script, str(int(number))]
+    assert subprocess.run(words, check=False).returncode == code
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_application_once_and_the_proxy_not_at_all(start: Start) -> None:
