@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,18 +39,26 @@ class Service:
     """Whether servers are asked for their health, every 200 ms."""
     http: bool = False
     """Whether the balancer looks into HTTP, and can send each request elsewhere."""
+    bind: str = ""
+    """More words of its bind lines, such as those that make it end TLS."""
+    lines: tuple[str, ...] = ()
+    """More lines of its section."""
 
 
 class Balancer:
     """A running HAProxy of the edge. Its servers are set by its own runtime interface, as controllers do."""
 
-    def __init__(self, host: Host, *services: Service) -> None:
+    def __init__(self, host: Host, *services: Service, files: Mapping[str, bytes] | None = None) -> None:
+        """`files` are there for the configuration as /mnt/NAME."""
         self.host = host
+        self.files = files or {}
         self.services = {service.name: service for service in services}
         self._directory = Path(tempfile.mkdtemp(prefix="srcip-edge-"))
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Balancer:
+        for name, content in self.files.items():
+            (self._directory / name).write_bytes(content)
         (self._directory / "haproxy.cfg").write_text(configuration(self.services.values()))
         script = 'mount --bind "$1" "$2/mnt" && exec chroot "$2" /usr/sbin/haproxy -db -f /mnt/haproxy.cfg'
         args = ["sh", "-c", script, "sh", str(self._directory), str(image.base_rootfs())]
@@ -140,9 +148,12 @@ def configuration(services: Iterable[Service]) -> str:
     for service in services:
         mode = "http\n  option httplog\n  timeout http-request 10s" if service.http else "tcp\n  option tcplog"
         check = " check inter 200ms fall 2 rise 1" if service.check else ""
-        binds = f"  bind {BALANCER[0]}:{service.port}\n  bind [::]:{service.port} v6only\n"
+        binds = (
+            f"  bind {BALANCER[0]}:{service.port} {service.bind}\n  bind [::]:{service.port} v6only {service.bind}\n"
+        )
+        more = "".join(f"  {line}\n" for line in service.lines)
         template = f"  server-template s 1-{SLOTS} 192.0.2.1:1 {service.options}{check} disabled\n"
-        parts.append(f"listen {service.name}\n  mode {mode}\n{binds}{template}")
+        parts.append(f"listen {service.name}\n  mode {mode}\n{binds}{more}{template}")
     return "\n".join(parts)
 
 

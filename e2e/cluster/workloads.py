@@ -13,6 +13,11 @@ INJECTION = {"srcip.io/injection": "enabled"}
 PEER = ("python3", "/app/peer.py")
 NGINX = ("nginx", "-c", "/app/nginx.conf")
 SSHD = ("/app/sshd.sh",)
+WEB = ("/app/web.sh",)
+WEB_PORTS = {"http": 8080, "http-api": 8081, "ws": 8082, "grpc": 8083}
+"""What WEB speaks, by the names that Kubernetes has for it."""
+PROXIED_PORT = 8090
+"""Where WEB wants the PROXY protocol."""
 POSTGRES = ("/app/postgres.sh",)
 POSTGRES_UID = 65534
 """PostgreSQL refuses to run as root; any other user is fine."""
@@ -47,9 +52,21 @@ def tproxy(**more: str) -> dict[str, str]:
     return {"mode": "tproxy", **{key.replace("_", "-"): value for key, value in more.items()}}
 
 
+def redirect(**more: str) -> dict[str, str]:
+    """The same for redirect mode."""
+    return {**tproxy(**more), "mode": "redirect"}
+
+
 def alone(*ips: str) -> str:
     """These addresses, and no others, as networks."""
     return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)
+
+
+def web(name: str, annotations: Mapping[str, str], **ports: int) -> App:
+    """Every kind of HTTP server in one container: it declares WEB_PORTS, and `ports` by their names."""
+    declared = [{"name": each, "containerPort": port} for each, port in (WEB_PORTS | ports).items()]
+    probe = {"httpGet": {"path": "/", "port": "http-api"}, "periodSeconds": 1}
+    return App(name, WEB, annotations=annotations, container={"ports": declared, "readinessProbe": probe})
 
 
 def namespace(name: str, level: str | None = None) -> dict[str, Any]:

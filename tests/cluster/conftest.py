@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -45,9 +46,9 @@ def cluster(empty_cluster: Site) -> Iterator[Site]:
     chart.uninstall(empty_cluster)
 
 
-@pytest.fixture
-def kube(cluster: Site) -> Iterator[Kube]:
-    """A new namespace that is open to srcip."""
+@contextmanager
+def new_namespace(cluster: Site) -> Iterator[Kube]:
+    """A namespace that is open to srcip and gone in the end."""
     with_name = f"e2e-{os.getpid()}-{next(_numbers)}"
     cluster.kube.apply(workloads.namespace(with_name))
     inside = cluster.kube.within(with_name)
@@ -57,6 +58,20 @@ def kube(cluster: Site) -> Iterator[Kube]:
 
 
 @pytest.fixture
+def kube(cluster: Site) -> Iterator[Kube]:
+    """A new namespace that is open to srcip."""
+    with new_namespace(cluster) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="module")
+def shared_kube(cluster: Site) -> Iterator[Kube]:
+    """The same for a whole file, whose tests only look at what runs there."""
+    with new_namespace(cluster) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="session")
 def edge(cluster: Site) -> Edge:
     """The host outside the cluster."""
     if cluster.edge is None:
