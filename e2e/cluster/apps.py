@@ -29,7 +29,7 @@ UNUSED = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/lib
 """What PostgreSQL brings for its compiler of queries, and sources of locales: two thirds of the image."""
 LEFT_BEHIND = ("var/lib/apt/lists", "var/cache/apt", "var/lib/postgresql/17")
 """Made by the installation and not wanted."""
-INSTALLED = ("headers.conf", "nginx.conf", "peer.py", "postgres.sh", "sshd.sh", "web.py", "web.sh")
+INSTALLED = ("dial.py", "headers.conf", "nginx.conf", "peer.py", "postgres.sh", "sshd.sh", "web.py", "web.sh")
 """Files of ours in /app."""
 RECIPE = "1"
 """Raise it when this module builds an image in another way."""

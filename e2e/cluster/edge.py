@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import apps
 from cluster.node_network import BALANCER
+from cluster.workloads import WEB_PORTS
 from srcip_lab import image
 from srcip_lab.errors import LabError
 from srcip_lab.namespace import Host
@@ -136,6 +138,35 @@ class Balancer:
         answer = self.tell(f"set server {name}/{slot} {what}").strip()
         if answer and "IP changed" not in answer and "port changed" not in answer and "no need" not in answer:
             raise LabError(f"balancer, {name}/{slot} {what}: {answer}")
+
+
+@contextmanager
+def origin(host: Host) -> Iterator[None]:
+    """The servers of app_image/web.sh run on this host: whom Pods reach outside of the cluster."""
+    script = (
+        'mount --bind "$1" "$2/mnt" && mount -t tmpfs tmpfs "$2/tmp" && mount -t proc proc "$2/proc" && '
+        'exec chroot "$2" sh /mnt/web.sh'
+    )
+    apart = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    with tempfile.TemporaryFile("w+") as log:
+        args = [*apart, "sh", "-c", script, "sh", str(apps.FILES), str(apps.rootfs())]
+        process = host.popen(args, stdout=log, stderr=log)
+        try:
+            if not wait_until(lambda: all(_listens(host, port) for port in WEB_PORTS.values()), 20):
+                log.seek(0)
+                raise LabError("the servers of the edge do not start", *log.read().splitlines()[-12:])
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(host: Host, port: int) -> bool:
+    try:
+        host.connect(host.ipv4, port).close()
+    except OSError:
+        return False
+    return True
 
 
 def configuration(services: Iterable[Service]) -> str:

@@ -57,6 +57,12 @@ def redirect(**more: str) -> dict[str, str]:
     return {**tproxy(**more), "mode": "redirect"}
 
 
+def outbound(ports: str, headers: str = "") -> dict[str, str]:
+    """Annotations: the Pod's requests to these ports get its address, its name, and `headers`, lines `Name: value`."""
+    lines = {"outbound-headers": headers} if headers else {}
+    return {"outbound-ports": ports, "set-forwarded-for": "default", "set-client-hostname": "default", **lines}
+
+
 def alone(*ips: str) -> str:
     """These addresses, and no others, as networks."""
     return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)
@@ -117,13 +123,13 @@ def _once(app: App, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"backoffLimit": 0, "template": {**made, "spec": {**made["spec"], "restartPolicy": "Never"}}, **spec}
 
 
-def service(app: App, policy: str = "Cluster") -> dict[str, Any]:
-    """A NodePort Service of both families; `policy` is its externalTrafficPolicy."""
+def service(app: App, policy: str = "Cluster", named: str = "main") -> dict[str, Any]:
+    """A NodePort Service of both families; `policy` is its externalTrafficPolicy, `named` the container's port."""
     spec = {
         "type": "NodePort",
         "externalTrafficPolicy": policy,
         "ipFamilyPolicy": "PreferDualStack",
         "selector": app.labels,
-        "ports": [{"name": "main", "port": app.port, "targetPort": "main"}],
+        "ports": [{"name": "main", "port": app.port, "targetPort": named}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": app.name}, "spec": spec}

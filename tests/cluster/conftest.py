@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from cluster import chart, site, workloads
+from cluster.edge import origin
 from cluster.kube import Kube, eventually
 from cluster.site import Edge, Site
 
@@ -78,3 +79,10 @@ def edge(cluster: Site) -> Edge:
         missing(f"needs a host outside the cluster that reaches its Pods: {site.EDGE_NETNS} (docs/e2e.md)")
     assert cluster.edge
     return cluster.edge
+
+
+@pytest.fixture(scope="module")
+def outside(edge: Edge) -> Iterator[tuple[str, ...]]:
+    """Addresses of the host outside; it serves WEB_PORTS."""
+    with origin(edge.host):
+        yield edge.host.ips

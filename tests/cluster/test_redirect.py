@@ -72,8 +72,7 @@ def balancer(edge: Edge, pods: dict[str, dict[int, str]]) -> Iterator[Balancer]:
 
 def url(name: str, version: int = 4, scheme: str = "http") -> str:
     """Where clients find a service of the balancer."""
-    host = BALANCER[0] if version == 4 else f"[{BALANCER[1]}]"
-    return f"{scheme}://{host}:{SERVICES[name].port}/"
+    return clients.url(BALANCER[version == 6], SERVICES[name].port, scheme)
 
 
 def written(client: str, port: int, proto: str = "http") -> dict[str, str]:
@@ -146,8 +145,7 @@ def test_a_stranger_is_native(balancer: Balancer, edge: Edge, pods: dict[str, di
     if not edge.strangers:
         pytest.skip("the host outside this cluster has no second address")
     for version, stranger in zip((4, 6), edge.strangers, strict=True):
-        host = pods["headers"][version]
-        to = f"http://{f'[{host}]' if version == 6 else host}:{WEB_PORTS['http']}/"
+        to = clients.url(pods["headers"][version], WEB_PORTS["http"])
         answer = clients.curl(edge.host, "--interface", stranger, "--header", "X-Forwarded-For: 1.1.1.1", to)
         native = {"client": stranger, "peer": stranger, "protocol": "HTTP/1.1", "X-Forwarded-For": "1.1.1.1"}
         assert clients.fields(answer) == native

@@ -33,7 +33,7 @@ class Http(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = told(self.client_address[0], self.headers.items()).encode()
+        body = told(self.client_address[0], self.headers.items()).encode() + b"\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
