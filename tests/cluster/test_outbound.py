@@ -209,9 +209,7 @@ CAPABILITIES = {"alone": 0, "headers": 0, "peers": 1 << 13}
 """NET_RAW (linux/capability.h) is for tproxy mode."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("alone", marks=pytest.mark.xfail(strict=True, reason="check plays a balancer")), *PODS[1:]]
-)
+@pytest.mark.parametrize("name", PODS)
 def test_the_sidecar_has_what_it_needs_and_works(pods: dict[str, Object], shared_kube: Kube, name: str) -> None:
     """Its capabilities as the kernel has them, and its self check."""
     said = shared_kube.exec(name, "python3", "-c", "print(open('/proc/1/status').read())", container="srcip-proxy")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cluster import clients, sidecar
+from cluster.apps import APPS_IMAGE
 from cluster.clients import CURL
 from cluster.kube import Kube, Object, eventually, ip
 from cluster.site import Edge, Site
@@ -41,9 +42,25 @@ sys.exit(3)
 """
 
 
+LATE = """
+import signal, sys, time, urllib.request
+
+def leave(*_):
+    time.sleep(1)
+    print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode(), flush=True)
+    time.sleep(3)
+    sys.exit()
+
+signal.signal(signal.SIGTERM, leave)
+print("begun", flush=True)
+signal.pause()
+"""
+
+
 @pytest.fixture(scope="module")
 def begun(shared_kube: Kube, outside: tuple[str, ...]) -> Kube:
-    """A Job and both Pods of docs/outbound-command.md; each sends its requests and ends."""
+    """A Job and both Pods of docs/outbound-command.md, each of which sends its requests and ends; and one that does not
+    end by itself."""
     curl = (*CURL, *(clients.url(host, PORT) for host in outside))
     once = App("once", curl, annotations=ASKED, container=ONCE)
     beside, within = manifest(0, "beside"), manifest(1, "within")
@@ -51,7 +68,10 @@ def begun(shared_kube: Kube, outside: tuple[str, ...]) -> Kube:
     beside["spec"]["containers"][0] |= pod(App("app", curl, container=ONCE))["spec"]["containers"][0]
     runs = [*COMMAND, "--", "python3", "-I", "-c", REQUEST, outside[0], str(PORT)]
     within["spec"]["containers"][0] |= {"image": reference("proxy"), "command": runs}
-    shared_kube.apply(job(once), beside, within)
+    first = {"name": "first", "image": APPS_IMAGE, "command": list(curl)}
+    command = ("python3", "-c", LATE, clients.url(outside[0], PORT))
+    late = App("late", command, annotations=ASKED, container=ONCE, pod={"initContainers": [first]})
+    shared_kube.apply(job(once), beside, within, pod(late))
     return shared_kube
 
 
@@ -62,13 +82,13 @@ def test_a_job_without_ports_sends_its_first_request_with_headers(begun: Kube, o
     proxy = found["spec"]["initContainers"][1]
     assert (proxy["name"], proxy["securityContext"]["capabilities"]) == ("srcip-proxy", {"drop": ["ALL"]})
     assert found["status"]["phase"] == "Succeeded"
-    assert_written(begun, found, len(outside))
+    assert_told(begun.logs(found["metadata"]["name"]), found, len(outside))
 
 
 def test_the_command_as_a_sidecar(begun: Kube, outside: tuple[str, ...]) -> None:
     """The page's manifest but for images and words: the application's first request has its headers already."""
     begun.wait("jsonpath={.status.phase}=Succeeded", "pod/beside")
-    assert_written(begun, begun.get("pod", "beside"), len(outside))
+    assert_told(begun.logs("beside"), begun.get("pod", "beside"), len(outside))
 
 
 def test_the_command_in_one_container(begun: Kube) -> None:
@@ -76,17 +96,25 @@ def test_the_command_in_one_container(begun: Kube) -> None:
     begun.wait("jsonpath={.status.phase}=Failed", "pod/within")
     found = begun.get("pod", "within")
     assert found["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
-    assert_written(begun, found, 1)
+    assert_told(begun.logs("within"), found, 1)
 
 
-def assert_written(kube: Kube, of: Object, times: int) -> None:
+def assert_told(log: str, of: Object, times: int) -> None:
     """The server outside was told whose requests these are, and the Pod printed its answers."""
-    log = kube.logs(of["metadata"]["name"], of["spec"]["containers"][0]["name"])
     answers = [json.loads(line)["headers"] for line in log.splitlines() if line.startswith("{")]
     own = {"x-forwarded-for": ip(of), "x-client-hostname": of["metadata"]["name"], "x-team": "shop"}
     for told in answers:
         assert sorted((name, value) for name, value in told if name.lower() in own) == sorted(own.items())
     assert len(answers) == times
+
+
+def test_the_first_and_the_last_request_of_a_pod_have_headers(begun: Kube, outside: tuple[str, ...]) -> None:
+    """An init container of the user's comes after the sidecar, and an application that takes its leave before."""
+    eventually(partial(printed, begun, "late", "begun"), "the application")
+    of = begun.get("pod", "late")
+    assert_told(begun.logs("late", "first"), of, len(outside))
+    begun("delete", "pod", "late", "--wait=false")
+    assert_told(eventually(partial(printed, begun, "late", "{"), "its last request", every_s=0.1), of, 1)
 
 
 LOOP = """

@@ -10,11 +10,12 @@ import pytest
 
 from cluster import clients
 from cluster.edge import Balancer, Service
-from cluster.kube import Kube, ip
+from cluster.kube import Kube, eventually, ip, is_ready
 from cluster.node_network import BALANCER, CLIENT
 from cluster.pki import Authority
 from cluster.site import Edge
-from cluster.workloads import PROXIED_PORT, WEB_PORTS, alone, pod, redirect, tproxy, web
+from cluster.workloads import PROXIED_PORT, WEB_PORTS, App, alone, pod, redirect, service, tproxy, web
+from srcip_lab.errors import LabError
 
 pytestmark = pytest.mark.cluster
 OWN = {4: "169.254.77.1", 6: "fd73:7263:6970::1"}
@@ -32,6 +33,7 @@ SERVICES = {
     "grpc": Service("grpc", 8004),
     "proxied": Service("proxied", 8005, SAY_TLS, bind=END_TLS),
     "proxied6": Service("proxied6", 8006),
+    "node": Service("node", 8008),
     "peers": Service("peers", 8007, "", http=True, lines=("option forwardfor", "http-reuse always")),
 }
 TRUST = Authority.create("e2e")
@@ -39,13 +41,14 @@ TRUST = Authority.create("e2e")
 
 @pytest.fixture(scope="module")
 def pods(shared_kube: Kube, edge: Edge) -> dict[str, dict[int, str]]:
-    """Addresses of three Pods of the same servers, each told another way who its clients are."""
+    """Addresses of four Pods of the same servers, each told another way who its clients are."""
     trusted = alone(*edge.host.ips)
     tlvs = "ssl-cn=X-Client-CN,authority=X-SNI"
     emits = redirect(trusted_cidrs=trusted, emit_proxy_protocol="v2", inbound_ports=str(PROXIED_PORT))
     apps = (
         web("headers", redirect(trusted_cidrs=trusted, tlv_headers=tlvs)),
         web("emits", emits, proxied=PROXIED_PORT),
+        web("node", redirect(trusted_cidrs=alone(*edge.snat_ips), node_proxy_protocol="required")),
         web("peers", tproxy(trusted_cidrs=trusted, client_from="x-forwarded-for")),
     )
     shared_kube.apply(*(pod(app) for app in apps))
@@ -244,3 +247,25 @@ def test_the_self_check_passes(pods: dict[str, dict[int, str]], shared_kube: Kub
     """`kubectl exec POD -c srcip-proxy -- srcip-proxy check`."""
     said = shared_kube.exec(name, "srcip-proxy", "check", container="srcip-proxy")
     assert (said.code, said.out.count("ok ")) == (0, 3), said.out + said.err
+
+
+def test_a_node_that_is_trusted_must_send_a_header_and_kubelet_need_not(
+    balancer: Balancer, edge: Edge, shared_kube: Kube
+) -> None:
+    """NodePort with policy Cluster: the node stands in for the balancer. The Pod is Ready, so kubelet's HTTP probe came
+    past the sidecar; a client of the balancer is told as ever, and nobody gets in without a header."""
+    shared_kube.apply(service(App("node", port=WEB_PORTS["http"]), named="http"))
+    port = int(shared_kube.get("service", "node")["spec"]["ports"][0]["nodePort"])
+    balancer.serve("node", [(edge.node_ips[0], port)])
+
+    def answer() -> str | None:
+        try:
+            return clients.ask(balancer.connect("node", client=(SOURCES[4], 12349)))
+        except (OSError, LabError):
+            return None
+
+    seen = clients.fields(eventually(answer, "the NodePort"))
+    assert seen | written(SOURCES[4], SERVICES["node"].port) == seen
+    with pytest.raises(OSError, match="reset"):
+        clients.ask(edge.host.connect(edge.node_ips[0], port))
+    assert is_ready(shared_kube.get("pod", "node"))
