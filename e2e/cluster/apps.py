@@ -14,13 +14,22 @@ from srcip_lab import image
 from srcip_lab.tools import require, run
 
 APPS_IMAGE = "srcip/e2e-apps:1"
-PACKAGES = ("curl", "nginx-light", "openssh-client", "openssh-server", "postgresql-17", "python3")
+PACKAGES = (
+    "curl",
+    "nginx-light",
+    "openssh-client",
+    "openssh-server",
+    "postgresql-17",
+    "python3",
+    "python3-grpcio",
+    "python3-websockets",
+)
 FILES = Path(__file__).with_name("app_image")
 UNUSED = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/lib/bitcode/*", "/usr/share/i18n/*")
 """What PostgreSQL brings for its compiler of queries, and sources of locales: two thirds of the image."""
 LEFT_BEHIND = ("var/lib/apt/lists", "var/cache/apt", "var/lib/postgresql/17")
 """Made by the installation and not wanted."""
-INSTALLED = ("nginx.conf", "peer.py", "postgres.sh", "sshd.sh")
+INSTALLED = ("dial.py", "headers.conf", "nginx.conf", "peer.py", "postgres.sh", "sshd.sh", "web.py", "web.sh")
 """Files of ours in /app."""
 RECIPE = "1"
 """Raise it when this module builds an image in another way."""

@@ -7,12 +7,16 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from cluster import apps
+from cluster.kube import Kube
 from srcip_lab.errors import LabError
+from srcip_lab.namespace import Host
 
 Endpoint = tuple[str, int]
+CURL = ("curl", "--silent", "--show-error", "--max-time", "10")
 REQUEST = b"GET / HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\n\r\n"
 
 
@@ -36,6 +40,43 @@ def line(connection: socket.socket) -> str:
             raise EOFError(f"closed after {received!r}")
         received += piece
     return received.decode().strip()
+
+
+def fields(answer: str) -> dict[str, str]:
+    """What an application says of one request (app_image/headers.conf), without what is empty."""
+    lines = (line.partition(": ") for line in answer.splitlines())
+    return {name: value for name, _, value in lines if value}
+
+
+def url(host: str, port: int, scheme: str = "http") -> str:
+    """Where to find this host, an address of either version of IP."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def curl(host: Host, *arguments: str) -> str:
+    """What a real curl on this host prints. Raises LabError with what it said."""
+    return _program(host, [*CURL, *arguments])
+
+
+def dial(host: Host, kind: str, address: str, port: int, *messages: str) -> list[str]:
+    """The lines of a real WebSocket or gRPC client (app_image/dial.py). Raises LabError with what it said."""
+    program = (apps.FILES / "dial.py").read_text()
+    return _program(host, ["python3", "-", kind, address, str(port), *messages], program).splitlines()
+
+
+def inside(kube: Kube, pod: str, *command: str) -> str:
+    """What a program prints that the Pod's application runs. Raises LabError with what it said."""
+    said = kube.exec(pod, *command)
+    if said.code:
+        raise LabError(f"{command[0]} in {pod}: {said.err.strip()}")
+    return said.out
+
+
+def _program(host: Host, command: Sequence[str], stdin: str = "") -> str:
+    done = host.run(["chroot", str(apps.rootfs()), *command], input=stdin, capture_output=True, timeout=30)
+    if done.returncode:
+        raise LabError(f"{command[0]} on {host.name}: exit code {done.returncode}", done.stderr.strip())
+    return str(done.stdout)
 
 
 def seen(answer: str) -> Endpoint:

@@ -8,12 +8,14 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import apps
 from cluster.node_network import BALANCER
+from cluster.workloads import WEB_PORTS
 from srcip_lab import image
 from srcip_lab.errors import LabError
 from srcip_lab.namespace import Host
@@ -39,18 +41,26 @@ class Service:
     """Whether servers are asked for their health, every 200 ms."""
     http: bool = False
     """Whether the balancer looks into HTTP, and can send each request elsewhere."""
+    bind: str = ""
+    """More words of its bind lines, such as those that make it end TLS."""
+    lines: tuple[str, ...] = ()
+    """More lines of its section."""
 
 
 class Balancer:
     """A running HAProxy of the edge. Its servers are set by its own runtime interface, as controllers do."""
 
-    def __init__(self, host: Host, *services: Service) -> None:
+    def __init__(self, host: Host, *services: Service, files: Mapping[str, bytes] | None = None) -> None:
+        """`files` are there for the configuration as /mnt/NAME."""
         self.host = host
+        self.files = files or {}
         self.services = {service.name: service for service in services}
         self._directory = Path(tempfile.mkdtemp(prefix="srcip-edge-"))
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Balancer:
+        for name, content in self.files.items():
+            (self._directory / name).write_bytes(content)
         (self._directory / "haproxy.cfg").write_text(configuration(self.services.values()))
         script = 'mount --bind "$1" "$2/mnt" && exec chroot "$2" /usr/sbin/haproxy -db -f /mnt/haproxy.cfg'
         args = ["sh", "-c", script, "sh", str(self._directory), str(image.base_rootfs())]
@@ -130,6 +140,35 @@ class Balancer:
             raise LabError(f"balancer, {name}/{slot} {what}: {answer}")
 
 
+@contextmanager
+def origin(host: Host) -> Iterator[None]:
+    """The servers of app_image/web.sh run on this host: whom Pods reach outside of the cluster."""
+    script = (
+        'mount --bind "$1" "$2/mnt" && mount -t tmpfs tmpfs "$2/tmp" && mount -t proc proc "$2/proc" && '
+        'exec chroot "$2" sh /mnt/web.sh'
+    )
+    apart = ["unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child"]
+    with tempfile.TemporaryFile("w+") as log:
+        args = [*apart, "sh", "-c", script, "sh", str(apps.FILES), str(apps.rootfs())]
+        process = host.popen(args, stdout=log, stderr=log)
+        try:
+            if not wait_until(lambda: all(_listens(host, port) for port in WEB_PORTS.values()), 20):
+                log.seek(0)
+                raise LabError("the servers of the edge do not start", *log.read().splitlines()[-12:])
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _listens(host: Host, port: int) -> bool:
+    try:
+        host.connect(host.ipv4, port).close()
+    except OSError:
+        return False
+    return True
+
+
 def configuration(services: Iterable[Service]) -> str:
     """The balancer's configuration: what a user would write, with room for servers that come and go. Pure."""
     parts = [
@@ -140,9 +179,12 @@ def configuration(services: Iterable[Service]) -> str:
     for service in services:
         mode = "http\n  option httplog\n  timeout http-request 10s" if service.http else "tcp\n  option tcplog"
         check = " check inter 200ms fall 2 rise 1" if service.check else ""
-        binds = f"  bind {BALANCER[0]}:{service.port}\n  bind [::]:{service.port} v6only\n"
+        binds = (
+            f"  bind {BALANCER[0]}:{service.port} {service.bind}\n  bind [::]:{service.port} v6only {service.bind}\n"
+        )
+        more = "".join(f"  {line}\n" for line in service.lines)
         template = f"  server-template s 1-{SLOTS} 192.0.2.1:1 {service.options}{check} disabled\n"
-        parts.append(f"listen {service.name}\n  mode {mode}\n{binds}{template}")
+        parts.append(f"listen {service.name}\n  mode {mode}\n{binds}{more}{template}")
     return "\n".join(parts)
 
 

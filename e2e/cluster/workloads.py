@@ -13,6 +13,11 @@ INJECTION = {"srcip.io/injection": "enabled"}
 PEER = ("python3", "/app/peer.py")
 NGINX = ("nginx", "-c", "/app/nginx.conf")
 SSHD = ("/app/sshd.sh",)
+WEB = ("/app/web.sh",)
+WEB_PORTS = {"http": 8080, "http-api": 8081, "ws": 8082, "grpc": 8083}
+"""What WEB speaks, by the names that Kubernetes has for it."""
+PROXIED_PORT = 8090
+"""Where WEB wants the PROXY protocol."""
 POSTGRES = ("/app/postgres.sh",)
 POSTGRES_UID = 65534
 """PostgreSQL refuses to run as root; any other user is fine."""
@@ -47,9 +52,27 @@ def tproxy(**more: str) -> dict[str, str]:
     return {"mode": "tproxy", **{key.replace("_", "-"): value for key, value in more.items()}}
 
 
+def redirect(**more: str) -> dict[str, str]:
+    """The same for redirect mode."""
+    return {**tproxy(**more), "mode": "redirect"}
+
+
+def outbound(ports: str, headers: str = "") -> dict[str, str]:
+    """Annotations: the Pod's requests to these ports get its address, its name, and `headers`, lines `Name: value`."""
+    lines = {"outbound-headers": headers} if headers else {}
+    return {"outbound-ports": ports, "set-forwarded-for": "default", "set-client-hostname": "default", **lines}
+
+
 def alone(*ips: str) -> str:
     """These addresses, and no others, as networks."""
     return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)
+
+
+def web(name: str, annotations: Mapping[str, str], **ports: int) -> App:
+    """Every kind of HTTP server in one container: it declares WEB_PORTS, and `ports` by their names."""
+    declared = [{"name": each, "containerPort": port} for each, port in (WEB_PORTS | ports).items()]
+    probe = {"httpGet": {"path": "/", "port": "http-api"}, "periodSeconds": 1}
+    return App(name, WEB, annotations=annotations, container={"ports": declared, "readinessProbe": probe})
 
 
 def namespace(name: str, level: str | None = None) -> dict[str, Any]:
@@ -100,13 +123,13 @@ def _once(app: App, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"backoffLimit": 0, "template": {**made, "spec": {**made["spec"], "restartPolicy": "Never"}}, **spec}
 
 
-def service(app: App, policy: str = "Cluster") -> dict[str, Any]:
-    """A NodePort Service of both families; `policy` is its externalTrafficPolicy."""
+def service(app: App, policy: str = "Cluster", named: str = "main") -> dict[str, Any]:
+    """A NodePort Service of both families; `policy` is its externalTrafficPolicy, `named` the container's port."""
     spec = {
         "type": "NodePort",
         "externalTrafficPolicy": policy,
         "ipFamilyPolicy": "PreferDualStack",
         "selector": app.labels,
-        "ports": [{"name": "main", "port": app.port, "targetPort": "main"}],
+        "ports": [{"name": "main", "port": app.port, "targetPort": named}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": app.name}, "spec": spec}

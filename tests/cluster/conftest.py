@@ -3,10 +3,12 @@
 import itertools
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from cluster import chart, site, workloads
+from cluster.edge import origin
 from cluster.kube import Kube, eventually
 from cluster.site import Edge, Site
 
@@ -45,9 +47,9 @@ def cluster(empty_cluster: Site) -> Iterator[Site]:
     chart.uninstall(empty_cluster)
 
 
-@pytest.fixture
-def kube(cluster: Site) -> Iterator[Kube]:
-    """A new namespace that is open to srcip."""
+@contextmanager
+def new_namespace(cluster: Site) -> Iterator[Kube]:
+    """A namespace that is open to srcip and gone in the end."""
     with_name = f"e2e-{os.getpid()}-{next(_numbers)}"
     cluster.kube.apply(workloads.namespace(with_name))
     inside = cluster.kube.within(with_name)
@@ -57,9 +59,30 @@ def kube(cluster: Site) -> Iterator[Kube]:
 
 
 @pytest.fixture
+def kube(cluster: Site) -> Iterator[Kube]:
+    """A new namespace that is open to srcip."""
+    with new_namespace(cluster) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="module")
+def shared_kube(cluster: Site) -> Iterator[Kube]:
+    """The same for a whole file, whose tests only look at what runs there."""
+    with new_namespace(cluster) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="session")
 def edge(cluster: Site) -> Edge:
     """The host outside the cluster."""
     if cluster.edge is None:
         missing(f"needs a host outside the cluster that reaches its Pods: {site.EDGE_NETNS} (docs/e2e.md)")
     assert cluster.edge
     return cluster.edge
+
+
+@pytest.fixture(scope="module")
+def outside(edge: Edge) -> Iterator[tuple[str, ...]]:
+    """Addresses of the host outside; it serves WEB_PORTS."""
+    with origin(edge.host):
+        yield edge.host.ips

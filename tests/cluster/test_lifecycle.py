@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cluster import clients
+from cluster import clients, sidecar
 from cluster.clients import Endpoint, Traffic
 from cluster.edge import Balancer, Service, repeated
 from cluster.kube import Kube, Object, eventually, ip, is_ready
@@ -92,22 +92,6 @@ def answers(balancer: Balancer) -> bool:
         return False
 
 
-def kill_sidecar(cluster: Site, kube: Kube, of: str) -> None:
-    """End the sidecar as a crash does; on a node of somebody else with a signal that HAProxy obeys at once."""
-    if cluster.node:
-        statuses = kube.get("pod", of)["status"]["initContainerStatuses"]
-        container = next(each["containerID"] for each in statuses if each["name"] == "srcip-proxy")
-        cluster.node.ctr("task", "kill", "--signal=SIGKILL", container.removeprefix("containerd://"))
-    else:
-        kube.exec(of, "python3", "-c", "import os; os.kill(1, 10)", container="srcip-proxy")
-
-
-def restarts(kube: Kube, of: str) -> int:
-    """How often the sidecar was started again."""
-    statuses = kube.get("pod", of)["status"]["initContainerStatuses"]
-    return int(next(each["restartCount"] for each in statuses if each["name"] == "srcip-proxy"))
-
-
 def test_a_killed_sidecar_comes_back_and_no_address_was_wrong(cluster: Site, kube: Kube, edge: Edge) -> None:
     """While it is down connections are reset, and the application sees no connection of the balancer's own."""
     app = App("web", annotations=tproxy(trusted_cidrs=alone(*edge.host.ips)))
@@ -117,8 +101,8 @@ def test_a_killed_sidecar_comes_back_and_no_address_was_wrong(cluster: Site, kub
         balancer.serve("web", [(ip(kube.get("pod", "web")), 8080)])
         with through(balancer) as traffic:
             eventually(lambda: traffic.answers > 10, "traffic before")
-            kill_sidecar(cluster, kube, "web")
-            eventually(lambda: restarts(kube, "web") == 1, "the restart of the sidecar")
+            sidecar.kill(cluster, kube, "web")
+            eventually(lambda: sidecar.restarts(kube, "web") == 1, "the restart of the sidecar")
             back = traffic.answers
             eventually(lambda: traffic.answers > back + 10, "traffic after")
     assert traffic.wrong == []

@@ -1,6 +1,8 @@
 """What the Dockerfiles are made of: pinned, complete, and free of this machine. Pure."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,19 @@ def test_the_context_holds_all_that_is_copied(name: str) -> None:
     for source in Recipe(name).sources():
         assert (ROOT / source).exists(), source
         assert any(Path(source).is_relative_to(entry) for entry in allowed), source
+
+
+def test_the_webhooks_image_has_each_module_of_the_data_plane_that_it_imports() -> None:
+    """Neither one less, or it does not start, nor one more."""
+    program = (
+        "import sys, srcip_webhook.server; print(*(name for name in sys.modules if name.startswith('srcip_proxy.')))"
+    )
+    imported = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    copied = {Path(source) for source in Recipe("webhook").sources()}
+    known = {f"srcip_proxy.{each.stem}" for each in copied if each.parent.name == "srcip_proxy"}
+    assert known - {"srcip_proxy.__init__"} == set(imported)
 
 
 def test_every_file_that_is_copied_decides_the_key(tmp_path: Path) -> None:
