@@ -20,6 +20,8 @@ from srcip_proxy.text import word, words
 READ = "{ var(sess.srcip_client) -m found }"
 KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
+REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
+"""What nearly every request of HTTP/1 begins with. Lua says the same of it, but its call is a sixth of what a connection costs."""
 ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """The kernel redirects to the address of the interface: binding to loopback would not do. nft.py keeps others out."""
 PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
@@ -96,6 +98,10 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
     """HTTP, unless the first bytes cannot be. Whatever is late or unclear is HTTP too: passed on as it is, it could
     bring headers that the application would believe."""
     yield from http_port(http_ports)
+    # a variable, as a fetch that lacks bytes would let the rules wait for them
+    yield f"  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if http_port !{KIND}"
+    yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if {{ var(txn.srcip_first) -m reg {REQUEST} }}"
+    yield "  tcp-request content unset-var(txn.srcip_first)"
     yield f"  tcp-request content lua.srcip_kind if http_port !{KIND} {{ req.len gt 0 }}"
     yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} WAIT_END"
     yield f"  {END} if {REFUSED}"
