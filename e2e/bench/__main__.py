@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import http, plot, relays, report
 from bench.figures import Run, table, verdicts
-from bench.rig import BenchError, Rig, cpus
+from bench.rig import SETTINGS, BenchError, Rig, cpus
 
 PARTS = ("relays", "http", "webhook")
 
@@ -63,7 +63,17 @@ def machine() -> str:
     """Where this ran, in one line."""
     pods, client = cpus()
     where = f"Pods on CPU {pods}, load generator on CPU {client}"
-    return f"Linux {platform.release()}, {os.cpu_count()} CPUs; {where}; cubic; relays with 1 thread"
+    return f"Linux {platform.release()}, {os.cpu_count()} CPUs; {where}; {congestion()}; relays with 1 thread"
+
+
+def congestion() -> str:
+    """The congestion control of the namespaces: the one of SETTINGS where the kernel allows it, else the machine's."""
+    allowed, own = (
+        Path("/proc/sys/net/ipv4", name).read_text().split()
+        for name in ("tcp_allowed_congestion_control", "tcp_congestion_control")
+    )
+    wanted = SETTINGS["net.ipv4.tcp_congestion_control"]
+    return wanted if wanted in allowed else own[0]
 
 
 def main() -> int:

@@ -75,4 +75,4 @@ def whole(
 
 def number_lines(numbers: Mapping[str, object]) -> list[str]:
     """The single numbers that no table holds."""
-    return [f"{name}: {value:.1f}" for name, value in numbers.items() if isinstance(value, float)]
+    return [f"{name}: {value:.2f}" for name, value in numbers.items() if isinstance(value, float)]
