@@ -9,29 +9,40 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import plot, relays, report
+from bench import http, plot, relays, report
 from bench.figures import Run, table, verdicts
-from bench.rig import BenchError, Rig, cpus
+from bench.rig import SETTINGS, BenchError, Rig, cpus
+
+PARTS = ("relays", "http", "webhook")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench", description="Benchmark of srcip; needs root.")
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of eight")
+    parser.add_argument("--quick", action="store_true", help="about two minutes instead of ten")
     parser.add_argument("--json", type=Path, default=Path("docs/bench.json"), help="where the numbers go")
     parser.add_argument("--svg", type=Path, default=Path("docs/bench.svg"), help="where the picture goes")
-    parser.add_argument("--only", choices=("relays", "webhook"), help="one half of the benchmark")
+    parser.add_argument("--only", choices=PARTS, help="one part of the benchmark")
     return parser.parse_args()
+
+
+@contextmanager
+def rig_of_its_own() -> Iterator[Rig]:
+    """Namespaces and processes, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="srcip-bench-") as name, Rig(Path(name)) as rig:
+        Path(name).chmod(0o755)
+        yield rig
 
 
 def data_plane(effort: relays.Effort, notes: list[str]) -> tuple[list[Run], dict[str, Any]]:
     """Runs of the data plane, and its memory and start-up numbers."""
     memory: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="srcip-bench-") as name, Rig(Path(name)) as rig:
-        Path(name).chmod(0o755)
+    with rig_of_its_own() as rig:
         rows = relays.set_up(rig, effort, notes)
         relays.memory(rig, rows, "idle", memory)
         start = relays.start_ms(rig)
@@ -39,14 +50,30 @@ def data_plane(effort: relays.Effort, notes: list[str]) -> tuple[list[Run], dict
         relays.memory(rig, rows, "after", memory)
         relays.memory_open(rig, rows, memory)
         notes += relays.engines(rows)
-    return runs, {"memory_mib": memory, **start, "rss_idle_mib": memory["srcip"]["idle"]}
+    return runs, {"memory_mib": {"": memory}, **start, "rss_idle_mib": memory["srcip"]["idle"]}
+
+
+def headers(effort: relays.Effort, notes: list[str]) -> tuple[list[Run], dict[str, Any]]:
+    """Runs of HTTP, and its memory numbers."""
+    with rig_of_its_own() as rig:
+        return http.measure(rig, effort, notes)
 
 
 def machine() -> str:
     """Where this ran, in one line."""
     pods, client = cpus()
     where = f"Pods on CPU {pods}, load generator on CPU {client}"
-    return f"Linux {platform.release()}, {os.cpu_count()} CPUs; {where}; cubic; relays with 1 thread"
+    return f"Linux {platform.release()}, {os.cpu_count()} CPUs; {where}; {congestion()}; relays with 1 thread"
+
+
+def congestion() -> str:
+    """The congestion control of the namespaces: the one of SETTINGS where the kernel allows it, else the machine's."""
+    allowed, own = (
+        Path("/proc/sys/net/ipv4", name).read_text().split()
+        for name in ("tcp_allowed_congestion_control", "tcp_congestion_control")
+    )
+    wanted = SETTINGS["net.ipv4.tcp_congestion_control"]
+    return wanted if wanted in allowed else own[0]
 
 
 def main() -> int:
@@ -56,11 +83,16 @@ def main() -> int:
         print("bench: needs root, for network namespaces and nftables", file=sys.stderr)
         return 2
     notes, runs = [machine()], list[Run]()
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = {"memory_mib": {}}
+    parts = (options.only,) if options.only else PARTS
     try:
-        if options.only != "webhook":
-            runs, numbers = data_plane(relays.QUICK if options.quick else relays.FULL, notes)
-        if options.only != "relays":
+        for part, run_part in (("relays", data_plane), ("http", headers)):
+            if part in parts:
+                more, found = run_part(relays.QUICK if options.quick else relays.FULL, notes)
+                runs += more
+                memory = numbers["memory_mib"] | found["memory_mib"]
+                numbers |= found | {"memory_mib": memory}
+        if "webhook" in parts:
             from bench import webhook  # noqa: PLC0415 - needs the packages of the webhook
 
             numbers |= webhook.measure(quick=options.quick)
@@ -74,7 +106,7 @@ def main() -> int:
 def write(options: argparse.Namespace, runs: list[Run], numbers: dict[str, Any], notes: list[str]) -> None:
     """Tables to stdout, numbers to JSON, the picture to SVG."""
     cells, judged = table(runs), verdicts(runs, numbers)
-    print(report.whole(cells, numbers.get("memory_mib", {}), judged, [*report.number_lines(numbers), *notes]))
+    print(report.whole(cells, numbers["memory_mib"], judged, [*report.number_lines(numbers), *notes]))
     plain: dict[str, Any] = {
         "notes": notes,
         "figures": {f: {v: dataclasses.asdict(c) for v, c in row.items()} for f, row in cells.items()},

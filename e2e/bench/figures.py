@@ -21,6 +21,8 @@ class Figure:
     connections: int
     per: str
     """What CPU time is told per."""
+    http: bool = False
+    """Whether both ends speak HTTP."""
 
 
 FIGURES = (
@@ -30,6 +32,15 @@ FIGURES = (
     Figure("up", "bulk to the application, 4 connections", "MB/s", "up", 4, "MB"),
     Figure("down", "bulk from the application, 4 connections", "MB/s", "down", 4, "MB"),
 )
+INBOUND = (
+    Figure("http-request", "inbound HTTP, requests on 32 open connections", "/s", "request", 32, "request", True),
+    Figure("http-connect", "inbound HTTP, new connections, 32 at once", "/s", "connect", 32, "connection", True),
+)
+OUTBOUND = (
+    Figure("out-request", "outbound HTTP, requests on 32 open connections", "/s", "request", 32, "request", True),
+    Figure("out-connect", "outbound HTTP, new connections, 32 at once", "/s", "connect", 32, "connection", True),
+)
+EVERY = (*FIGURES, *INBOUND, *OUTBOUND)
 
 
 @dataclass(frozen=True)
@@ -66,17 +77,17 @@ class Cell:
     rounds: int
 
 
-def ratios(runs: Iterable[Run], figure: str, variant: str, against: str) -> list[float]:
-    """`variant` over `against`, one number for each round that has both."""
-    values = {(r.variant, r.round): r.value for r in runs if r.figure == figure}
+def ratios(runs: Iterable[Run], figure: str, variant: str, against: str, of: str = "value") -> list[float]:
+    """`variant` over `against`, one number for each round that has both; `of` is what they are compared in."""
+    values = {(r.variant, r.round): float(getattr(r, of)) for r in runs if r.figure == figure}
     rounds = sorted(number for name, number in values if name == variant)
     pairs = [(values[variant, n], values.get((against, n), 0.0)) for n in rounds]
     return [mine / other for mine, other in pairs if other > 0]
 
 
-def ratio(runs: Iterable[Run], figure: str, variant: str, against: str) -> float | None:
+def ratio(runs: Iterable[Run], figure: str, variant: str, against: str, of: str = "value") -> float | None:
     """The median of `ratios`, or None without a round that has both."""
-    found = ratios(runs, figure, variant, against)
+    found = ratios(runs, figure, variant, against, of)
     return median(found) if found else None
 
 
@@ -132,12 +143,19 @@ RATIO_TARGETS = (
     ("request", "untrusted past srcip", "direct", 0.97),
     ("up", "untrusted past srcip", "direct", 0.97),
     ("down", "untrusted past srcip", "direct", 0.97),
+    ("http-request", "srcip", "nginx", 1.0),
+    ("out-request", "srcip", "nginx", 1.0),
 )
 """Figure, variant, what it is compared with, and the smallest ratio."""
+
+P99_TARGETS = (("http-request", "srcip", "nginx", 1.0), ("out-request", "srcip", "nginx", 1.0))
+"""The same for the 99th percentile of latency, and the largest ratio."""
 
 TARGETS = (
     Target("rss_idle_mib", "sidecar RSS, idle", 20, at_least=False, unit="MiB"),
     Target("start_ms", "Pod start: init + sidecar listening", 150, at_least=False, unit="ms"),
+    Target("inbound_rss", "inbound HTTP, RSS after load: srcip / nginx", 1.0, at_least=False),
+    Target("outbound_rss", "outbound HTTP, RSS after load: srcip / nginx", 1.0, at_least=False),
     Target("reviews_per_second", "webhook, reviews on one core", 1500, unit="/s"),
     Target("webhook_p99_ms", "webhook, p99 at 300 reviews/s", 10, at_least=False, unit="ms"),
     Target("webhook_rss_mib", "webhook RSS", 64, at_least=False, unit="MiB"),
@@ -158,10 +176,11 @@ class Verdict:
 
 def verdicts(runs: Sequence[Run], numbers: Mapping[str, float]) -> list[Verdict]:
     """Every target with its number: the ratios of `runs`, then those of `numbers` by key."""
-    titles = {figure.name: figure.title for figure in FIGURES}
+    titles = {figure.name: figure.title for figure in EVERY}
     judged = []
-    for figure, variant, against, limit in RATIO_TARGETS:
-        text = f"{titles[figure]}: {variant} / {against}"
-        target = Target(f"{figure}:{variant}/{against}", text, limit)
-        judged.append(Verdict(target, ratio(runs, figure, variant, against)))
+    for of, what, at_least, targets in (("value", "", True, RATIO_TARGETS), ("p99_us", " p99", False, P99_TARGETS)):
+        for figure, variant, against, limit in targets:
+            text = f"{titles[figure]}{what}: {variant} / {against}"
+            target = Target(f"{figure}{what}:{variant}/{against}", text, limit, at_least)
+            judged.append(Verdict(target, ratio(runs, figure, variant, against, of)))
     return judged + [Verdict(target, numbers.get(target.key)) for target in TARGETS]

@@ -12,7 +12,12 @@ PANELS = (
     ("request", "requests/s, open connections"),
     ("up", "bulk to the application"),
     ("down", "bulk from the application"),
+    ("http-request", "inbound HTTP, requests/s"),
+    ("http-connect", "inbound HTTP, new connections/s"),
+    ("out-request", "outbound HTTP, requests/s"),
+    ("out-connect", "outbound HTTP, new connections/s"),
 )
+"""Two of a row have the same variants: only the first one names them."""
 WIDTH, LEFT, BAR, GAP, HEAD, FOOT = 720, 148, 15, 5, 30, 30
 COLUMN_GAP = 34
 STYLE = """

@@ -52,12 +52,12 @@ def set_up(rig: Rig, effort: Effort, notes: list[str]) -> list[Variant]:
     return made
 
 
-def measure(rig: Rig, rows: Sequence[Variant], effort: Effort) -> Iterator[Run]:
+def measure(rig: Rig, rows: Sequence[Variant], effort: Effort, figures: Sequence[Figure] = FIGURES) -> Iterator[Run]:
     """All figures in rounds: A B C, B C A, ... so that neither drift nor the order favours anybody."""
     for number in range(effort.rounds):
         print(f"round {number + 1} of {effort.rounds}", file=sys.stderr)
         turned = [*rows[number % len(rows) :], *rows[: number % len(rows)]]
-        for figure, variant in itertools.product(FIGURES, turned):
+        for figure, variant in itertools.product(figures, turned):
             yield one(rig, variant, figure, number, effort.run_ms)
 
 
@@ -65,8 +65,9 @@ def one(rig: Rig, variant: Variant, figure: Figure, number: int, run_ms: int) ->
     """One run of one figure of one variant."""
     relays, server = family(variant.pod.relays), [variant.pod.server]
     relay_before, app_before = cpu_us(relays), cpu_us(server)
-    said = rig.measure(variant, figure.mode, n=figure.connections, ms=run_ms)
+    said = rig.measure(variant, figure.mode, n=figure.connections, ms=run_ms, http=int(figure.http))
     units = said["done"] or said["mb_per_second"] * said["seconds"] or 1
+    app_us = said["cpu_s"] * 1e6 if variant.outbound else cpu_us(server) - app_before
     return Run(
         figure=figure.name,
         variant=variant.name,
@@ -75,7 +76,7 @@ def one(rig: Rig, variant: Variant, figure: Figure, number: int, run_ms: int) ->
         p50_us=said["p50_us"],
         p99_us=said["p99_us"],
         relay_us=(cpu_us(relays) - relay_before) / units,
-        app_us=(cpu_us(server) - app_before) / units,
+        app_us=app_us / units,
         errors=said["errors"],
     )
 
@@ -87,11 +88,11 @@ def memory(rig: Rig, rows: Sequence[Variant], key: str, found: dict[str, dict[st
             found.setdefault(variant.name, {})[key] = rss_mib(family(variant.pod.relays))
 
 
-def memory_open(rig: Rig, rows: Sequence[Variant], found: dict[str, dict[str, float]]) -> None:
+def memory_open(rig: Rig, rows: Sequence[Variant], found: dict[str, dict[str, float]], *, http: bool = False) -> None:
     """The same with OPEN idle connections, one variant after the other."""
     for variant in rows:
         if variant.pod.relays and not variant.stranger:
-            process = rig.client(variant, "idle", n=OPEN)
+            process = rig.client(variant, "idle", n=OPEN, http=int(http))
             line = process.stdout.readline() if process.stdout else ""
             if '"opened":true' in line:
                 memory(rig, [variant], "open", found)
@@ -112,7 +113,7 @@ def _start_once(rig: Rig) -> tuple[float, float]:
     rootfs, pod = variants.rootfs_of_srcip(), rig.pod()
     files = variants.files_of(rig, pod)
     begin = time.monotonic()
-    rig.inside(pod, *variants.init_command(rootfs, files, pod))
+    rig.inside(pod, *variants.init_command(rootfs, files, pod, variants.plan(pod)))
     ready = time.monotonic()
     process = rig.start(pod, variants.contained(rootfs, files, variants.HAPROXY, "+net_raw", {}))
     rig.wait(lambda: rig.listens(pod, HEALTH_PORT), "the sidecar", every_s=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
-from bench.figures import FIGURES, Cell, Figure, Verdict
+from bench.figures import EVERY, Cell, Figure, Verdict
 
 MARK = {True: "reached", False: "NOT reached", None: "not measured"}
 
@@ -50,9 +50,9 @@ def verdict_lines(verdicts: Iterable[Verdict]) -> list[str]:
     return columns(rows)
 
 
-def memory_lines(memory: Mapping[str, Mapping[str, float]]) -> list[str]:
+def memory_lines(title: str, memory: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Resident memory of each relay, MiB."""
-    rows: list[Sequence[str]] = [("memory of the relay, MiB RSS", "idle", "after load", "5,000 open")]
+    rows: list[Sequence[str]] = [(f"{title}memory of the relay, MiB RSS", "idle", "after load", "5,000 open")]
     rows += [
         (f"  {name}", *(amount(found[key]) if key in found else "" for key in ("idle", "after", "open")))
         for name, found in memory.items()
@@ -62,17 +62,17 @@ def memory_lines(memory: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def whole(
     cells: Mapping[str, Mapping[str, Cell]],
-    memory: Mapping[str, Mapping[str, float]],
+    memory: Mapping[str, Mapping[str, Mapping[str, float]]],
     verdicts: Iterable[Verdict],
     notes: Iterable[str],
 ) -> str:
-    """The whole report."""
-    lines = [line for figure in FIGURES if figure.name in cells for line in figure_lines(figure, cells[figure.name])]
-    lines += memory_lines(memory) if memory else []
+    """The whole report; `memory` by what stands before the table's title."""
+    lines = [line for figure in EVERY if figure.name in cells for line in figure_lines(figure, cells[figure.name])]
+    lines += [line for title, found in memory.items() for line in memory_lines(title, found)]
     lines += verdict_lines(verdicts)
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def number_lines(numbers: Mapping[str, object]) -> list[str]:
     """The single numbers that no table holds."""
-    return [f"{name}: {value:.1f}" for name, value in numbers.items() if isinstance(value, float)]
+    return [f"{name}: {value:.2f}" for name, value in numbers.items() if isinstance(value, float)]

@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 PORT = 8080
-"""The server's first port; the three behind it have the other roles of load.c."""
+"""The server's first port; the three behind it have the other roles of load/."""
 PORTS = range(PORT, PORT + 4)
+HTTP_PORT, SEEN_PORT = PORT + 4, PORT + 5
+"""Where the server speaks HTTP, and where it answers with what it was sent."""
+LOAD_SOURCES = sorted((Path(__file__).parent / "load").glob("*.c"))
 SOURCES = 16
 CLAIMED_PER_RUN = 1_000_000
 """Client addresses and ports that one run of the load generator may claim, so that no two runs share one."""
@@ -82,10 +85,20 @@ class Variant:
     keeps_port: bool = True
     """Whether the application sees the client's port, too."""
 
+    outbound: bool = False
+    """Whether the application connects to a server outside, which is where the balancer else is."""
+
     @property
     def source(self) -> str:
         """The first address that connections come from."""
+        if self.outbound:
+            return self.pod.ip
         return self.pod.stranger if self.stranger else self.pod.balancer
+
+    @property
+    def target(self) -> str:
+        """Where connections go to."""
+        return self.pod.balancer if self.outbound else self.pod.ip
 
 
 def run(*args: str, stdin: str | None = None) -> str:
@@ -114,8 +127,7 @@ class Rig:
         self._claims = itertools.count(1)
 
     def __enter__(self) -> Rig:
-        source = Path(__file__).with_name("load.c")
-        run("cc", "-O2", "-o", str(self.load), str(source))
+        run("cc", "-O2", "-o", str(self.load), *map(str, LOAD_SOURCES))
         self._namespace(self.lb)
         return self
 
@@ -138,15 +150,25 @@ class Rig:
         self.pods.append(pod)
         self._namespace(pod.netns)
         self._link(pod)
-        process = self.start(pod, [str(self.load), "server", str(PORT)])
-        self.wait(lambda: self.listens(pod, PORT), "the server")
-        pod.server = process.pid
+        pod.server = self._server(pod.netns, cpus()[0])
         return pod
+
+    def outside(self) -> None:
+        """Start the server outside, on the load generator's CPU."""
+        self._server(self.lb, cpus()[1])
+
+    def _server(self, netns: str, cpu: int) -> int:
+        process = self._start(netns, [str(self.load), "server", str(PORT)], str(cpu))
+        self.wait(lambda: self._listens(netns, PORT), "the server")
+        return process.pid
 
     def start(self, pod: Pod, command: Sequence[str], cpu: str | None = None) -> subprocess.Popen[bytes]:
         """Start a program in the Pod's namespace on the Pods' CPU, or on the CPUs of the list `cpu`."""
-        prefix = ["ip", "netns", "exec", pod.netns, "taskset", "-c", cpu or str(cpus()[0])]
-        log = (self.directory / f"{pod.netns}.log").open("ab")
+        return self._start(pod.netns, command, cpu or str(cpus()[0]))
+
+    def _start(self, netns: str, command: Sequence[str], cpu: str) -> subprocess.Popen[bytes]:
+        prefix = ["ip", "netns", "exec", netns, "taskset", "-c", cpu]
+        log = (self.directory / f"{netns}.log").open("ab")
         with log:
             process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._processes.append(process)
@@ -162,11 +184,17 @@ class Rig:
         return next(self._claims) * CLAIMED_PER_RUN
 
     def client(self, variant: Variant, mode: str, **options: int) -> subprocess.Popen[str]:
-        """Start the load generator against a variant, on its own CPU."""
-        given = {"sources": SOURCES, "port": variant.port, "proxy": 2 if variant.proxy else 0, "seed": self.seed()}
-        words = [f"to={variant.pod.ip}", f"from={variant.source}"]
+        """Start the load generator against a variant: on its own CPU, or in the Pod where it is the application."""
+        given = {
+            "sources": 1 if variant.outbound else SOURCES,
+            "port": variant.port,
+            "proxy": 2 if variant.proxy else 0,
+            "seed": self.seed(),
+        }
+        netns, cpu = (variant.pod.netns, cpus()[0]) if variant.outbound else (self.lb, cpus()[1])
+        words = [f"to={variant.target}", f"from={variant.source}"]
         words += [f"{key}={value}" for key, value in {**given, **options}.items()]
-        command = ["ip", "netns", "exec", self.lb, "taskset", "-c", str(cpus()[1]), str(self.load), "client", mode]
+        command = ["ip", "netns", "exec", netns, "taskset", "-c", str(cpu), str(self.load), "client", mode]
         return subprocess.Popen(
             [*command, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -193,7 +221,10 @@ class Rig:
 
     def listens(self, pod: Pod, port: int) -> bool:
         """Whether somebody listens on `port` in the Pod (asked by netlink: /proc/net/tcp is slow on a busy machine)."""
-        return bool(self.inside(pod, "ss", "-Hltn", f"sport = :{port}").strip())
+        return self._listens(pod.netns, port)
+
+    def _listens(self, netns: str, port: int) -> bool:
+        return bool(run("ip", "netns", "exec", netns, "ss", "-Hltn", f"sport = :{port}").strip())
 
     def said(self, pod: Pod) -> str:
         log = self.directory / f"{pod.netns}.log"
@@ -242,6 +273,6 @@ def rss_mib(processes: Sequence[int]) -> float:
 
 
 def claimed(seed: int) -> str:
-    """The client that load.c claims in its header for this serial number."""
+    """The client that load/client.c claims in its header for this serial number."""
     number = 1 + seed % 1024
     return f"198.18.{number // 256}.{number % 256}:{1024 + seed // 1024 % 64512}"

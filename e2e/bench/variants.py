@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.rig import PORT, PORTS, BenchError, Pod, Rig, Variant, claimed, cpus, run
@@ -71,9 +71,10 @@ def rootfs_of_nginx() -> Path:
 
 def contained(rootfs: Path, files: Path, command: list[str], capabilities: str, env: dict[str, str]) -> list[str]:
     """`command` in `rootfs` with the directory `files` at /run/srcip, as the sidecar's user with these capabilities."""
+    bits = ",".join(filter(None, ("-all", capabilities)))
     script = 'mount --bind "$2" "$1/run/srcip" && mount -t proc proc "$1/proc" && shift 2 && exec "$@"'
     drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
-    drop += [f"--{kind}=-all,{capabilities}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
+    drop += [f"--{kind}={bits}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
     inside = ["chroot", str(rootfs), "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
     inside += [f"{key}={value}" for key, value in env.items()]
     unshared = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(rootfs), str(files)]
@@ -86,9 +87,9 @@ def plan(pod: Pod, threads: int = 1) -> Plan:
     return Plan(inbound_ports=ports, trusted_cidrs=(pod.trusted,), max_connections=MAX_CONNECTIONS, threads=threads)
 
 
-def environment(pod: Pod, threads: int = 1) -> dict[str, str]:
+def environment(pod: Pod, told: Plan) -> dict[str, str]:
     """What the downward API and the webhook tell the init container."""
-    return {ENV: plan(pod, threads).to_env(), "POD_IP": pod.ip, "POD_IPS": pod.ip, "HOST_IP": "10.78.255.1"}
+    return {ENV: told.to_env(), "POD_IP": pod.ip, "POD_IPS": pod.ip, "HOST_IP": "10.78.255.1"}
 
 
 def files_of(rig: Rig, pod: Pod) -> Path:
@@ -102,18 +103,23 @@ def files_of(rig: Rig, pod: Pod) -> Path:
 HAPROXY = ["haproxy", "-db", "-f", "/run/srcip/haproxy.cfg"]
 
 
-def init_command(rootfs: Path, files: Path, pod: Pod, threads: int = 1) -> list[str]:
+def init_command(rootfs: Path, files: Path, pod: Pod, told: Plan) -> list[str]:
     """The init container's program, as the sidecar's image has it."""
-    return contained(rootfs, files, ["srcip-proxy", "init"], "+net_admin", environment(pod, threads))
+    return contained(rootfs, files, ["srcip-proxy", "init"], "+net_admin", environment(pod, told))
+
+
+def sidecar(rig: Rig, pod: Pod, told: Plan, capabilities: str, cpu: str | None = None) -> None:
+    """The real init, then the real sidecar."""
+    rootfs, files = rootfs_of_srcip(), files_of(rig, pod)
+    rig.inside(pod, *init_command(rootfs, files, pod, told))
+    rig.relay(pod, contained(rootfs, files, HAPROXY, capabilities, {}), HEALTH_PORT, cpu)
 
 
 def srcip(rig: Rig, threads: int = 1) -> Variant:
-    """The real init, then the real sidecar."""
-    rootfs, pod = rootfs_of_srcip(), rig.pod()
-    files = files_of(rig, pod)
-    rig.inside(pod, *init_command(rootfs, files, pod, threads))
+    """srcip in tproxy mode."""
+    pod = rig.pod()
     cpu = ",".join(map(str, sorted(set(cpus())))) if threads > 1 else None
-    rig.relay(pod, contained(rootfs, files, HAPROXY, "+net_raw", {}), HEALTH_PORT, cpu)
+    sidecar(rig, pod, plan(pod, threads), "+net_raw", cpu)
     return Variant("srcip" if threads == 1 else f"srcip, {threads} threads", pod)
 
 
@@ -166,11 +172,16 @@ def envoy(rig: Rig) -> Variant:
     return Variant("Envoy", pod, keeps_port=False)
 
 
-def redirect(pod: Pod) -> str:
+def redirect(pod: Pod, served: Iterable[int] = PORTS) -> str:
     """Interception for a relay without transparent listeners: the balancer addresses the application's ports."""
-    ports = ", ".join(f"{port} : {port + OUTER - PORT}" for port in PORTS)
-    rule = f'iifname != "lo" ip saddr {pod.trusted} meta l4proto tcp redirect to :tcp dport map {{ {ports} }}'
+    ports = outer_ports(served)
+    rule = f'iifname != "lo" ip saddr {pod.trusted} meta l4proto tcp redirect to :tcp dport map {ports}'
     return f"chain to_relay {{ type nat hook prerouting priority dstnat; {rule}; }}"
+
+
+def outer_ports(served: Iterable[int]) -> str:
+    """The map of the application's ports to the relay's own."""
+    return "{ " + ", ".join(f"{port} : {port + OUTER - PORT}" for port in served) + " }"
 
 
 def envoy_configuration(pod: Pod) -> dict[str, object]:

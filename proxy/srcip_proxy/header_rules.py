@@ -1,12 +1,13 @@
 """The headers that tell an HTTP application who its client is: HAProxy's rules for one request. Pure.
 
-First everything goes that a client could forge, however it is spelled; then what srcip knows is written. The source of
-the stream is the client by then.
+First everything goes that a client could forge, however it is spelled; then what srcip knows is written. Every rule
+here costs each request a microsecond, or a good part of one, so what is the same for all requests of a connection is
+made once, and nothing is looked for that has just been taken out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from srcip_proxy.headers import FIXED, same
 from srcip_proxy.plan import Plan
@@ -27,39 +28,57 @@ CLAIMS = (
 )
 """Other names that frameworks take a client's address from."""
 IPV6 = "{ src -m sub : }"
+HOPS = ("connection", "http2-settings")
+"""`Connection` must not name a header that srcip writes, or the next proxy would take it away."""
+
+
+def connection(plan: Plan, condition: str) -> Iterator[str]:
+    """What all requests of a connection have in common, in variables of its session. Its source is the client here."""
+    if _one_client(plan):
+        yield f"  tcp-request content set-var(sess.srcip_src) src {condition}"
+        yield f"  tcp-request content set-var-fmt(sess.srcip_text) %[src] {condition}"
+        if "forwarded" in plan.http_headers:
+            for value, where in _forwarded("sess"):
+                yield f"  tcp-request content set-var-fmt(sess.srcip_forwarded) {value} {condition}{where}"
+
+
+def _one_client(plan: Plan) -> bool:
+    """Whether all requests of a connection have the same client."""
+    return plan.forwarded_for != "trusted"
+
+
+def needs_source(plan: Plan) -> bool:
+    """Whether the source of each request's stream must be the client, too."""
+    return not _one_client(plan)
 
 
 def rules(plan: Plan) -> Iterator[str]:
     """All rules for one request, in order."""
-    yield from limit(plan)
-    yield from hops()
+    yield from limit(plan, "src" if needs_source(plan) else "var(sess.srcip_src)")
     if plan.forwarded_for == "trusted":
         yield from _believe()
     if plan.forwarded_for == "append":
         yield from _remember(plan)
     yield f"  http-request del-header {_forgeable(plan)} -m reg"
+    yield from upgrade()
     yield from _write(plan)
     for tlv, name in plan.tlv_headers:
         value = f"var(sess.srcip_tlv_{word(tlv.replace('-', '_'))})"
-        yield f"  http-request set-header {word(name)} %[{value}] if {{ {value} -m found }}"
+        yield f"  http-request add-header {word(name)} %[{value}] if {{ {value} -m found }}"
 
 
-def limit(plan: Plan) -> Iterator[str]:
-    """One client has only so many requests at once; its address is the source by then."""
+def limit(plan: Plan, client: str = "src") -> Iterator[str]:
+    """One client has only so many requests at once; `client` says where its address is."""
     if plan.max_connections_per_client:
         over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
-        yield "  http-request track-sc0 src table clients"
+        yield f"  http-request track-sc0 {client} table clients"
         yield f"  http-request lua.srcip_too_many_requests if {over}\n  http-request deny deny_status 429 if {over}"
 
 
-def hops() -> Iterator[str]:
-    """`Connection` must not name a header that srcip writes, or the next proxy would take it away; and no upgrade may
-    lead to requests that nobody here sees."""
-    upgrade = "{ req.hdr(upgrade) -m found }"
+def upgrade() -> Iterator[str]:
+    """No upgrade may lead to requests that nobody here sees. What is left is named in `Connection`, which is gone."""
     yield "  http-request del-header upgrade if { req.hdr(upgrade) -m reg -i '(h2|tls|http)' }"
-    yield f"  http-request del-header connection if !{upgrade}"
-    yield f"  http-request set-header connection upgrade if {upgrade}"
-    yield "  http-request del-header http2-settings"
+    yield "  http-request add-header connection upgrade if { req.hdr(upgrade) -m found }"
 
 
 def _believe() -> Iterator[str]:
@@ -93,29 +112,43 @@ def _lists(plan: Plan) -> dict[str, str]:
 
 
 def _forgeable(plan: Plan) -> str:
-    """A regular expression of every name that could carry an address: any character may stand for a dash, as CGI and
-    its heirs do not tell them apart. HAProxy's names are in lower case."""
-    names = ["X-Forwarded-For", *FIXED.values(), plan.forwarded_for_header, *CLAIMS]
-    names += [name for _, name in plan.tlv_headers]
-    patterns = dict.fromkeys(word(same(name)).replace("-", ".") for name in names)
+    """Every name that could carry an address, and HOPS."""
+    listed = ["X-Forwarded-For", *FIXED.values(), plan.forwarded_for_header, *CLAIMS]
+    return names((*listed, *(name for _, name in plan.tlv_headers), *HOPS))
+
+
+def names(listed: Iterable[str]) -> str:
+    """A regular expression of these names: any character may stand for a dash, as CGI and its heirs do not tell them
+    apart. HAProxy's names are in lower case."""
+    patterns = dict.fromkeys(word(same(name)).replace("-", ".") for name in listed)
     return f"'^({'|'.join(patterns)})$'"
 
 
-def _write(plan: Plan) -> Iterator[str]:
-    scope = "txn" if plan.forwarded_for == "trusted" else "sess"
+def _forwarded(scope: str) -> Iterator[tuple[str, str]]:
+    """Values of Forwarded and the conditions for them, the last one that holds counts: an IPv6 address stands in
+    brackets and quotes (RFC 7239, section 6)."""
     proto = f"%[var({scope}.srcip_proto)]"
+    yield f"for=%[src];proto={proto}", ""
+    yield f"'for=\"[%[src]]\";proto={proto}'", f" {IPV6}"
+
+
+def _write(plan: Plan) -> Iterator[str]:
+    """The headers; all others of these names are gone, so that nothing has to be looked for and replaced."""
+    scope, client = ("sess", "%[var(sess.srcip_text)]") if _one_client(plan) else ("txn", "%[src]")
     values = {
-        "forwarded-for": (plan.forwarded_for_header, "%[src]"),
-        "real-ip": (FIXED["real-ip"], "%[src]"),
+        "forwarded-for": (plan.forwarded_for_header, client),
+        "real-ip": (FIXED["real-ip"], client),
         "forwarded-port": (FIXED["forwarded-port"], f"%[var({scope}.srcip_port)]"),
-        "forwarded-proto": (FIXED["forwarded-proto"], proto),
-        "forwarded": (FIXED["forwarded"], f"for=%[src];proto={proto}"),
+        "forwarded-proto": (FIXED["forwarded-proto"], f"%[var({scope}.srcip_proto)]"),
+        "forwarded": (FIXED["forwarded"], "%[var(sess.srcip_forwarded)]"),
     }
     for header in plan.http_headers:
         name, value = values[header]
-        yield f"  http-request set-header {word(name)} {value}"
-    if "forwarded" in plan.http_headers:  # an IPv6 address stands in brackets and quotes: RFC 7239, section 6
-        yield f"  http-request set-header Forwarded 'for=\"[%[src]]\";proto={proto}' if {IPV6}"
+        if header == "forwarded" and not _one_client(plan):
+            for text, where in _forwarded(scope):
+                yield f"  http-request set-header {name} {text}{' if' if where else ''}{where}"
+        else:
+            yield f"  http-request add-header {word(name)} {value}"
     if plan.forwarded_for == "append":
         for variable, header in _lists(plan).items():
             before = f"var(txn.srcip_{variable})"

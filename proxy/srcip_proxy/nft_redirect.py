@@ -19,16 +19,14 @@ def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     """To the proxy, and nobody else there: a connection that was not redirected has no port to go to."""
     matches = [(v, match) for v in versions for match in _trusted(plan, pod, v)]
     yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
-    yield "    iif lo goto from_lo"
-    yield f"    tcp dport {PROXY_PORT} {RESET}"
+    # what comes from lo keeps what was decided when it left (to_lo); the most frequent packets come first
+    yield "    iif lo accept"
     yield from (f"    {match} goto intercept{v}" for v, match in matches)
+    yield f"    tcp dport {PROXY_PORT} {RESET}"
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
     yield f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
     yield from (_listening(v) for v in versions)
-    yield f"  chain from_lo {{\n    ip saddr {CHECK4} accept\n    ip daddr {CHECK4} accept"
-    ports = one_of(plan.inbound_ports)
-    yield f"    tcp dport {ports} notrack\n    tcp sport {ports} notrack\n  }}"
     yield "  chain redirected {\n    type nat hook prerouting priority dstnat; policy accept;"
     yield from (f"    iif != lo {match} {_to_proxy(plan, v)}" for v, match in matches)
     yield "  }"
@@ -63,12 +61,14 @@ def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     headers of whoever comes from there."""
     ports = one_of(plan.inbound_ports)
     yield "  chain leaving {\n    type filter hook output priority raw; policy accept;"
-    yield f"    oif lo tcp dport {PROXY_PORT} {RESET}"
-    for v in versions:
-        own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
-        yield f"    oif lo {own} {SYN} tcp dport {ports} meta skuid != {word(UID)} {RESET}"
+    yield "    oif lo goto to_lo"
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
-    yield f"    tcp sport {ports} notrack\n    oif lo tcp dport {ports} notrack\n  }}"
+    yield f"    tcp sport {ports} notrack\n  }}"
+    yield f"  chain to_lo {{\n    tcp dport {PROXY_PORT} {RESET}"
+    for v in versions:
+        own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
+        yield f"    {own} {SYN} tcp dport {ports} meta skuid != {word(UID)} {RESET}"
+    yield f"    tcp sport {ports} notrack\n    tcp dport {ports} notrack\n  }}"
     check = f"ip saddr {CHECK4} tcp dport {CHECK_PORT} redirect to :{CHECK_PROXY_PORT}"
     yield f"  chain checked {{\n    type nat hook output priority -100; policy accept;\n    {check}\n  }}"

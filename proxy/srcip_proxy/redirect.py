@@ -20,6 +20,8 @@ from srcip_proxy.text import word, words
 READ = "{ var(sess.srcip_client) -m found }"
 KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
+REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
+"""What nearly every request of HTTP/1 begins with. Lua says the same of it, at a sixth of a connection's whole cost."""
 ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """The kernel redirects to the address of the interface: binding to loopback would not do. nft.py keeps others out."""
 PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
@@ -63,19 +65,19 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
         yield "  tcp-request content lua.srcip_port6 if !{ var(sess.srcip_to) -m found }"
         yield "  tcp-request content set-dst-port var(sess.srcip_to)"
     if http_ports:
-        yield from _requests()
+        yield from _requests(plan)
     yield f"  {END} if {{ dst_port 0 {PROXY_PORT} }}"
     yield f"  tcp-request content lua.srcip_header if !{READ} {{ req.len gt 0 }}"
     yield f"  tcp-request content lua.srcip_late if !{READ} !{REFUSED} WAIT_END"
     yield f"  {END} if {REFUSED}\n  {END} if !{READ}"
     yield from _client()
     if http_ports:
-        yield from _kind(http_ports)
+        yield from _kind(plan, http_ports)
     if plan.emit_proxy_protocol != "off":
         yield f"  tcp-request content lua.srcip_emit\n  {END} if {REFUSED}"
     if http_ports:
         yield from header_rules.rules(plan)
-        yield f"  use_backend {prefix}http2-{version} if {HTTP} {{ fc_http_major 2 }}"
+        yield f"  use_backend {prefix}http2-{version} if {{ fc_http_major 2 }}"
         yield f"  use_backend {prefix}http{version} if {HTTP}"
     yield f"  default_backend {prefix}raw{version}"
 
@@ -85,19 +87,25 @@ def _client(condition: str = "") -> Iterator[str]:
     yield f"  tcp-request content set-src-port var(sess.srcip_client),field(2,/){condition}"
 
 
-def _requests() -> Iterator[str]:
+def _requests(plan: Plan) -> Iterator[str]:
     """Streams of a connection that has become an HTTP one."""
-    yield from _client(f" if {HTTP}")
+    if header_rules.needs_source(plan):
+        yield from _client(f" if {HTTP}")
     yield f"  tcp-request content accept if {HTTP}"
 
 
-def _kind(http_ports: tuple[PortRange, ...]) -> Iterator[str]:
+def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
     """HTTP, unless the first bytes cannot be. Whatever is late or unclear is HTTP too: passed on as it is, it could
     bring headers that the application would believe."""
     yield from http_port(http_ports)
+    # a variable, as a fetch that lacks bytes would let the rules wait for them
+    yield f"  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if http_port !{KIND}"
+    yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if {{ var(txn.srcip_first) -m reg {REQUEST} }}"
+    yield "  tcp-request content unset-var(txn.srcip_first)"
     yield f"  tcp-request content lua.srcip_kind if http_port !{KIND} {{ req.len gt 0 }}"
     yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} WAIT_END"
     yield f"  {END} if {REFUSED}"
+    yield from header_rules.connection(plan, f"if {HTTP}")
     yield f"  tcp-request content switch-mode http if {HTTP}"
 
 

@@ -57,7 +57,8 @@ def _requests(plan: Plan) -> Iterator[str]:
         return
     yield from http_port(plan.http_ports)
     yield "  tcp-request content switch-mode http if http_port"
-    yield from header_rules.hops()
+    yield f"  http-request del-header {header_rules.names(header_rules.HOPS)} -m reg"
+    yield from header_rules.upgrade()
     yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
     yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
     yield from header_rules.limit(plan)

@@ -1,8 +1,26 @@
 """What the benchmark makes of its runs."""
 
+from collections.abc import Container
+
 import pytest
 
-from bench.figures import BASELINE, FIGURES, RATIO_TARGETS, Run, Target, ratio, ratios, table, verdicts
+from bench.figures import (
+    BASELINE,
+    EVERY,
+    FIGURES,
+    INBOUND,
+    OUTBOUND,
+    P99_TARGETS,
+    RATIO_TARGETS,
+    Figure,
+    Run,
+    Target,
+    ratio,
+    ratios,
+    table,
+    verdicts,
+)
+from bench.http_relays import INBOUND_MAKERS, OUTBOUND_MAKERS
 from bench.relays import UNTRUSTED
 from bench.variants import MAKERS
 
@@ -64,8 +82,22 @@ def test_every_target_gets_its_number() -> None:
     assert judged["request:srcip/plain HAProxy"].value == pytest.approx(1.1)
 
 
-def test_ratio_targets_name_figures_and_variants_that_exist() -> None:
+def test_a_percentile_is_compared_like_a_rate() -> None:
+    slower = [Run("http-request", name, 0, 1.0, p99_us=p99) for name, p99 in (("srcip", 120.0), ("nginx", 100.0))]
+    assert ratio(slower, "http-request", "srcip", "nginx", "p99_us") == pytest.approx(1.2)
+    judged = {v.target.key: v.reached for v in verdicts(slower, {})}
+    assert (judged["http-request:srcip/nginx"], judged["http-request p99:srcip/nginx"]) == (True, False)
+
+
+@pytest.mark.parametrize(("figures", "names"), [(FIGURES, {*MAKERS, UNTRUSTED, BASELINE}),
+                                                (INBOUND, INBOUND_MAKERS), (OUTBOUND, OUTBOUND_MAKERS)])  # fmt: skip
+def test_ratio_targets_name_variants_that_exist(figures: tuple[Figure, ...], names: Container[str]) -> None:
     """A renamed variant would silently leave its target unmeasured."""
-    names = {*MAKERS, UNTRUSTED, BASELINE}
-    assert {figure for figure, *_ in RATIO_TARGETS} <= {figure.name for figure in FIGURES}
-    assert {name for _, one, other, _ in RATIO_TARGETS for name in (one, other)} <= names
+    keys = {figure.name for figure in figures}
+    targets = [target for target in (*RATIO_TARGETS, *P99_TARGETS) if target[0] in keys]
+    assert targets
+    assert all(one in names and other in names for _, one, other, _ in targets)
+
+
+def test_ratio_targets_name_figures_that_exist() -> None:
+    assert {figure for figure, *_ in (*RATIO_TARGETS, *P99_TARGETS)} <= {figure.name for figure in EVERY}

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-import bench
 from bench.pods import SIZE, pod, review
-from bench.rig import claimed
+from bench.rig import LOAD_SOURCES, claimed
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (apt-get install gcc libc6-dev)")
 
@@ -23,22 +22,21 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled program; a warning is an error."""
     program = tmp_path_factory.mktemp("load") / "load"
-    source = Path(bench.__file__).with_name("load.c")
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, *LOAD_SOURCES], check=True)
     return program
 
 
 @pytest.fixture(scope="module")
 def port(load: Path) -> Iterator[int]:
-    """First of four ports with a server behind them, below those that the kernel gives to others."""
-    for first in range(20000, 20400, 4):
+    """First of six ports with a server behind them, below those that the kernel gives to others."""
+    for first in range(20000, 20400, 6):
         with subprocess.Popen([load, "server", str(first)], stdout=subprocess.PIPE) as server:
             assert server.stdout
             if server.stdout.readline() == b"ready\n":
                 yield first
                 server.terminate()
                 return
-    pytest.fail("no four free ports between 20000 and 20400")
+    pytest.fail("no six free ports between 20000 and 20400")
 
 
 def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, Any]:
@@ -48,10 +46,11 @@ def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, 
     return dict(json.loads(out.stdout))
 
 
+@pytest.mark.parametrize("http", [0, 1])
 @pytest.mark.parametrize("mode", ["connect", "request"])
 @pytest.mark.parametrize("to", ["127.0.0.1", "::1"])
-def test_requests_are_answered_and_timed(load: Path, port: int, mode: str, to: str) -> None:
-    said = client(load, mode, port, n=4, to=to)
+def test_requests_are_answered_and_timed(load: Path, port: int, mode: str, to: str, http: int) -> None:
+    said = client(load, mode, port, n=4, to=to, http=http)
     assert said["done"] > 100
     assert said["errors"] == 0
     assert 0 < said["p50_us"] <= said["p99_us"]
@@ -77,6 +76,35 @@ def test_a_slow_answer_is_told_as_slow(load: Path) -> None:
     assert 19_000 < said["p50_us"] < 40_000
 
 
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 512\r\n\r\n" + bytes(512)
+
+
+def answer_in_pieces(listener: socket.socket, pieces: list[bytes]) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(4096)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("pieces", "whole"), [
+    ([ANSWER], True), ([ANSWER[:20], ANSWER[20:]], True), ([ANSWER[:37], ANSWER[37:]], True),
+    ([ANSWER[:40], ANSWER[40:300], ANSWER[300:]], True), ([ANSWER[:-1]], False), ([ANSWER + b"x"], False),
+    ([ANSWER.replace(b"200", b"502")], False), ([ANSWER.replace(b"\r\n\r\n", b"\r\n\n")], False),
+])  # fmt: skip
+def test_only_a_whole_answer_with_status_200_counts(load: Path, pieces: list[bytes], whole: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer_in_pieces, args=(listener, pieces), daemon=True).start()
+        said = client(load, "connect", listener.getsockname()[1] - 4, http=1)
+    assert (said["done"] > 0, said["errors"] == 0) == (whole, whole)
+
+
 @pytest.mark.parametrize("mode", ["up", "down"])
 def test_bulk_is_counted_in_bytes(load: Path, port: int, mode: str) -> None:
     said = client(load, mode, port, n=2)
@@ -89,9 +117,18 @@ def test_the_server_says_who_its_peer_is(load: Path, port: int) -> None:
     assert seen.startswith("127.0.0.9:")
 
 
-def test_a_header_that_reaches_the_server_is_a_failure(load: Path, port: int) -> None:
+def test_the_server_says_which_request_it_got(load: Path, port: int) -> None:
+    """Headers that a client forged are in it, so that a relay can be seen to take them out."""
+    head = client(load, "seen", port)["seen"]
+    assert head.startswith(f"GET /shop/cart?item=4711 HTTP/1.1\r\nHost: 127.0.0.1:{port + 5}\r\n")
+    assert "\r\nX-Forwarded-For: 203.0.113.9\r\n" in head
+    assert head.endswith("\r\n\r\n")
+
+
+@pytest.mark.parametrize("http", [0, 1])
+def test_a_header_that_reaches_the_server_is_a_failure(load: Path, port: int, http: int) -> None:
     """Without a relay the header comes back with the answer: the run must not look like a success."""
-    said = client(load, "connect", port, proxy=2, ms=20)
+    said = client(load, "connect", port, proxy=2, ms=20, http=http)
     assert said["done"] == 0
     assert said["errors"] > 0
 
@@ -121,7 +158,8 @@ def test_no_two_runs_claim_the_same_client() -> None:
 
 @pytest.mark.parametrize("words", [["client"], ["client", "connect"], ["client", "fly", "to=::1"], ["server", "0"],
                                    ["client", "connect", "to=nowhere"], ["client", "connect", "to=::1", "n=0"],
-                                   ["client", "connect", "to=::1", "size"]])  # fmt: skip
+                                   ["client", "connect", "to=::1", "size"],
+                                   ["client", "connect", "to=::1", "http=2"]])  # fmt: skip
 def test_a_wrong_call_is_refused_with_what_is_wrong(load: Path, words: list[str]) -> None:
     done = subprocess.run([load, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2

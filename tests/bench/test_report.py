@@ -21,7 +21,7 @@ CELLS = {
 
 
 def test_every_variant_has_its_line_and_failures_are_told() -> None:
-    text = report.whole(CELLS, {"srcip": {"idle": 18.0, "open": 47.25}}, [], ["a note"])
+    text = report.whole(CELLS, {"inbound ": {"srcip": {"idle": 18.0, "open": 47.25}}}, [], ["a note"])
     for part in ("new connections, 32 at once", "srcip", "0.60", "1,234", "7 failed connections", "47.2", "a note"):
         assert part in text
     assert "bulk" not in text  # not measured, no table

@@ -144,7 +144,10 @@ end
 
 register("srcip_late", late)
 
-local function too_many(txn) refuse(txn, "too_many", "client " .. txn.f:src() .. " has too many connections open") end
+local function too_many(txn)
+  local client = txn:get_var("sess.srcip_text") or txn.f:src()
+  refuse(txn, "too_many", "client " .. client .. " has too many connections open")
+end
 
 register("srcip_too_many", too_many)
 register("srcip_too_many_requests", too_many, "http-req")

@@ -1,203 +1,5 @@
-/* load: both ends of the benchmark, made to cost less than anything that is measured between them.
- *
- *   load server PORT            echo on PORT, sink on + 1, source on + 2, on + 3 the peer's address; IPv4 and IPv6
- *   load client MODE key=value  one run against such a server; prints one line of JSON
- *
- * Modes of the client:
- *   connect    n connections at once, each: connect, header and request in one segment, response, close
- *   request    n open connections, each with one request in flight
- *   up, down   n connections, bytes as fast as they go, to the sink or from the source
- *   peer       one connection; prints the address that the server sees
- *   idle       opens n connections, asks once on each, prints, and holds them until its input ends
- *
- * One thread, epoll, no allocation once it runs. The bytes of a response are counted, not compared: the
- * server owes as many bytes as it was sent.
- */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
-
-enum { MAX_FDS = 1 << 17, EVENTS = 256, CHUNK = 1 << 18, MAX_HEADER = 128, MAX_ERRORS = 1000 };
-
-static char chunk[CHUNK];
-
-static void die(const char *what)
-{
-	fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static void usage(const char *what, const char *value)
-{
-	fprintf(stderr, "load: %s: %s\n", what, value);
-	exit(2);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static long number(const char *key, const char *text, long low, long high)
-{
-	char *end;
-	errno = 0;
-	long value = strtol(text, &end, 10);
-	if (errno || end == text || *end || value < low || value > high)
-		usage(key, text);
-	return value;
-}
-
-/* ---- server: what a connection is owed ------------------------------------------------------------------- */
-
-enum role { NONE, LISTEN, ECHO, SINK, SOURCE, PEER };
-struct served {
-	uint8_t role, answers; /* for LISTEN: the role of what it accepts */
-	uint64_t owed;
-};
-static struct served served[MAX_FDS];
-
-static void add(int poll, int fd, uint32_t events)
-{
-	struct epoll_event event = {.events = events, .data.fd = fd};
-	if (epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event))
-		die("epoll_ctl");
-}
-
-static void listen_on(int poll, int family, int port, enum role answers)
-{
-	int on = 1, fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
-	struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
-	struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(port)};
-	if (fd < 0 && family == AF_INET6)
-		return; /* a machine without IPv6 */
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-	if (family == AF_INET6)
-		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-	if (bind(fd, family == AF_INET ? (void *)&four : (void *)&six, family == AF_INET ? sizeof four : sizeof six) ||
-	    listen(fd, 4096))
-		die("listen");
-	served[fd] = (struct served){LISTEN, answers, 0};
-	add(poll, fd, EPOLLIN);
-}
-
-static void accept_all(int poll, int listener)
-{
-	int fd, on = 1;
-	while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-		if (fd >= MAX_FDS) {
-			close(fd);
-			continue;
-		}
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-		served[fd] = (struct served){served[listener].answers, 0, 0};
-		add(poll, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
-	}
-}
-
-/* Pay what is owed; false once the connection is over. */
-static int pay(int fd, struct served *s)
-{
-	while (s->owed) {
-		ssize_t n = send(fd, chunk, s->owed < CHUNK ? s->owed : CHUNK, MSG_NOSIGNAL);
-		if (n < 0)
-			return errno == EAGAIN;
-		s->owed -= (uint64_t)n;
-	}
-	return 1;
-}
-
-static void tell_peer(int fd)
-{
-	struct sockaddr_storage peer;
-	socklen_t size = sizeof peer;
-	char host[INET6_ADDRSTRLEN], text[INET6_ADDRSTRLEN + 16];
-	if (getpeername(fd, (void *)&peer, &size))
-		return;
-	struct sockaddr_in *four = (void *)&peer;
-	struct sockaddr_in6 *six = (void *)&peer;
-	int is6 = peer.ss_family == AF_INET6;
-	inet_ntop(peer.ss_family, is6 ? (void *)&six->sin6_addr : (void *)&four->sin_addr, host, sizeof host);
-	int n = snprintf(text, sizeof text, is6 ? "[%s]:%u" : "%s:%u", host, ntohs(is6 ? six->sin6_port : four->sin_port));
-	(void)!send(fd, text, (size_t)n, MSG_NOSIGNAL);
-}
-
-static int take(int fd, struct served *s)
-{
-	for (;;) {
-		ssize_t n = recv(fd, chunk, s->role == ECHO ? CHUNK / 4 : CHUNK, 0);
-		if (n < 0)
-			return errno == EAGAIN;
-		if (n == 0) {
-			if (s->role == SINK) /* the sink says that it has everything */
-				(void)!send(fd, chunk, 1, MSG_NOSIGNAL);
-			return 0;
-		}
-		if (s->role == PEER) {
-			tell_peer(fd);
-			return 0;
-		}
-		if (s->role == ECHO)
-			s->owed += (uint64_t)n;
-		if (s->role == SOURCE)
-			s->owed = UINT64_MAX;
-		if (s->role != SINK) {
-			if (!pay(fd, s))
-				return 0;
-			if (n < CHUNK / 4) /* drained: a later byte is a later edge */
-				return 1;
-		}
-	}
-}
-
-static void serve(int port)
-{
-	int poll = epoll_create1(0);
-	struct epoll_event events[EVENTS];
-	for (int i = 0; i < 4; i++) {
-		listen_on(poll, AF_INET, port + i, (enum role)(ECHO + i));
-		listen_on(poll, AF_INET6, port + i, (enum role)(ECHO + i));
-	}
-	puts("ready");
-	fflush(stdout);
-	for (;;) {
-		int count = epoll_wait(poll, events, EVENTS, -1);
-		for (int i = 0; i < count; i++) {
-			int fd = events[i].data.fd, alive = 1;
-			struct served *s = &served[fd];
-			if (s->role == LISTEN) {
-				accept_all(poll, fd);
-				continue;
-			}
-			if (s->owed)
-				alive = pay(fd, s);
-			if (alive && events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-				alive = take(fd, s);
-			if (alive && events[i].events & (EPOLLHUP | EPOLLERR))
-				alive = 0;
-			/* the rest of an edge that brought data and the end together */
-			if (alive && events[i].events & EPOLLRDHUP && !s->owed)
-				alive = take(fd, s);
-			if (!alive)
-				close(fd);
-		}
-	}
-}
+/* The client: connections that ask, send or hold, one request in flight on each. */
+#include "load.h"
 
 /* ---- latency: logarithmic buckets, 32 for each power of two, so within 3 % ------------------------------ */
 
@@ -227,7 +29,7 @@ static double percentile_us(double share)
 static struct {
 	const char *mode;
 	struct sockaddr_storage to, from;
-	long port, count, size, proxy, sources;
+	long port, count, size, proxy, sources, http;
 	uint64_t seed;
 	double seconds;
 } o = {.port = 8080, .count = 1, .size = 64, .sources = 1, .seconds = 1};
@@ -235,12 +37,14 @@ static struct {
 struct conn {
 	int fd;
 	uint8_t connected;
-	int64_t wanted; /* bytes of the response still to come */
+	int64_t wanted; /* bytes of the response still to come; of its body, where it is HTTP */
+	struct head head;
 	uint64_t begun;
 };
 static struct conn conns[MAX_FDS];
 static uint64_t serial, claims, errors, done, bytes;
 static int last_errno;
+static char request[1 << 16]; /* zeros, or a request of HTTP */
 
 static socklen_t length(const struct sockaddr_storage *a)
 {
@@ -302,6 +106,12 @@ static size_t header(char *out, uint64_t n)
 	return 20 + 2 * width;
 }
 
+static void expect(struct conn *c)
+{
+	c->head = (struct head){0, 0};
+	c->wanted = o.http ? HTTP_BODY : o.size;
+}
+
 /* Connections come from `sources` addresses in turn, and the kernel picks the port only at connect: ports
  * are then unique per four-tuple and do not run out. */
 static void start(int poll, struct conn *c)
@@ -310,7 +120,7 @@ static void start(int poll, struct conn *c)
 	struct sockaddr_storage from = o.from;
 	c->begun = now_ns();
 	c->connected = 0;
-	c->wanted = o.size;
+	expect(c);
 	c->fd = socket(o.to.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
 		die("socket");
@@ -344,8 +154,9 @@ static int failed(struct conn *c, int error)
 /* Header and first request in one segment. A bulk connection sends one byte so that the far end knows it. */
 static int greet(struct conn *c, long size)
 {
-	static char out[MAX_HEADER + (1 << 16)];
+	static char out[MAX_HEADER + sizeof request];
 	size_t head = header(out, o.seed + claims++);
+	memcpy(out + head, request, (size_t)size);
 	ssize_t sent = send(c->fd, out, head + (size_t)size, MSG_NOSIGNAL);
 	if (sent == (ssize_t)(head + (size_t)size))
 		return c->connected = 1;
@@ -363,9 +174,9 @@ static int receive(struct conn *c)
 			failed(c, n ? errno : ECONNRESET);
 			return -1;
 		}
-		c->wanted -= n;
+		c->wanted = o.http ? http_wanted(&c->head, c->wanted, chunk, n) : c->wanted - n;
 	}
-	if (c->wanted < 0) { /* the server was sent more than the request: the header reached it */
+	if (c->wanted < 0) { /* not the answer to the request: the server was sent the header, too */
 		failed(c, EBADMSG);
 		return -1;
 	}
@@ -439,8 +250,8 @@ static int run_open(int poll)
 static void ask(struct conn *c)
 {
 	c->begun = now_ns();
-	c->wanted = o.size;
-	if (send(c->fd, chunk, (size_t)o.size, MSG_NOSIGNAL) != o.size)
+	expect(c);
+	if (send(c->fd, request, (size_t)o.size, MSG_NOSIGNAL) != o.size)
 		failed(c, errno);
 }
 
@@ -517,6 +328,37 @@ static void run_peer(int poll)
 	}
 }
 
+static void print_quoted(const char *text)
+{
+	putchar('"');
+	for (; *text; text++)
+		printf(*text == '"' || *text == '\\' ? "\\%c" : *text < ' ' ? "\\u%04x" : "%c", *text);
+	putchar('"');
+}
+
+/* One request with headers that a client forged; prints what the server got. */
+static void run_seen(int poll)
+{
+	struct epoll_event event;
+	struct conn *c = &conns[0];
+	char text[2 * HTTP_LONGEST] = "", *body = NULL;
+	ssize_t n = 0, all = 0;
+	start(poll, c);
+	while (!body && c->fd >= 0 && epoll_wait(poll, &event, 1, 5000) == 1) {
+		if (!c->connected && !greet(c, o.size))
+			return;
+		while ((n = recv(c->fd, text + all, sizeof text - 1 - (size_t)all, 0)) > 0)
+			text[all += n] = 0;
+		if (!http_answer(text, &body) && !(n < 0 && errno == EAGAIN))
+			return;
+	}
+	if (!body)
+		return;
+	printf("{\"mode\":\"seen\",\"seen\":");
+	print_quoted(body);
+	puts("}");
+}
+
 static void option(char *text)
 {
 	char *value = strchr(text, '=');
@@ -528,13 +370,15 @@ static void option(char *text)
 	else if (!strcmp(text, "from"))
 		address(text, value, &o.from);
 	else if (!strcmp(text, "port"))
-		o.port = number(text, value, 1, 65532);
+		o.port = number(text, value, 1, 65536 - PORTS);
 	else if (!strcmp(text, "n"))
 		o.count = number(text, value, 1, MAX_FDS - 64);
 	else if (!strcmp(text, "size"))
 		o.size = number(text, value, 1, 1 << 16);
 	else if (!strcmp(text, "proxy"))
 		o.proxy = number(text, value, 0, 2);
+	else if (!strcmp(text, "http"))
+		o.http = number(text, value, 0, 1);
 	else if (!strcmp(text, "sources"))
 		o.sources = number(text, value, 1, 256);
 	else if (!strcmp(text, "seed"))
@@ -545,15 +389,28 @@ static void option(char *text)
 		usage("unknown option", text);
 }
 
-static void client(char **argv)
+static void prepare_request(int forged)
+{
+	char host[INET6_ADDRSTRLEN], name[INET6_ADDRSTRLEN + 16];
+	int six = o.to.ss_family == AF_INET6;
+	inet_ntop(o.to.ss_family, six ? (void *)&((struct sockaddr_in6 *)&o.to)->sin6_addr : (void *)&((struct sockaddr_in *)&o.to)->sin_addr,
+	          host, sizeof host);
+	snprintf(name, sizeof name, six ? "[%s]:%ld" : "%s:%ld", host, o.port);
+	o.size = (long)http_request(request, name, forged);
+}
+
+void client(char **argv)
 {
 	o.mode = *argv++;
 	for (; *argv; argv++)
 		option(*argv);
 	if (!o.to.ss_family)
 		usage("needs", "to=ADDRESS");
-	int bulk = !strcmp(o.mode, "up") ? 1 : !strcmp(o.mode, "down") ? 2 : 0, peer = !strcmp(o.mode, "peer");
-	o.port += peer ? 3 : bulk;
+	int bulk = !strcmp(o.mode, "up") ? 1 : !strcmp(o.mode, "down") ? 2 : 0;
+	int peer = !strcmp(o.mode, "peer"), seen = !strcmp(o.mode, "seen");
+	o.port += bulk == 1 ? ON_SINK : bulk ? ON_SOURCE : peer ? ON_PEER : seen ? ON_SEEN : o.http ? ON_HTTP : ON_ECHO;
+	if (o.http || seen)
+		prepare_request(seen);
 	if (o.to.ss_family == AF_INET)
 		((struct sockaddr_in *)&o.to)->sin_port = htons((uint16_t)o.port);
 	else
@@ -562,6 +419,10 @@ static void client(char **argv)
 	int standing = !strcmp(o.mode, "request") || !strcmp(o.mode, "idle");
 	if (peer) {
 		run_peer(poll);
+		return;
+	}
+	if (seen) {
+		run_seen(poll);
 		return;
 	}
 	if (standing)
@@ -590,18 +451,3 @@ static void client(char **argv)
 			;
 }
 
-int main(int argc, char **argv)
-{
-	struct rlimit files;
-	signal(SIGPIPE, SIG_IGN);
-	getrlimit(RLIMIT_NOFILE, &files);
-	files.rlim_cur = files.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &files);
-	if (argc == 3 && !strcmp(argv[1], "server"))
-		serve((int)number("port", argv[2], 1, 65532));
-	else if (argc > 2 && !strcmp(argv[1], "client"))
-		client(argv + 2);
-	else
-		usage("usage", "load server PORT | load client MODE key=value ...");
-	return 0;
-}
