@@ -118,8 +118,9 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
         return
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend {prefix}{name}{version}\n  mode http"
-        # a connection to the application belongs to one connection of a client; it ends when that one does
-        yield "  http-reuse never\n  option abortonclose"
+        # a connection to the application belongs to one connection of a client, and ends when that one does; pieces of
+        # a stream are sent as they come
+        yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
         yield from _servers(plan, pod, version, port, options)
 
 

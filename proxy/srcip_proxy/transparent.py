@@ -71,7 +71,8 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
     knows the client's port."""
     for version in pod.versions:
         for name, options in (("http", ""), ("http2-", " proto h2")):
-            yield f"backend {name}{version}\n  mode http\n  http-reuse never\n  option abortonclose"
+            yield f"backend {name}{version}\n  mode http\n  http-reuse never"
+            yield "  option abortonclose\n  option http-no-delay"
             places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
             targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
             yield from _servers(targets, version, "", options)

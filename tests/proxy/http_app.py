@@ -1,7 +1,8 @@
 """An unmodified HTTP/1.1 application: it answers each request with what it saw, as JSON, byte for byte.
 
 Usage: http_app.py ADDRESS PORT [ADDRESS PORT ...]. Some paths do more: /slow waits until the client has gone, /chunked
-answers in chunks with a trailer, /ws speaks WebSocket, /early answers before the body, /close ends the connection.
+answers in chunks with a trailer, /ws speaks WebSocket, /talk answers each chunk, /early answers before the body, /close
+ends the connection.
 """
 
 import base64
@@ -72,6 +73,14 @@ def chunked(connection: socket.socket, seen: dict[str, object]) -> None:
     connection.sendall(b"0\r\nX-Sum: done\r\n\r\n")
 
 
+def talk(connection: socket.socket, file: BinaryIO) -> None:
+    """Answer each chunk of the request with the same chunk, at once."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while size := int(file.readline(), 16):
+        connection.sendall(b"%x\r\n%s" % (size, file.read(size + 2)))
+    connection.sendall(b"0\r\n\r\n")
+
+
 def wait_for_the_end(connection: socket.socket) -> None:
     """A long poll: nothing to say until the client has gone, one way or the other."""
     try:
@@ -91,6 +100,8 @@ def serve(connection: socket.socket, peer: tuple[str, int], number: int) -> None
         if path == "/early":
             answer(connection, seen)
             return
+        if path == "/talk":
+            return talk(connection, file)
         if headers.get("expect") == "100-continue":
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         seen["length"], seen["sha256"], seen["trailers"] = body_of(file, headers)
