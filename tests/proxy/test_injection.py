@@ -64,7 +64,7 @@ def test_a_nasty_text_is_refused_by_the_plan(field: str, text: str) -> None:
     """Before anything is rendered; what is not refused is a name and nothing else."""
     raw = {**json.loads(redirect().to_env()), field: FIELDS[field](text)}
     if (field, text) in HARMLESS:
-        assert f"set-header {text} %[" in haproxy.render(Plan.from_env(json.dumps(raw)), POD)
+        assert f"add-header {text} %[" in haproxy.render(Plan.from_env(json.dumps(raw)), POD)
         return
     with pytest.raises(PlanError):
         Plan.from_env(json.dumps(raw))
