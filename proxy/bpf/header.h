@@ -488,7 +488,7 @@ SRCIP_STEP(srcip_crc_step)
 	crc ^= byte;
 	SRCIP_UNROLL
 	for (int bit = 0; bit < 8; bit++)
-		crc = crc >> 1 ^ (SRCIP_POLYNOMIAL & -(crc & 1));
+		crc = crc >> 1 ^ (crc & 1) * SRCIP_POLYNOMIAL; /* a mask makes new verifiers branch */
 	r->crc = crc;
 	return 0;
 }
@@ -577,18 +577,17 @@ SRCIP_CALLED int srcip_v2(struct srcip_scratch *s, __u32 most)
 
 /* Both. */
 
-/* Whether the bytes begin like `signature`, as far as both go. Without branches, which the verifier would multiply. */
+/* Whether the bytes begin like `signature`, as far as both go. */
 SRCIP_INLINE int srcip_begins(const struct srcip_scratch *s, const char *signature, __u32 length)
 {
-	__u32 different = 0;
-
 	SRCIP_UNROLL
 	for (__u32 i = 0; i < length; i++) {
-		__u32 is_there = (i - s->have) >> 31; /* have is at most 4096 */
-
-		different |= (s->bytes[i] ^ (__u8)signature[i]) & -is_there;
+		if (i >= s->have)
+			return 1;
+		if (s->bytes[i] != (__u8)signature[i])
+			return 0;
 	}
-	return !different;
+	return 1;
 }
 
 /* The verdict on the `have` bytes. Written for every call: claim, reason, reading. */
