@@ -35,12 +35,17 @@ static int program, scratches, questions;
 static void prepare(const char *path)
 {
 	struct bpf_object *object = bpf_object__open_file(path, NULL);
+	struct bpf_prog_info info = { 0 };
+	__u32 size = sizeof(info);
 
 	if (!object || bpf_object__load(object))
 		fail("loading the object");
 	program = bpf_program__fd(bpf_object__find_program_by_name(object, "parser"));
 	scratches = bpf_object__find_map_fd_by_name(object, "scratches");
 	questions = bpf_object__find_map_fd_by_name(object, "questions");
+	if (bpf_obj_get_info_by_fd(program, &info, &size))
+		fail("asking for the program");
+	fprintf(stderr, "verified %u instructions\n", info.verified_insns);
 }
 
 static int ask(struct srcip_scratch *scratch, struct question *question)
@@ -125,5 +130,6 @@ int main(int count, char **arguments)
 		}
 		printf("\n");
 	}
+	free(line);
 	return 0;
 }
