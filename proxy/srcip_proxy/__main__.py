@@ -1,4 +1,4 @@
-"""`srcip-proxy init | render | check`: the data plane of one Pod, told by the environment."""
+"""`srcip-proxy init | render | check | ebpf`: the data plane of one Pod, told by the environment."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ The plan is read from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP 
   init     set up interception and write HAProxy's configuration; needs CAP_NET_ADMIN
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
+  ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help
 """
 
 
@@ -42,6 +43,12 @@ def _check() -> int:
     return check.main()
 
 
+def _ebpf(arguments: list[str]) -> int:
+    from srcip_proxy import ebpf  # noqa: PLC0415
+
+    return ebpf.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
 
 
@@ -51,11 +58,11 @@ def main() -> None:
     if arguments in (["-h"], ["--help"]):
         print(USAGE, end="")
         sys.exit(0)
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+    if arguments[:1] != ["ebpf"] and (len(arguments) != 1 or arguments[0] not in COMMANDS):
         print(USAGE, end="", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(COMMANDS[arguments[0]]())
+        sys.exit(_ebpf(arguments[1:]) if arguments[0] == "ebpf" else COMMANDS[arguments[0]]())
     except (PlanError, PodError) as error:
         print(f"srcip-proxy {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(1)
