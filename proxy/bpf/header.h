@@ -259,7 +259,7 @@ SRCIP_INLINE int srcip_colon(struct srcip_reading *r)
 		r->colons = 2;
 		return 1;
 	}
-	if (r->colons || r->filled)
+	if (r->colons)
 		return 0;
 	r->colons = 1; /* the address begins with it, so another one must follow */
 	return 1;
@@ -308,7 +308,7 @@ SRCIP_INLINE int srcip_address_ends(struct srcip_reading *r)
 	}
 	if (r->family == '4')
 		return r->filled == 4;
-	return r->has_gap ? r->filled <= 14 : r->filled == 16;
+	return r->has_gap || r->filled == 16;
 }
 
 SRCIP_INLINE int srcip_address(struct srcip_reading *r, __u32 c)
@@ -391,7 +391,7 @@ SRCIP_STEP(srcip_v1_step)
 	if (i >= s->have)
 		return 1;
 	s->reading.at = i + 1;
-	if (!srcip_v1_byte(&s->reading, srcip_byte(s, i), i))
+	if (!srcip_v1_byte(&s->reading, s->bytes[i & (SRCIP_MAX_HEADER - 1)], i))
 		return srcip_refuse(s, SRCIP_MALFORMED);
 	return s->reading.verdict != SRCIP_MORE;
 }
@@ -403,8 +403,6 @@ SRCIP_STEP(srcip_expand_step)
 	__u32 from = i < elided ? i : i + filled - 16;
 	__u32 value = s->reading.address[srcip_index(&s->reading, from, 16)];
 
-	if (i >= filled && i < elided) /* IPv4 is shorter */
-		value = 0;
 	if (i >= elided && i - elided < 16 - filled)
 		value = 0;
 	s->claim.address[srcip_index(&s->reading, i, 16)] = value;
@@ -559,7 +557,7 @@ SRCIP_CALLED int srcip_v2(struct srcip_scratch *s, __u32 most)
 	proxied = s->bytes[12] & 1; /* of LOCAL nothing else counts */
 	if (proxied) {
 		s->reading.at = SRCIP_V2_FIXED + srcip_pair_length(s->bytes[13] >> 4);
-		SRCIP_LOOP(SRCIP_MOST_TLVS + 1, srcip_tlv_step, s);
+		SRCIP_LOOP(SRCIP_MOST_TLVS, srcip_tlv_step, s);
 		if (s->reading.verdict == SRCIP_REJECT)
 			return SRCIP_REJECT;
 	}

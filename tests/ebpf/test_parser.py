@@ -205,9 +205,11 @@ def test_a_header_of_the_largest_size_with_a_checksum(parser: Reader) -> None:
 
 
 def test_as_many_tlvs_as_fit(parser: Reader) -> None:
-    """The smallest TLVs fill the largest header; one that is cut short behind them is seen."""
+    """The smallest TLVs fill the largest header, and the last one is still looked at."""
     assert whole(parser, v2(tlvs=tlv(4, b"") * 1356)) == ("proxy", "203.0.113.7", 54321, 4096)
-    assert whole(parser, v2(tlvs=tlv(4, b"") * 1355 + b"\4\0")) == ("refuse", "malformed")
+    most = reference.SIGNATURE + b"\x21\x00\x0f\xf0" + tlv(4, b"") * 1359
+    assert whole(parser, most + b"\4\0\0") == ("local", 4096)
+    assert whole(parser, most + b"\4\0\1") == ("refuse", "malformed")
 
 
 def test_a_second_checksum_is_refused_at_once(parser: Reader) -> None:
@@ -245,6 +247,16 @@ def test_refuses_at_the_first_byte_that_shows_it(parser: Reader, data: bytes, le
 
 UNUSABLE4 = ("0.1.2.3", "127.9.9.9", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", OWN[0])
 UNUSABLE6 = ("::", "::1", "fe80::1", "febf::1", "ff02::1", OWN[1], *(f"::ffff:{address}" for address in UNUSABLE4))
+USABLE = (
+    *("1.0.0.0", "126.0.0.1", "128.0.0.1", "169.253.1.1", "170.254.1.1", "223.1.1.1", "240.0.0.1", "255.255.255.254"),
+    *("10.77.3.3", "::2", "::1:0", "1::", "fe7f::1", "fec0::1", "feff::1", "fd77::3"),
+)
+
+
+@pytest.mark.parametrize("address", USABLE)
+def test_takes_the_neighbours_of_what_no_client_has(parser: Reader, address: str) -> None:
+    for header in (v1((address, 5000)), v2((address, 5000))):
+        assert whole(parser, header) == ("proxy", address, 5000, len(header))
 
 
 @pytest.mark.parametrize("address", [*UNUSABLE4, *UNUSABLE6])
@@ -255,17 +267,32 @@ def test_refuses_what_no_client_has(parser: Reader, address: str) -> None:
         assert whole(parser, header) == ("refuse", "unusable_address")
 
 
+def spelled(chance: random.Random) -> str:
+    """Something that is an IPv6 address, or nearly."""
+    groups = [f"{chance.randrange(16 ** chance.randrange(1, 5)):x}" for _ in range(chance.randrange(9))]
+    if chance.randrange(3) == 0:
+        groups.append(".".join(str(chance.randrange(300 if chance.randrange(8) == 0 else 256)) for _ in range(4)))
+    at = chance.randrange(len(groups) + 1)
+    if len(groups) < 8 or chance.randrange(8) == 0:
+        return ":".join(groups[:at]) + "::" + ":".join(groups[at:])
+    return ":".join(groups)
+
+
+def corpus(chance: random.Random) -> list[bytes]:
+    """Headers, most of them valid, of every kind."""
+    headers = [bytes.fromhex(case["hex"]) for case in CASES]
+    for size in [4, 16] * 50:
+        client = (str(ipaddress.ip_address(chance.randbytes(size))), chance.randrange(65536))
+        headers += [v1(client), v2(client), with_checksum(tlv(2, b"example.org"), tlv(4, bytes(9)), client)]
+    headers += [f"PROXY TCP6 {spelled(chance)} {spelled(chance)} 1 65535\r\n".encode() for _ in range(400)]
+    headers += [v2((address, 5000)) for address in (*UNUSABLE4, *UNUSABLE6, *USABLE)]
+    return [*headers, with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055))]
+
+
 def test_fuzz(tmp_path: Path) -> None:
     """It agrees with a third reader, in C, on damaged headers, under the sanitizers. SRCIP_FUZZ says on how many."""
     fuzz = build(tmp_path / "fuzz", HERE / "fuzz.c", HERE / "reference.c", *SANITIZERS)
-    chance = random.Random(SEED)  # noqa: S311
-    corpus = [bytes.fromhex(case["hex"]) for case in CASES]
-    for _ in range(50):
-        for client in ((ipaddress.ip_address(chance.randbytes(size)), chance.randrange(65536)) for size in (4, 16)):
-            corpus += [v1((str(client[0]), client[1])), v2((str(client[0]), client[1]))]
-            corpus.append(with_checksum(tlv(2, b"example.org"), tlv(4, bytes(9)), (str(client[0]), client[1])))
-    corpus.append(with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055)))
-    text = "".join(f"{header.hex()}\n" for header in corpus)
+    text = "".join(f"{header.hex()}\n" for header in corpus(random.Random(SEED)))  # noqa: S311
     subprocess.run([fuzz, FUZZ, SEED], input=text, text=True, check=True)
 
 
