@@ -8,6 +8,7 @@
  * acknowledge what is out of their window (so a held part of a header gets its ACK), and they refuse by RST.
  */
 #include "connections.h"
+#include "options.h"
 
 #define PASS (-1) /* TC_ACT_UNSPEC: whoever is attached behind sees the packet, too */
 #define DROP 2
@@ -32,6 +33,7 @@ static __noinline int refuse_packet(struct __sk_buff *skb, struct work *w)
 	struct packet *p = &w->packet;
 
 	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV) {
+		bpf_map_delete_elem(&cookies, &p->flow);
 		set_seq(skb, p, p->seq ^ HALF_A_SPACE);
 		return PASS;
 	}
@@ -67,9 +69,15 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 	struct packet *p = &w->packet;
 	__u32 expected = w->live.isn + 1, seq = p->seq - w->live.shift;
 
-	/* A request takes no segment that ends where it should begin; a SYN cookie knows just the number it expects. */
-	if ((state == TCP_NEW_SYN_RECV && seq + p->payload == expected && p->payload) || state == TCP_LISTEN)
+	/*
+	 * A request takes no segment that ends where it should begin; a SYN cookie knows just the number it expects.
+	 * Nobody answers a bare ACK, though a sender may wait for one (Nagle): the connection meets a copy, as old data.
+	 */
+	if ((state == TCP_NEW_SYN_RECV && seq + p->payload == expected && p->payload) || state == TCP_LISTEN) {
+		if (!(p->flags & FIN))
+			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 		return trim(skb, w, expected) ? DROP : PASS;
+	}
 	set_seq(skb, p, seq);
 	return PASS;
 }
@@ -78,7 +86,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 length)
 {
 	struct packet *p = &w->packet;
-	__u32 was_held = pending->is_held;
+	__u32 was_held = pending->is_held, state = state_of(skb, &p->flow);
 
 	w->live.isn = w->attempt.isn;
 	w->live.shift = length;
@@ -88,7 +96,9 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	bpf_map_delete_elem(&attempts, &w->attempt);
 	if (was_held)
 		bpf_map_delete_elem(&headers, &p->flow);
-	return deliver(skb, w, state_of(skb, &p->flow));
+	if (state == TCP_LISTEN)
+		bpf_map_delete_elem(&cookies, &p->flow);
+	return deliver(skb, w, state);
 }
 
 static __always_inline int promote_none(struct __sk_buff *skb, struct work *w, struct pending *pending)
@@ -170,6 +180,7 @@ static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending
 	if (!pending->is_held) {
 		w->held.isn = w->attempt.isn;
 		w->held.since = bpf_ktime_get_ns();
+		w->held.timestamp = read_echo(skb, w);
 		if (add_held(w))
 			return refuse(skb, w, pending, REFUSED_NO_ROOM);
 		pending->is_held = 1;
@@ -225,10 +236,8 @@ static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, str
 		return promote_none(skb, w, pending);
 	if (is_late)
 		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	if (!p->payload)
-		return DROP; /* the ACK that ends the handshake */
-	if (!held)
-		return DROP;
+	if (!p->payload || !held || state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
+		return DROP; /* above all the ACK that ends the handshake */
 	set_seq(skb, p, p->seq - held->scratch.have);
 	return PASS;
 }
@@ -259,9 +268,10 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 /* A packet that belongs to no handshake that was seen. */
 static __always_inline int on_stray(struct __sk_buff *skb, struct work *w)
 {
-	__u32 state = state_of(skb, &w->packet.flow);
+	struct flow *flow = &w->packet.flow;
+	__u32 state = state_of(skb, flow);
 
-	if (state == TCP_NEW_SYN_RECV) {
+	if (state == TCP_NEW_SYN_RECV || (state == TCP_LISTEN && bpf_map_lookup_elem(&cookies, flow))) {
 		count(DROPPED_EARLY);
 		return DROP;
 	}
@@ -308,142 +318,11 @@ static __always_inline int on_live(struct __sk_buff *skb, struct work *w, const 
 	return PASS;
 }
 
-/* The options of a packet as a list. */
-static __always_inline int read_options(struct __sk_buff *skb, struct work *w)
-{
-	struct packet *p = &w->packet;
-	__u32 size = p->header - OPTIONS_AT;
-
-	__builtin_memset(w->options, 0, sizeof(w->options));
-	if (!size || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options))))
-		return -1;
-	__builtin_memcpy(w->before, w->options, sizeof(w->options));
-	w->at = 0;
-	return 0;
-}
-
-static __always_inline int write_options(struct __sk_buff *skb, struct work *w)
-{
-	struct packet *p = &w->packet;
-	__u32 size = p->header - OPTIONS_AT;
-	__s64 difference;
-
-	difference = bpf_csum_diff((__be32 *)w->before, sizeof(w->before), (__be32 *)w->options, sizeof(w->options), 0);
-	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, 0, difference, 0);
-	return bpf_skb_store_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options)), 0);
-}
-
-static __always_inline __u8 *option(struct work *w, __u32 at)
-{
-	volatile __u32 *place = &w->zeros[0];
-
-	*place = at;
-	return &w->options[*place & 63];
-}
-
-static __always_inline void raise_edge(struct work *w, __u32 at, __u32 by)
-{
-	__u32 edge = *option(w, at) << 24 | *option(w, at + 1) << 16 | *option(w, at + 2) << 8 | *option(w, at + 3);
-
-	edge += by;
-	*option(w, at) = edge >> 24;
-	*option(w, at + 1) = edge >> 16;
-	*option(w, at + 2) = edge >> 8;
-	*option(w, at + 3) = edge;
-}
-
-static long raise_block(__u32 i, void *context)
-{
-	struct work *w = ((struct {
-				 struct work *w;
-			 } *)context)
-				->w;
-	__u32 at = w->at, size = *option(w, at + 1);
-
-	if (2 + i * 4 + 4 > size || at + 2 + i * 4 + 4 > OPTIONS_SIZE)
-		return 1;
-	raise_edge(w, at + 2 + i * 4, w->shift);
-	return 0;
-}
-
-#define KIND_END 0
-#define KIND_NOP 1
-#define KIND_SACK 5
-#define KIND_FAST_OPEN 34
-#define KIND_EXPERIMENT 254
-
-/* One option: SACK blocks are raised by w->shift, Fast Open becomes NOP. */
-static long each_option(__u32 i, void *context)
-{
-	struct {
-		struct work *w;
-	} *box = context;
-	struct work *w = box->w;
-	__u32 at = w->at, kind, size;
-
-	(void)i;
-	if (at + 1 >= OPTIONS_SIZE)
-		return 1;
-	kind = *option(w, at);
-	size = *option(w, at + 1);
-	if (kind == KIND_END)
-		return 1;
-	if (kind == KIND_NOP) {
-		w->at = at + 1;
-		return 0;
-	}
-	if (size < 2)
-		return 1;
-	if (kind == KIND_SACK)
-		bpf_loop(8, raise_block, box, 0);
-	w->at = at + size;
-	return 0;
-}
-
-static long no_fast_open(__u32 i, void *context)
-{
-	struct {
-		struct work *w;
-	} *box = context;
-	struct work *w = box->w;
-	__u32 at = w->at, left = w->shift, kind, size;
-
-	(void)i;
-	if (at + 1 >= OPTIONS_SIZE)
-		return 1;
-	if (left) { /* bytes of the option that go */
-		*option(w, at) = KIND_NOP;
-		w->shift = left - 1;
-		w->at = at + 1;
-		return 0;
-	}
-	kind = *option(w, at);
-	size = *option(w, at + 1);
-	if (kind == KIND_END)
-		return 1;
-	if (kind != KIND_NOP && size < 2)
-		return 1;
-	if (kind == KIND_FAST_OPEN ||
-	    (kind == KIND_EXPERIMENT && *option(w, at + 2) == 0xf9 && *option(w, at + 3) == 0x89)) {
-		w->shift = size;
-		return 0;
-	}
-	w->at = at + (kind == KIND_NOP ? 1 : size);
-	return 0;
-}
-
 /* A SYN of a trusted peer: never Fast Open, which would hand its data to the application at once. */
-static __noinline int on_syn(struct __sk_buff *skb, struct work *w)
+static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 {
-	struct {
-		struct work *w;
-	} box = { w };
-
-	if (read_options(skb, w))
-		return PASS;
-	w->shift = 0;
-	bpf_loop(2 * OPTIONS_SIZE, no_fast_open, &box, 0);
-	write_options(skb, w);
+	if (w->packet.header != OPTIONS_AT)
+		forbid_fast_open(skb, w);
 	return PASS;
 }
 
@@ -481,7 +360,6 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	struct held *held;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
 
-	(void)skb;
 	pending.policy = policy_of(&p->flow);
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
@@ -502,26 +380,20 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	pending.since = bpf_ktime_get_ns();
 	pending.iss = p->seq;
 	bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_ANY);
+	if (state_of(skb, &p->flow) == TCP_LISTEN)
+		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
 	return PASS;
 }
 
-static __noinline int raise_ack(struct __sk_buff *skb, struct work *w, __u32 by)
+static __noinline int raise_ack(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
 {
-	struct {
-		struct work *w;
-	} box = { w };
 	struct packet *p = &w->packet;
 
 	if (!by || !(p->flags & ACK))
 		return PASS;
 	replace(skb, p, ACK_AT, p->ack, p->ack + by);
-	if (p->header == OPTIONS_AT || read_options(skb, w))
-		return PASS;
-	if (*(__be32 *)w->options == bpf_htonl(0x0101080a) && p->header == OPTIONS_AT + 12)
-		return PASS; /* a timestamp and nothing else */
-	w->shift = by;
-	bpf_loop(OPTIONS_SIZE, each_option, &box, 0);
-	write_options(skb, w);
+	if (p->header != OPTIONS_AT)
+		change_options(skb, w, by, timestamp);
 	return PASS;
 }
 
@@ -547,9 +419,9 @@ int srcip_egress(struct __sk_buff *skb)
 		return PASS;
 	}
 	if (live)
-		return raise_ack(skb, w, live->shift);
+		return raise_ack(skb, w, live->shift, 0);
 	held = bpf_map_lookup_elem(&headers, &p->flow);
-	return held ? raise_ack(skb, w, held->scratch.have) : PASS;
+	return held ? raise_ack(skb, w, held->scratch.have, held->timestamp) : PASS;
 }
 
 /* The client of the socket, or nothing. */

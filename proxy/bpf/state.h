@@ -60,7 +60,7 @@ struct pending {
 /* The part of a header that has arrived, where it came in several segments. */
 struct held {
 	__u32 isn;
-	__u32 reserved;
+	__u32 timestamp; /* of our SYN-ACK, as the peer echoed it; 0: none */
 	__u64 since;
 	struct srcip_scratch scratch;
 };
@@ -104,9 +104,9 @@ struct work {
 	struct packet packet;
 	struct attempt attempt;
 	struct live live;
-	__u32 at; /* in options */
-	__u32 shift;
-	__u32 zeros[4];
+	__u32 at, place; /* in options */
+	__u32 shift, timestamp, echo;
+	__u32 reserved;
 	__u8 tcp[64];
 	__u8 options[64], before[64];
 	struct held held;
@@ -130,6 +130,8 @@ MAP(counters, ARRAY, COUNTER_SETS, __u32, __u64, 0);
 MAP(works, PERCPU_ARRAY, DIRECTIONS, __u32, struct work, 0);
 /* Not answered yet: may be forgotten, then the next SYN-ACK brings it back, or the connection is refused. */
 MAP(attempts, LRU_HASH, 8192, struct attempt, struct pending, 0);
+/* Those that the kernel has answered by a SYN cookie, and so knows nothing of. */
+MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
 MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
 /* Never forgotten while the kernel has the connection. */
 MAP(lives, HASH, 16384, struct flow, struct live, 0);
