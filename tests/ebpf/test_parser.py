@@ -1,7 +1,6 @@
 """The parser of ebpf mode, in user space and in the kernel: public cases, the other readers, and damaged headers."""
 
 import ipaddress
-import json
 import os
 import random
 import shutil
@@ -12,16 +11,12 @@ from typing import Any
 
 import pytest
 import reference
+from header_corpus import CASES, OWN, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv, with_checksum
 from rig import v1, v2
 from test_reader import damaged
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "proxy" / "bpf"
-CASES = [
-    case
-    for case in json.loads((HERE.parent / "proxy" / "cases.json").read_text())["cases"]
-    if case["context"]["transport"] == "tcp" and case["context"]["peer"] == "trusted"
-]
 COUNT = 100_000
 """Damaged headers that the readers are compared on; in the kernel a fifth of them."""
 FUZZ = os.environ.get("SRCIP_FUZZ", "1000000")
@@ -30,8 +25,6 @@ SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CAPABILITIES = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
 INSTRUCTIONS = 50_000
 """How many the verifier may look at, of a million that it would: the parser is a part of larger programs."""
-OWN = ("10.77.3.2", "fd77::2")
-"""The Pod's addresses, for verdicts.c."""
 REFUSED = [
     ipaddress.ip_network(text)
     for text in (
@@ -184,16 +177,6 @@ def test_agrees_with_the_second_reader_in_the_kernel(kernel: Reader) -> None:
     compare(kernel, [damaged(chance) for _ in range(COUNT // 5)])
 
 
-def tlv(kind: int, value: bytes) -> bytes:
-    return bytes([kind]) + len(value).to_bytes(2, "big") + value
-
-
-def with_checksum(before: bytes = b"", after: bytes = b"", client: tuple[str, int] = ("203.0.113.7", 5000)) -> bytes:
-    header = v2(client, tlvs=before + tlv(3, bytes(4)) + after)
-    at = len(header) - len(after) - 4
-    return header[:at] + reference.crc32c(header).to_bytes(4, "big") + header[at + 4 :]
-
-
 def test_a_header_of_the_largest_size_with_a_checksum(parser: Reader) -> None:
     """4096 bytes are read to the last one: a changed bit anywhere is seen; one byte more is too long."""
     header = with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055))
@@ -245,14 +228,6 @@ def test_refuses_at_the_first_byte_that_shows_it(parser: Reader, data: bytes, le
     assert verdicts[length - 1] == ("refuse", reason)
 
 
-UNUSABLE4 = ("0.1.2.3", "127.9.9.9", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", OWN[0])
-UNUSABLE6 = ("::", "::1", "fe80::1", "febf::1", "ff02::1", OWN[1], *(f"::ffff:{address}" for address in UNUSABLE4))
-USABLE = (
-    *("1.0.0.0", "126.0.0.1", "128.0.0.1", "169.253.1.1", "170.254.1.1", "223.1.1.1", "240.0.0.1", "255.255.255.254"),
-    *("10.77.3.3", "::2", "::1:0", "1::", "fe7f::1", "fec0::1", "feff::1", "fd77::3"),
-)
-
-
 @pytest.mark.parametrize("address", USABLE)
 def test_takes_the_neighbours_of_what_no_client_has(parser: Reader, address: str) -> None:
     for header in (v1((address, 5000)), v2((address, 5000))):
@@ -265,28 +240,6 @@ def test_refuses_what_no_client_has(parser: Reader, address: str) -> None:
     client = (address, 5000)
     for header in (v1(client), v2(client), with_checksum(client=client)):
         assert whole(parser, header) == ("refuse", "unusable_address")
-
-
-def spelled(chance: random.Random) -> str:
-    """Something that is an IPv6 address, or nearly."""
-    groups = [f"{chance.randrange(16 ** chance.randrange(1, 5)):x}" for _ in range(chance.randrange(9))]
-    if chance.randrange(3) == 0:
-        groups.append(".".join(str(chance.randrange(300 if chance.randrange(8) == 0 else 256)) for _ in range(4)))
-    at = chance.randrange(len(groups) + 1)
-    if len(groups) < 8 or chance.randrange(8) == 0:
-        return ":".join(groups[:at]) + "::" + ":".join(groups[at:])
-    return ":".join(groups)
-
-
-def corpus(chance: random.Random) -> list[bytes]:
-    """Headers, most of them valid, of every kind."""
-    headers = [bytes.fromhex(case["hex"]) for case in CASES]
-    for size in [4, 16] * 50:
-        client = (str(ipaddress.ip_address(chance.randbytes(size))), chance.randrange(65536))
-        headers += [v1(client), v2(client), with_checksum(tlv(2, b"example.org"), tlv(4, bytes(9)), client)]
-    headers += [f"PROXY TCP6 {spelled(chance)} {spelled(chance)} 1 65535\r\n".encode() for _ in range(400)]
-    headers += [v2((address, 5000)) for address in (*UNUSABLE4, *UNUSABLE6, *USABLE)]
-    return [*headers, with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055))]
 
 
 def test_fuzz(tmp_path: Path) -> None:
