@@ -1,4 +1,4 @@
-"""`srcip-proxy init | render | check | outbound`: the data plane of one Pod."""
+"""`srcip-proxy init | render | check | outbound | ebpf`: the data plane of one Pod."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ The first three read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
   outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
+  ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help
 """
 
 
@@ -49,6 +50,12 @@ def _outbound(arguments: list[str]) -> int:
     return outbound_run.main(arguments)
 
 
+def _ebpf(arguments: list[str]) -> int:
+    from srcip_proxy import ebpf  # noqa: PLC0415
+
+    return ebpf.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
 
 
@@ -60,11 +67,11 @@ def main() -> None:
         sys.exit(0)
     if arguments[:1] == ["outbound"]:
         sys.exit(_outbound(arguments[1:]))
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+    if arguments[:1] != ["ebpf"] and (len(arguments) != 1 or arguments[0] not in COMMANDS):
         print(USAGE, end="", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(COMMANDS[arguments[0]]())
+        sys.exit(_ebpf(arguments[1:]) if arguments[0] == "ebpf" else COMMANDS[arguments[0]]())
     except (PlanError, PodError) as error:
         print(f"srcip-proxy {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(1)
