@@ -1,14 +1,17 @@
 """Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+import rig
 from rig import APP, POD_ENV, Client, Seen, plan
 
 from srcip_lab import bpf, network
@@ -21,10 +24,23 @@ ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bound
 ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 
 
-def cgroup_root() -> Path:
+def needs_root() -> None:
+    """Skip with the reason where the programs cannot be compiled and attached; in CI that is a failure."""
+    rig.needs_root()
+    missing = [name for name in ("clang", "setpriv", "nsenter") if not shutil.which(name)]
+    reason = f"missing on this machine: {', '.join(missing)} (e2e/setup.sh test)" if missing else ""
+    if not cgroup_root():
+        reason = "cgroup v2 is not mounted"
+    if reason and os.environ.get("CI"):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def cgroup_root() -> Path | None:
     """Where cgroup v2 is mounted."""
     rows = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-    return next(Path(row[1]) for row in rows if row[2] == "cgroup2")
+    return next((Path(row[1]) for row in rows if row[2] == "cgroup2"), None)
 
 
 @dataclass
@@ -35,6 +51,8 @@ class Pod:
     cgroup: Path
     wanted: Plan
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    log: Path = Path(os.devnull)
+    """What the test application said."""
 
     def inside(self, words: list[str], **options: object) -> subprocess.Popen[str]:
         """Start a program in the Pod's network and cgroup, as a container's."""
@@ -78,7 +96,9 @@ class Pod:
         assert len(rows) == len(COUNTERS)
         return {" ".join(name): int(row[2]) for name, row in zip(COUNTERS, rows, strict=True) if row[2] != "0"}
 
-    def connect(self, port: int = 7000, *, host: Host | None = None, to: str | None = None, **options: object) -> Client:
+    def connect(
+        self, port: int = 7000, *, host: Host | None = None, to: str | None = None, **options: object
+    ) -> Client:
         client = Client((host or self.net.lb).connect(to or self.net.pod.ipv4, port, **options))  # type: ignore[arg-type]
         client.sock.setsockopt(6, 1, 1)  # TCP_NODELAY
         return client
@@ -89,10 +109,19 @@ class Pod:
             client.send(data)
             return client.seen()
 
-    def request_sockets(self) -> int:
+    def accepted(self) -> int:
+        """How many connections the application has accepted so far."""
+        return self.log.read_text().count("accepted")
+
+    def sh(self, host: str, script: str) -> str:
+        """Run a shell script in the network of one host."""
+        done = self.net.part(host).run(["sh", "-c", script], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    def half_open(self) -> int:
         """Half-open connections in the Pod."""
-        out = self.net.pod.run(["ss", "-Htn", "state", "syn-recv"], capture_output=True).stdout
-        return len(out.splitlines())
+        return len(self.sh("pod", "ss -Htn state syn-recv").splitlines())
 
     def stop(self) -> None:
         for process in self.processes:
@@ -100,12 +129,17 @@ class Pod:
             process.wait()
 
 
+Pods = Callable[..., Pod]
+
+
 @contextmanager
 def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **changes: object) -> Iterator[Pod]:
     """A Pod with the test application."""
     name = f"e{os.getpid()}{time.monotonic_ns() % 1000}"
     net = network.network(name)
-    cgroup = cgroup_root() / f"srcip-{name}"
+    root = cgroup_root()
+    assert root
+    cgroup = root / f"srcip-{name}"
     network.create(net)
     cgroup.mkdir()
     pod = Pod(net, cgroup, plan(**changes))
@@ -113,7 +147,7 @@ def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **change
         if attached:
             said = pod.attach()
             assert said.returncode == 0, said.stderr
-        pod.log = pod.start([sys.executable, str(APP), *app])  # type: ignore[attr-defined]
+        pod.log = pod.start([sys.executable, str(APP), *app])
         yield pod
     finally:
         pod.stop()

@@ -3,7 +3,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "header.h"
+#include "../../proxy/bpf/header.h"
 
 struct question {
 	struct srcip_limits limits;

@@ -15,8 +15,9 @@ from header_corpus import CASES, OWN, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv,
 from rig import v1, v2
 from test_reader import damaged
 
+from srcip_lab import bpf
+
 HERE = Path(__file__).parent
-SOURCES = HERE.parents[1] / "proxy" / "bpf"
 COUNT = 100_000
 """Damaged headers that the readers are compared on; in the kernel a fifth of them."""
 FUZZ = os.environ.get("SRCIP_FUZZ", "1000000")
@@ -39,8 +40,8 @@ Reader = Callable[..., list[list[Answer]]]
 """Takes the pieces of each connection's first bytes, gives for each connection the verdicts after each piece."""
 
 
-def build(output: Path, *arguments: str | Path, compiler: str = "cc") -> Path:
-    command = [compiler, "-O2", "-g", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}", "-o", output, *arguments]
+def build(output: Path, *arguments: str | Path) -> Path:
+    command = ["cc", "-O2", "-g", "-Wall", "-Wextra", "-Werror", f"-I{bpf.SOURCES}", "-o", output, *arguments]
     subprocess.run(command, check=True)
     return output
 
@@ -81,20 +82,12 @@ def needs(*programs: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def bpf_object(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    needs("clang", "setpriv")
-    machine = subprocess.run(["cc", "-print-multiarch"], text=True, capture_output=True, check=True).stdout.strip()
-    include = f"-I/usr/include/{machine}"  # Debian keeps asm/ there
-    output = tmp_path_factory.mktemp("parser") / "parser.bpf.o"
-    return build(output, "-target", "bpf", "-c", include, HERE / "parser.bpf.c", compiler="clang")
-
-
-@pytest.fixture(scope="session")
-def kernel(tmp_path_factory: pytest.TempPathFactory, bpf_object: Path) -> Reader:
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """The parser in the kernel, loaded with CAP_BPF and CAP_NET_ADMIN alone."""
+    needs("clang", "setpriv")
     program = tmp_path_factory.mktemp("parser") / "verdicts"
     build(program, "-DKERNEL", HERE / "verdicts.c", "-lbpf")
-    return reader(*CAPABILITIES, program, then=(bpf_object,))
+    return reader(*CAPABILITIES, program, then=(bpf.compiled(HERE / "parser.bpf.c"),))
 
 
 @pytest.fixture(params=["user", pytest.param("kernel", marks=pytest.mark.dataplane)])
