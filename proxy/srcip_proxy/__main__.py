@@ -30,7 +30,11 @@ def _init() -> int:
 def _render() -> int:
     from srcip_proxy import init  # noqa: PLC0415
 
-    texts = init.render(*init.load(os.environ))
+    plan, pod = init.load(os.environ)
+    if plan.mode == "ebpf":
+        print(f"{init.summary(plan, pod)}; programs are attached, and nothing is written")
+        return 0
+    texts = init.render(plan, pod)
     print(texts.nft)
     for version, text in texts.routes.items():
         print(f"# ip -{version} -batch -\n{text}")
