@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -38,7 +37,7 @@ def set_up(
 ) -> str:
     """Attach everything and say what was done. Raises NotPossibleError."""
     uid = environment.get(UID, "")
-    if reasons := [*obstacles(platform.release()), *_cgroup_obstacles(root, uid)]:
+    if reasons := [*obstacles(os.uname().release), *_cgroup_obstacles(root, uid)]:
         raise NotPossibleError(reasons)
     cgroup = cgroups.of_pod(root, uid)
     assert cgroup  # one of the reasons otherwise
