@@ -16,9 +16,9 @@ def checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def segment(source: tuple[str, int], to: tuple[str, int], seq: int, ack: int, flags: int, data: bytes = b"") -> bytes:
+def segment(source: tuple[str, int], to: tuple[str, int], numbers: tuple[int, int], flags: int, data: bytes) -> bytes:
     """A TCP segment over IPv4, without the IP header."""
-    head = struct.pack(">HHIIBBHHH", source[1], to[1], seq % 2**32, ack % 2**32, 0x50, flags, 65535, 0, 0)
+    head = struct.pack(">HHIIBBHHH", source[1], to[1], *numbers, 0x50, flags, 65535, 0, 0)
     whole = head + data
     pseudo = socket.inet_aton(source[0]) + socket.inet_aton(to[0]) + struct.pack(">HH", 6, len(whole))
     value = checksum(pseudo + whole + b"\0" * (len(whole) % 2))
@@ -42,7 +42,7 @@ class Forger:
     def send(self, flags: int, data: bytes = b"", *, seq: int | None = None, ack: int | None = None) -> None:
         seq = random.getrandbits(32) if seq is None else seq
         ack = random.getrandbits(32) if ack is None else ack
-        self._socket.sendto(segment(self.source, self.to, seq, ack, flags, data), (self.to[0], 0))
+        self._socket.sendto(segment(self.source, self.to, (seq, ack), flags, data), (self.to[0], 0))
 
     def receive(self) -> tuple[int, int, int]:
         """Sequence number, acknowledgement and flags of the next segment of the connection from the other side."""
