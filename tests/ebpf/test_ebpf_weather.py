@@ -1,6 +1,7 @@
 """TCP in all weathers: what the network does to segments, and what senders and stacks do with them."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from srcip_lab import bpf
 pytestmark = pytest.mark.dataplane
 
 WEATHER = Path(__file__).with_name("weather.bpf.c")
-CONNECTIONS = 8
+CONNECTIONS = 5
 SIZE = 60_000
 DATA = bytes(n * n % 251 for n in range(100_000))
 OFFLOADS = "tx rx sg tso gso gro"
@@ -89,8 +90,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("weather", ["clear", "stormy"])
-@pytest.mark.parametrize("setting", [None, *SETTINGS])
+@pytest.mark.parametrize(
+    ("weather", "setting"), [("clear", None), ("clear", "SYN cookies"), *(("stormy", s) for s in (None, *SETTINGS))]
+)
 def test_every_byte_arrives_under(weather: str, setting: str | None, request: pytest.FixtureRequest) -> None:
     """Loss, doubled and late segments in both directions, with each of these settings of the stacks."""
     pod: Pod = request.getfixturevalue(weather)
@@ -184,6 +186,34 @@ def silent_listener(request: pytest.FixtureRequest) -> Iterator[None]:
 def unacknowledged(sock: socket.socket) -> int:
     """Segments that were sent and not acknowledged: tcpi_unacked of struct tcp_info."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], "little")
+
+
+SLOW = """
+import socket, time
+listener = socket.create_server(("0.0.0.0", 7040), backlog=1)
+print("listening", flush=True)
+time.sleep(1.2)
+while True:
+    connection, peer = listener.accept()
+    print("accepted", peer[1], connection.recv(100).decode(), flush=True)
+"""
+
+
+def test_a_full_queue_of_the_listener_loses_nobody(pod: Pod) -> None:
+    """The kernel drops what completes a handshake, and lets it come again: with its client, and without the header."""
+    log = pod.start([sys.executable, "-c", SLOW])
+    connected = [pod.connect(7040) for _ in range(2)]
+    with ThreadPoolExecutor(8) as pool:
+        connected += pool.map(lambda _: pod.connect(7040), range(6))
+    for number, client in enumerate(connected):
+        client.send(v1(("203.0.113.7", 1000 + number)) + b"data%d" % number)
+    deadline = time.monotonic() + 10
+    while log.read_text().count("accepted") < len(connected):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    said = {line for line in log.read_text().splitlines() if line != "listening"}
+    assert said == {f"accepted {1000 + number} data{number}" for number in range(len(connected))}
+    assert pod.sh("pod", "nstat -asz TcpExtListenOverflows | awk '/Over/ {print $2}'").strip() != "0"
 
 
 def test_a_reset_of_the_client_reaches_the_application(pod: Pod) -> None:
