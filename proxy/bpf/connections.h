@@ -61,6 +61,8 @@ static __always_inline int can_show_ipv6(struct __sk_buff *skb, const struct flo
 	return found.family != INET;
 }
 
+#define SWEEP_EVERY 100000000 /* ns */
+
 struct sweep {
 	struct __sk_buff *skb;
 };
@@ -78,14 +80,19 @@ static long forget_dead(void *map, const void *key, void *value, void *context)
 
 /*
  * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room; nothing
- * else ever removes one, so a connection keeps its entry through TIME_WAIT.
+ * else removes one but a new connection of the same flow, so a connection keeps its entry through TIME_WAIT.
  */
 static __noinline int add_live(struct __sk_buff *skb, struct work *w)
 {
 	struct sweep sweep = { skb };
+	__u64 now;
 
 	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
 		return 0;
+	now = bpf_ktime_get_ns();
+	if (now - w->swept < SWEEP_EVERY)
+		return -1;
+	w->swept = now;
 	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
 	return bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY);
 }

@@ -323,6 +323,8 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 {
 	if (w->packet.header != OPTIONS_AT)
 		forbid_fast_open(skb, w);
+	if (w->packet.payload && trim(skb, w, w->packet.seq))
+		return DROP;
 	return PASS;
 }
 

@@ -107,6 +107,7 @@ struct work {
 	__u32 at, place; /* in options */
 	__u32 shift, timestamp, echo;
 	__u32 reserved;
+	__u64 swept; /* when the dead were last looked for */
 	__u8 tcp[64];
 	__u8 options[64], before[64];
 	struct held held;

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srcip_proxy import ebpf_counters, ebpf_maps, libbpf
+from srcip_proxy import ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
 from srcip_proxy.init import load
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
@@ -58,6 +58,10 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
 def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
+    if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, wanted.object):
+        for finding in findings:
+            print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
+        return 1
     print(f"srcip-proxy ebpf: {attach(plan, pod, wanted.object, wanted.interface, wanted.cgroup)}")
     return 0
 

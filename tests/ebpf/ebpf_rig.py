@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from srcip_proxy.ebpf_counters import COUNTERS
 from srcip_proxy.plan import Plan
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
+LB4_ADDRESS = "10.77.1.2"
 ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 
 
@@ -77,7 +79,7 @@ class Pod:
 
     def start(self, words: list[str]) -> Path:
         """Start an application and wait until it listens; its output is in the file returned."""
-        log = Path(f"/tmp/{self.cgroup.name}-{len(self.processes)}.log")
+        log = Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{len(self.processes)}.log"
         with log.open("w") as output:
             self.processes.append(
                 self.inside(words, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **POD_ENV})
@@ -124,9 +126,10 @@ class Pod:
         return len(self.sh("pod", "ss -Htn state syn-recv").splitlines())
 
     def stop(self) -> None:
-        for process in self.processes:
+        for number, process in enumerate(self.processes):
             process.kill()
             process.wait()
+            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink()
 
 
 Pods = Callable[..., Pod]
