@@ -8,15 +8,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from srcip_proxy import capabilities, capset, cgroups, ebpf, ebpf_maps
+from srcip_proxy import capabilities, capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
 from srcip_proxy import pod as pods
+from srcip_proxy.ebpf_preflight import OLDEST
 from srcip_proxy.libbpf import BpfError
 from srcip_proxy.plan import CGROUP_MOUNT, Plan
 from srcip_proxy.pod import Pod
 
 UID = "POD_UID"
-OLDEST = (5, 17)
-"""The first Linux with bpf_loop, which the reading of headers needs."""
 _LINKS = "CONFIG_NET_CLS_ACT, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)"
 
 
@@ -43,7 +42,10 @@ def set_up(
     assert cgroup  # one of the reasons otherwise
     try:
         capset.use_all()
-        return ebpf.attach(plan, pod, program, interface(pod, pods.run_ip), cgroup)
+        link = interface(pod, pods.run_ip)
+        if reasons := ebpf_preflight.findings(link, cgroup, program):
+            raise NotPossibleError(reasons)
+        return ebpf.attach(plan, pod, program, link, cgroup)
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
         raise NotPossibleError([*explained(str(error)), str(error)]) from error
 

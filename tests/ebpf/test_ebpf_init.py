@@ -49,18 +49,19 @@ class Fresh:
 @pytest.fixture
 def fresh() -> Iterator[Fresh]:
     needs_root()
-    with running(attached=False) as pod:
-        pod.stop()
-        root = pod.cgroup
+    with running(attached=False) as outer:
+        for process in outer.processes:  # its application runs in another cgroup
+            process.kill()
+            process.wait()
+        root = outer.cgroup
         own, other = (root / SLICES.format(uid.replace("-", "_")) for uid in (UID, OTHER))
         for each in (own, other):
             each.mkdir(parents=True)
-        pod.cgroup, pod.wanted = own, replace(pod.wanted, mode="ebpf")
+        pod = Pod(outer.net, own, replace(outer.wanted, mode="ebpf"))
         try:
             yield Fresh(pod, root)
         finally:
             pod.stop()
-            pod.cgroup = root
             for each in (own, other, own.parent, own.parent.parent):
                 remove(each)
 
