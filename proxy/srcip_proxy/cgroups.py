@@ -13,9 +13,9 @@ _UID = re.compile(r"[0-9A-Za-z-]{1,63}", re.ASCII)
 _POD = re.compile(r"(?:.+-)?pod([0-9A-Za-z_-]+?)(?:\.slice)?", re.ASCII)
 
 
-def is_version_2(root: Path) -> bool:
-    """Whether cgroup v2 is mounted there, and not v1 or a mixture."""
-    return (root / "cgroup.controllers").is_file()
+def version_2(root: Path) -> Path | None:
+    """Where cgroup v2 is mounted: there, or in `unified` beside the controllers of v1, as systemd does; else None."""
+    return next((path for path in (root, root / "unified") if (path / "cgroup.controllers").is_file()), None)
 
 
 def of_pod(root: Path, uid: str) -> Path | None:

@@ -35,11 +35,13 @@ def set_up(
     program: Path = ebpf.OBJECT,
 ) -> str:
     """Attach everything and say what was done. Raises NotPossibleError."""
-    uid = environment.get(UID, "")
-    if reasons := [*obstacles(os.uname().release), *_cgroup_obstacles(root, uid)]:
+    reasons = [*obstacles(os.uname().release)]
+    try:
+        cgroup = own_cgroup(root, environment.get(UID, ""))
+    except NotPossibleError as error:
+        reasons += error.reasons
+    if reasons:
         raise NotPossibleError(reasons)
-    cgroup = cgroups.of_pod(root, uid)
-    assert cgroup  # one of the reasons otherwise
     try:
         capset.use_all()
         link = interface(pod, pods.run_ip)
@@ -59,18 +61,21 @@ def obstacles(release: str) -> Iterator[str]:
     yield from capabilities.missing("BPF", "NET_ADMIN", files="python3")
 
 
-def _cgroup_obstacles(root: Path, uid: str) -> Iterator[str]:
+def own_cgroup(root: Path, uid: str) -> Path:
+    """The directory of this Pod, whose UID is `uid`. Raises NotPossibleError."""
     if not root.is_dir():
-        yield f"{root} is missing: it is the node's /sys/fs/cgroup, a hostPath volume of this container"
-    elif not cgroups.is_version_2(root):
-        yield (
-            f"{root}, the node's /sys/fs/cgroup, is not cgroup v2: boot the node with "
-            "systemd.unified_cgroup_hierarchy=1, choose another node, or mode tproxy"
-        )
-    elif not (cgroup := cgroups.of_pod(root, uid)):
-        yield f"no directory of Pod {uid!r} ({UID}, metadata.uid) is below {root}: its hostPath must be the node's own"
-    elif not cgroups.holds(cgroup, os.getpid()):
-        yield f"{cgroup} does not hold this container: {UID} must be metadata.uid of its own Pod"
+        raise NotPossibleError([f"{root} is missing: it is the node's /sys/fs/cgroup, a hostPath volume"])
+    top = cgroups.version_2(root)
+    if not top:
+        text = f"{root}, the node's /sys/fs/cgroup, is not cgroup v2: boot the node with"
+        raise NotPossibleError([f"{text} systemd.unified_cgroup_hierarchy=1, choose another node, or mode tproxy"])
+    cgroup = cgroups.of_pod(top, uid)
+    if not cgroup:
+        text = f"no directory of Pod {uid!r} ({UID}, metadata.uid) is below {top}"
+        raise NotPossibleError([f"{text}: the hostPath must be the node's own /sys/fs/cgroup"])
+    if not cgroups.holds(cgroup, os.getpid()):
+        raise NotPossibleError([f"{cgroup} does not hold this container: {UID} must be its own Pod's metadata.uid"])
+    return cgroup
 
 
 def explained(said: str) -> list[str]:

@@ -89,7 +89,7 @@ def test_init_finds_its_pod_and_the_application_sees_the_client(fresh: Fresh) ->
     [
         ({"uid": ""}, "no directory of Pod '' (POD_UID, metadata.uid) is below"),
         ({"uid": "no-such-pod"}, "no directory of Pod 'no-such-pod'"),
-        ({"uid": OTHER}, "does not hold this container: POD_UID must be metadata.uid of its own Pod"),
+        ({"uid": OTHER}, "does not hold this container: POD_UID must be its own Pod's metadata.uid"),
         ({"root": Path("/nowhere")}, "/nowhere is missing: it is the node's /sys/fs/cgroup, a hostPath volume"),
         ({"root": Path("/usr")}, "is not cgroup v2: boot the node with systemd.unified_cgroup_hierarchy=1"),
         (

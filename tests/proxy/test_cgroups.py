@@ -50,7 +50,11 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_version_2_is_told_from_version_1(tmp_path: Path) -> None:
+    """Also where systemd keeps it beside the controllers of version 1."""
     (tmp_path / "memory").mkdir()
-    assert not cgroups.is_version_2(tmp_path)
+    assert cgroups.version_2(tmp_path) is None
+    (tmp_path / "unified").mkdir()
+    (tmp_path / "unified/cgroup.controllers").write_text("")
+    assert cgroups.version_2(tmp_path) == tmp_path / "unified"
     (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
-    assert cgroups.is_version_2(tmp_path)
+    assert cgroups.version_2(tmp_path) == tmp_path
