@@ -36,6 +36,7 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
     esac
     case $for_what in e2e)
         need containerd containerd
+        need bpftool bpftool # tells whether a program of ebpf mode is left
         need /usr/lib/cni/bridge containernetworking-plugins
         ;;
     esac

@@ -47,6 +47,11 @@ def tproxy(**more: str) -> dict[str, str]:
     return {"mode": "tproxy", **{key.replace("_", "-"): value for key, value in more.items()}}
 
 
+def ebpf(**more: str) -> dict[str, str]:
+    """The same for the mode without a sidecar."""
+    return {**tproxy(**more), "mode": "ebpf"}
+
+
 def alone(*ips: str) -> str:
     """These addresses, and no others, as networks."""
     return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)
