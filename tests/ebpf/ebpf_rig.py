@@ -129,7 +129,7 @@ class Pod:
         for number, process in enumerate(self.processes):
             process.kill()
             process.wait()
-            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink()
+            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink(missing_ok=True)
 
 
 Pods = Callable[..., Pod]
