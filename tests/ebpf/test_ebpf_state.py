@@ -10,7 +10,7 @@ import time
 import pytest
 from ebpf_rig import LB4_ADDRESS, Pod, Pods, running
 from packets import ACK, FIN, PSH, RST, SYN, Forger, connect_with_isn, segment
-from rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, Client, v1, v2
+from rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, Client, Seen, v1, v2
 
 pytestmark = pytest.mark.dataplane
 
@@ -71,6 +71,17 @@ def test_a_full_table_refuses_and_a_closed_connection_makes_room() -> None:
         time.sleep(0.15)  # dead entries are looked for ten times a second at most
         assert pod.seen(v1()).peer == CLIENT4
         assert all(still_echoes(client, b"alive") for client in clients[1:])
+
+
+def test_connections_in_time_wait_make_room() -> None:
+    """A server that closes first holds each of its connections there for a minute."""
+    with running(max_connections=3) as pod, pod.connect() as alive:
+        alive.send(v1())
+        assert alive.seen(quiet=0.02).peer == CLIENT4
+        for number in range(6):
+            assert pod.seen(v1(("203.0.113.7", number)), 7001) == Seen(("203.0.113.7", number), b"", "end")
+            time.sleep(0.11)
+        assert still_echoes(alive, b"alive")
 
 
 def test_parts_of_headers_have_bounded_room() -> None:
