@@ -3,10 +3,12 @@
 #ifndef SRCIP_CONNECTIONS_H
 #define SRCIP_CONNECTIONS_H
 
+#include <linux/errno.h>
+
 #include "packet.h"
 
 /* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
-enum { NOTHING = 0, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
+enum { NOTHING = 0, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { INET = 2, INET6 = 10 };
 
 struct found {
@@ -65,6 +67,7 @@ static __always_inline int can_show_ipv6(struct __sk_buff *skb, const struct flo
 
 struct sweep {
 	struct __sk_buff *skb;
+	__u64 is_second;
 };
 
 static long forget_dead(void *map, const void *key, void *value, void *context)
@@ -73,18 +76,19 @@ static long forget_dead(void *map, const void *key, void *value, void *context)
 	__u32 state = state_of(sweep->skb, key);
 
 	(void)value;
-	if (state == NOTHING || state == TCP_LISTEN)
+	if (state == NOTHING || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT))
 		bpf_map_delete_elem(map, key);
 	return 0;
 }
 
 /*
- * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room; nothing
- * else removes one but a new connection of the same flow, so a connection keeps its entry through TIME_WAIT.
+ * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room, then those of
+ * connections in TIME_WAIT: all that they can still need is to acknowledge a FIN once more. Nothing else removes an
+ * entry but a new connection of the same flow.
  */
 static __noinline int add_live(struct __sk_buff *skb, struct work *w)
 {
-	struct sweep sweep = { skb };
+	struct sweep sweep = { skb, 0 };
 	__u64 now;
 
 	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
@@ -93,6 +97,10 @@ static __noinline int add_live(struct __sk_buff *skb, struct work *w)
 	if (now - w->swept < SWEEP_EVERY)
 		return -1;
 	w->swept = now;
+	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
+	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
+		return 0;
+	sweep.is_second = 1;
 	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
 	return bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY);
 }
@@ -109,11 +117,13 @@ static __noinline int add_held(struct work *w)
 {
 	struct settings *settings = get_settings();
 	__u64 oldest;
+	int failure;
 
 	if (!settings)
 		return -1;
-	if (!bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY))
-		return 0;
+	failure = bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+	if (failure != -E2BIG)
+		return failure;
 	oldest = bpf_ktime_get_ns() - settings->timeout_ms * 1000000ULL;
 	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
 	return bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
