@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from ebpf_rig import ALL_PORTS, Pod, Pods, needs_root, running
+from ebpf_rig import ALL_PORTS, Pod, Pods, running
 
 
 @pytest.fixture(scope="module")
 def pods() -> Iterator[Pods]:
     """A running Pod for a plan that differs in `changes`; the same one for the same changes."""
-    needs_root()
     made: dict[str, Pod] = {}
     with ExitStack() as stack:
 

@@ -137,7 +137,8 @@ Pods = Callable[..., Pod]
 
 @contextmanager
 def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **changes: object) -> Iterator[Pod]:
-    """A Pod with the test application."""
+    """A Pod with the test application. Where there can be none, the test is skipped (see needs_root)."""
+    needs_root()
     name = f"e{os.getpid()}{time.monotonic_ns() % 1000}"
     net = network.network(name)
     root = cgroup_root()

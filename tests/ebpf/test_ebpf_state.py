@@ -218,6 +218,74 @@ def test_fragments_do_not_pass_below_the_programs(pod: Pod) -> None:
     assert pod.half_open() == 0
 
 
+def test_extension_headers_do_not_pass_below_the_programs(pod: Pod) -> None:
+    """TCP behind IPv6 destination options never connects from a trusted network; from any other it is native."""
+    before = pod.stats().get("dropped fragment", 0)
+    with pod.net.lb.open_socket(socket.AF_INET6) as trusted, pod.net.other.open_socket(socket.AF_INET6) as other:
+        for sock in (trusted, other):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, b"\0\0\1\4\0\0\0\0")
+            sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            trusted.connect((POD6, 7000))
+        other.connect((POD6, 7000))
+    assert pod.stats()["dropped fragment"] == before + 1
+
+
+OWN_CONNECTION = """
+import socket
+with socket.create_server(("0.0.0.0", 7060)) as listener:
+    print("listening", flush=True)
+    accepted, peer = listener.accept()
+    print(*peer, flush=True)
+    while accepted.recv(100):
+        pass
+    accepted.close()
+connection = socket.socket()
+connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+connection.bind(("0.0.0.0", 7060))
+input()
+connection.connect(("10.77.1.2", 40500))
+print(*connection.getpeername(), flush=True)
+input()
+"""
+
+
+def test_an_entry_of_a_closed_connection_says_nothing_of_a_new_one(pod: Pod) -> None:
+    """The Pod opens a connection with exactly the addresses and ports of an old one: its peer is its peer."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = pod.inside([sys.executable, "-c", OWN_CONNECTION], **pipes)
+    pod.processes.append(process)
+    assert process.stdin and process.stdout
+    assert process.stdout.readline() == "listening\n"
+    with pod.net.lb.connect(POD4, 7060, source=(LB4_ADDRESS, 40500)) as sock:
+        sock.sendall(v1())
+        assert process.stdout.readline() == "203.0.113.7 54321\n"
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+    with pod.net.lb.listen(40500) as listener:
+        listener.settimeout(3)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        connection, peer = listener.accept()
+        with connection:
+            assert peer == (POD4, 7060)
+            assert process.stdout.readline() == f"{LB4_ADDRESS} 40500\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+
+def test_a_first_part_that_proves_to_be_no_header_is_refused_where_none_is_needed(pods: Pods) -> None:
+    """It was acknowledged, so it cannot be given to the application later; nothing of it ever is."""
+    pod = pods(proxy_protocol="optional")
+    before = pod.accepted()
+    with pod.connect() as client:
+        client.send(b"PR")
+        time.sleep(0.05)
+        client.send(b"IVMSG\r\n")
+        assert client.seen().refused
+    assert pod.accepted() == before
+
+
 def test_a_closed_port_is_refused_at_once(pod: Pod) -> None:
     with pytest.raises(ConnectionRefusedError):
         pod.connect(7099)
