@@ -473,11 +473,24 @@ static __always_inline int answer_stats(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+/*
+ * A Pod whose sandbox died gets another network and keeps its cgroup, and with it the hooks of the network that is gone.
+ * They can't be taken away without SYS_ADMIN, so they are silent where their network is not.
+ */
+static __always_inline int is_elsewhere(struct bpf_sock_addr *ctx)
+{
+	struct settings *settings = get_settings();
+
+	return !settings || bpf_get_netns_cookie(ctx) != settings->network;
+}
+
 SEC("cgroup/getpeername4")
 int srcip_peer4(struct bpf_sock_addr *ctx)
 {
 	struct live *live;
 
+	if (is_elsewhere(ctx))
+		return 1;
 	if (ctx->protocol == IPPROTO_UDP && ctx->user_ip4 == bpf_htonl(STATS_ADDRESS))
 		return answer_stats(ctx);
 	live = client_of(ctx, 0);
@@ -493,7 +506,7 @@ int srcip_peer6(struct bpf_sock_addr *ctx)
 {
 	struct live *live = client_of(ctx, 1);
 
-	if (!live || !live->family)
+	if (!live || !live->family || is_elsewhere(ctx))
 		return 1;
 	ctx->user_ip6[0] = live->client[0];
 	ctx->user_ip6[1] = live->client[1];

@@ -86,6 +86,8 @@ struct settings {
 	__u32 timeout_ms;
 	__u32 is_exact; /* refuse, rather than show the balancer */
 	__u32 fingerprint;
+	__u32 reserved;
+	__u64 network; /* cookie of the network namespace that this is about */
 };
 
 struct packet {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from srcip_proxy.init import load
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 OBJECT = Path("/usr/lib/srcip/srcip.bpf.o")
 
 
@@ -37,13 +39,19 @@ def attach(plan: Plan, pod: Pod, program: Path, interface: str, cgroup: Path) ->
 
 
 def _loaded(plan: Plan, pod: Pod, program: Path, number: int) -> libbpf.Object:
-    entries = ebpf_maps.entries(plan, pod, number)
+    entries = ebpf_maps.entries(plan, pod, number, _network())
     loaded = libbpf.Object(program)
     loaded.resize("lives", plan.max_connections)
     loaded.load()
     for entry in entries:
         loaded.put(entry.name, entry.key, entry.value)
     return loaded
+
+
+def _network() -> int:
+    """The cookie of this network namespace: no other ever has the same (socket(7) of Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:

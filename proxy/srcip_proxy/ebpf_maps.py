@@ -32,9 +32,11 @@ class TooManyAddressesError(ValueError):
     """The Pod has more addresses than the programs can compare a claim with."""
 
 
-def entries(plan: Plan, pod: Pod, fingerprint: int) -> list[Entry]:
-    """All that must be written before the programs are attached. Raises TooManyAddressesError."""
-    found = [Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint))]
+def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
+    """All that must be written before the programs are attached; `network` is the cookie of the Pod's network
+    namespace. Raises TooManyAddressesError.
+    """
+    found = [Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, network))]
     found += [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
     found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
     return found
@@ -45,13 +47,13 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
-def _settings(plan: Plan, pod: Pod, number: int) -> bytes:
+def _settings(plan: Plan, pod: Pod, number: int, network: int) -> bytes:
     own = _own(pod)
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
     limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
     listed = struct.pack("=I", len(own)) + b"".join(struct.pack("=I16s", a.version, a.packed) for a in own)
     is_exact = plan.client_address != "best-effort"
-    rest = struct.pack("=III", plan.header_timeout_ms, is_exact, number)
+    rest = struct.pack("=III4xQ", plan.header_timeout_ms, is_exact, number, network)
     return limits + listed.ljust(4 + 20 * MOST_OWN, b"\0") + rest
 
 

@@ -2,11 +2,12 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ONLY_BPF_AND_NET_ADMIN, Pod, Pods, running
-from rig import CLIENT4, CLIENT6, POD4, POD6, v1, v2
+from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, Pods, running
+from rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 
 from srcip_lab import bpf
 from srcip_lab.tools import run
@@ -104,6 +105,26 @@ def test_another_configuration_is_refused(pods: Pods) -> None:
     assert said.returncode == 1
     assert "another configuration is attached" in said.stderr
     assert pod.seen(b"no header").refused
+
+
+def test_a_new_network_of_the_same_pod_is_set_up_anew(pods: Pods) -> None:
+    """kubelet gives a Pod whose sandbox died another network, and the Pod keeps its cgroup: the programs of the first
+    say nothing of the second, whatever they know of the same addresses and ports."""
+    with running() as first, running(attached=False) as second:
+        assert first.seen(v1()).peer == CLIENT4
+        again = Pod(second.net, first.cgroup, first.wanted)
+        assert again.proxy("ebpf", "stats").returncode == 1
+        said = again.attach()
+        assert (said.returncode, said.stdout) == (0, f"srcip-proxy ebpf: attached to eth0 and {first.cgroup}\n")
+        second.processes[0].kill()
+        second.processes[0].wait()
+        again.processes = [*first.processes]  # for names of logs that are not in use
+        again.log = again.start([sys.executable, str(APP), *ALL_PORTS])
+        assert again.seen(v1(("203.0.113.8", 8))).peer == ("203.0.113.8", 8)
+        assert again.stats() == {"accepted proxy": 1}
+        assert first.seen(v1()).peer == CLIENT4
+        assert first.stats() == {"accepted proxy": 2}
+        first.processes = again.processes
 
 
 def test_stats_need_no_capability(pod: Pod, readable: Path) -> None:

@@ -46,7 +46,7 @@ def test_constants_are_those_of_the_c() -> None:
 @given(st.lists(PORTS, min_size=1, max_size=20))
 def test_exactly_the_ports_of_the_plan_are_intercepted(ports: list[int]) -> None:
     ranges = merge(PortRange(port, port) for port in ports)
-    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1))
+    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, 2))
     found = {
         struct.unpack("=I", key)[0] * 64 + bit
         for key, value in words.items()
@@ -58,14 +58,14 @@ def test_exactly_the_ports_of_the_plan_are_intercepted(ports: list[int]) -> None
 
 def test_all_ports() -> None:
     ranges = (PortRange(1, 15000), PortRange(15030, 65535))
-    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1))
+    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, 2))
     assert sum(struct.unpack("=Q", value)[0].bit_count() for value in words.values()) == 15000 + 65535 - 15029
 
 
 def test_the_node_has_its_own_policy_where_it_is_trusted() -> None:
     """Its address is a longer prefix than the network; a node that is not trusted gets none."""
     node = (ipaddress.ip_address("10.77.1.9"), ipaddress.ip_address("192.0.2.1"))
-    networks = of("networks", entries(plan(), Pod(POD.addresses, node), 1))
+    networks = of("networks", entries(plan(), Pod(POD.addresses, node), 1, 2))
     mapped = bytes(10) + b"\xff\xff"
     assert networks == {
         struct.pack("=I", 96 + 24) + mapped + bytes([10, 77, 1, 0]): struct.pack("=I", 1),
@@ -78,7 +78,7 @@ def test_a_pod_with_too_many_addresses_is_refused() -> None:
     """Rather than let a claim of one of them pass."""
     many = tuple(ipaddress.ip_address(f"10.0.0.{n}") for n in range(1, 19))
     try:
-        entries(plan(), Pod(POD.addresses, unusable=many), 1)
+        entries(plan(), Pod(POD.addresses, unusable=many), 1, 2)
     except ebpf_maps.TooManyAddressesError as error:
         assert "18 addresses" in str(error)
     else:
