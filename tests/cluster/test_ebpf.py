@@ -9,6 +9,7 @@ import pytest
 from cluster import apps, clients, workloads
 from cluster.edge import Balancer, Service
 from cluster.kube import Kube, Object, eventually, ip, is_ready, name
+from cluster.node import Node
 from cluster.node_network import BALANCER, CLIENT
 from cluster.site import Edge, Site
 from cluster.workloads import NGINX, POSTGRES, POSTGRES_UID, SSHD, App, alone, ebpf, pod, workload
@@ -153,6 +154,29 @@ def test_a_container_that_starts_anew_sees_clients_as_before(kube: Kube, edge: E
             eventually(lambda: is_ready(kube.get("pod", "web")), "ready again")
         assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]
     assert kube.get("pod", "web")["status"]["initContainerStatuses"][0]["restartCount"] == 0
+
+
+def test_a_pod_with_a_new_sandbox_is_set_up_anew(cluster: Site, kube: Kube, edge: Edge) -> None:
+    """When a Pod's sandbox dies, kubelet gives it another network, and the cgroup stays: init runs again and attaches
+    again, and what is left of the first network's programs says nothing."""
+    if not cluster.node:
+        pytest.skip("the node of this cluster is not on this machine")
+    before = alone_in_pod(kube, web(edge))
+    cluster.node.ctr("task", "kill", "--signal=SIGKILL", sandbox(cluster.node, before))
+    eventually(lambda: restarts(kube) == 1 and is_ready(kube.get("pod", "web")), "ready again", timeout_s=90)
+    after = kube.get("pod", "web")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+    with Balancer(edge.host, WEB) as balancer:
+        balancer.serve("web", [(ip(after), 8080)])
+        assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]
+
+
+def sandbox(node: Node, of: Object) -> str:
+    """The container that holds the Pod's namespaces."""
+    wanted = {"io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.uid": of["metadata"]["uid"]}
+    filters = (f'labels."{label}"=={value}' for label, value in wanted.items())
+    return node.ctr("containers", "ls", "--quiet", ",".join(filters)).strip()
 
 
 def restarts(kube: Kube) -> int:
