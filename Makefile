@@ -8,7 +8,7 @@ demo: setup
 	.venv/bin/srcip demo
 
 test: setup-test lint ## rings 1 to 3; those that need root are skipped visibly without it
-	$(PYTHON) -m pytest -m "not cluster"
+	SRCIP_FUZZ=10000000 $(PYTHON) -m pytest -m "not cluster"
 
 e2e: setup-e2e ## ring 4: a real kubelet, the images, the chart and a load balancer in front
 	$(PYTHON) -m pytest -m cluster

@@ -28,12 +28,17 @@ python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3-ven
 if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are skipped visibly without it
     case $for_what in test | e2e)
         need buildah buildah
+        need clang clang # compiles the programs of ebpf mode
+        need /usr/include/bpf/bpf_helpers.h libbpf-dev
+        need bpftool bpftool
+        need ethtool ethtool
         need etcd etcd-server
         need "$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null || echo /none)" libfaketime # a clock that jumps
         ;;
     esac
     case $for_what in e2e)
         need containerd containerd
+        need bpftool bpftool # tells whether a program of ebpf mode is left
         need /usr/lib/cni/bridge containernetworking-plugins
         ;;
     esac

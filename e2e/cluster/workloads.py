@@ -63,6 +63,11 @@ def outbound(ports: str, headers: str = "") -> dict[str, str]:
     return {"outbound-ports": ports, "set-forwarded-for": "default", "set-client-hostname": "default", **lines}
 
 
+def ebpf(**more: str) -> dict[str, str]:
+    """The same for the mode without a sidecar."""
+    return {**tproxy(**more), "mode": "ebpf"}
+
+
 def alone(*ips: str) -> str:
     """These addresses, and no others, as networks."""
     return ",".join(f"{ip}/{128 if ':' in ip else 32}" for ip in ips)

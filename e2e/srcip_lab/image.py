@@ -22,14 +22,14 @@ from srcip_proxy.plan import UID
 
 SUITE = "trixie"
 ROOTFS = "SRCIP_PROXY_ROOTFS"
-RECIPE = 4
+RECIPE = 5
 """Raise it when this module builds the base in another way."""
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
 KEEP_SECONDS = 7 * 24 * 3600
 """A rootfs of older sources that nobody asked for since then is removed."""
 UNUSED = tuple(f"/usr/share/{name}/*" for name in ("doc", "man", "locale", "info", "lintian"))
 FILE_CAPABILITIES = {
-    "usr/bin/python3": "cap_net_admin+p",
+    "usr/bin/python3": "cap_net_admin,cap_bpf+p",
     "usr/bin/setpriv": "cap_net_admin+ep",
     "usr/sbin/haproxy": "cap_net_raw+p",
 }

@@ -248,7 +248,7 @@ def _remove_empty(path: Path) -> None:
 def _check(pod: dict[str, Any], wanted: network.Network) -> None:
     """Raise LabError with everything in the Pod that the lab cannot run."""
     place = PodStatus(wanted.pod.ips, wanted.node.ips, wanted.node.netns)
-    errors: list[str] = []
+    errors = bundles.obstacles(pod)
     for container in bundles.containers(pod):
         try:
             command_line(container, environment(container, pod, place))

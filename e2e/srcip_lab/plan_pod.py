@@ -18,6 +18,7 @@ def pod(plan: Plan, app: Sequence[str] | None, *, env: dict[str, str] | None = N
     """A Pod with the init container and sidecar of `plan`, and `app` as its application (None: one that sleeps)."""
     settings = Settings(proxy_image=IMAGE)
     resources = tuple(getattr(settings, field) for field in containers.RESOURCES)
+    added = containers.for_plan(plan, resources, settings)
     ports = [{"containerPort": r.first, "protocol": "TCP"} for r in plan.inbound_ports if r.first == r.last]
     application = {
         "name": "app",
@@ -32,8 +33,8 @@ def pod(plan: Plan, app: Sequence[str] | None, *, env: dict[str, str] | None = N
         "metadata": {"name": "pod", "namespace": "default"},
         "spec": {
             "restartPolicy": "Always",
-            "volumes": [containers.volume()],
-            "initContainers": deepcopy([*containers.for_plan(plan, resources, settings).containers]),
+            "volumes": deepcopy([*added.volumes]),
+            "initContainers": deepcopy([*added.containers]),
             "containers": [application],
         },
     }

@@ -1,4 +1,4 @@
-"""`srcip-proxy init | render | check | outbound`: the data plane of one Pod."""
+"""`srcip-proxy init | render | check | outbound | ebpf`: the data plane of one Pod."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ The first three read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
   outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
+  ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help
 """
 
 
@@ -29,7 +30,11 @@ def _init() -> int:
 def _render() -> int:
     from srcip_proxy import init  # noqa: PLC0415
 
-    texts = init.render(*init.load(os.environ))
+    plan, pod = init.load(os.environ)
+    if plan.mode == "ebpf":
+        print(f"{init.summary(plan, pod)}; programs are attached, and nothing is written")
+        return 0
+    texts = init.render(plan, pod)
     print(texts.nft)
     for version, text in texts.routes.items():
         print(f"# ip -{version} -batch -\n{text}")
@@ -49,6 +54,12 @@ def _outbound(arguments: list[str]) -> int:
     return outbound_run.main(arguments)
 
 
+def _ebpf(arguments: list[str]) -> int:
+    from srcip_proxy import ebpf  # noqa: PLC0415
+
+    return ebpf.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
 
 
@@ -60,11 +71,11 @@ def main() -> None:
         sys.exit(0)
     if arguments[:1] == ["outbound"]:
         sys.exit(_outbound(arguments[1:]))
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+    if arguments[:1] != ["ebpf"] and (len(arguments) != 1 or arguments[0] not in COMMANDS):
         print(USAGE, end="", file=sys.stderr)
         sys.exit(2)
     try:
-        sys.exit(COMMANDS[arguments[0]]())
+        sys.exit(_ebpf(arguments[1:]) if arguments[0] == "ebpf" else COMMANDS[arguments[0]]())
     except (PlanError, PodError) as error:
         print(f"srcip-proxy {arguments[0]}: {error}", file=sys.stderr)
         sys.exit(1)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from srcip_proxy import ebpf_counters
 from srcip_proxy.init import load
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
@@ -44,6 +45,9 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
+    if plan.mode == "ebpf":
+        yield "programs", _programs_answer
+        return
     yield "sidecar", _sidecar_is_ready
     if not plan.inbound_ports:
         return  # the sidecar's own connections are exempt from what happens to outgoing ones
@@ -64,6 +68,12 @@ def _application(version: int, plan: Plan, pod: Pod) -> str:
     if plan.deliver_to == "pod" and own:
         return str(own)
     return LOOPBACK[version]
+
+
+def _programs_answer() -> str:
+    if ebpf_counters.fingerprint() is None:
+        raise CheckError("nothing is attached to this Pod: see the log of its init container")
+    return "they are attached to this Pod"
 
 
 def _sidecar_is_ready() -> str:

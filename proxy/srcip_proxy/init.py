@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srcip_proxy import haproxy, nft, nft_words, outbound, preflight, routes
+from srcip_proxy import capabilities, haproxy, nft, nft_words, outbound, preflight, routes
 from srcip_proxy import pod as pods
 from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_proxy.pod import Pod
@@ -69,12 +69,24 @@ def _routes(version: int, text: str) -> None:
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """`srcip-proxy init`. Exit code 0 when everything is in place, 1 with the reasons otherwise."""
     plan, pod = load(environment)
-    if findings := preflight.capabilities():
+    if plan.mode == "ebpf":
+        return _attach(plan, pod, environment)
+    if findings := capabilities.missing("NET_ADMIN"):
         return _fail(findings)
     try:
         print(summary(plan, set_up(plan, pod, apply)))
     except subprocess.CalledProcessError as error:
         return _fail(preflight.explain(error, *preflight.parts(plan)))
+    return 0
+
+
+def _attach(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> int:
+    from srcip_proxy import ebpf_init  # noqa: PLC0415 - this mode alone needs what it loads
+
+    try:
+        print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}")
+    except ebpf_init.NotPossibleError as error:
+        return _fail(list(error.reasons))
     return 0
 
 

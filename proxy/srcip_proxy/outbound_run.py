@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from srcip_proxy import init, outbound_command, preflight, supervisor
+from srcip_proxy import capabilities, init, outbound_command, preflight, supervisor
 from srcip_proxy import pod as pods
 from srcip_proxy.outbound_command import Command, UsageError
 from srcip_proxy.plan import HEALTH_PORT, UID
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     except UsageError as error:
         return _refuse(error.faults, 2)
     user, effective = os.geteuid(), _effective(Path("/proc/self/status").read_text())
-    missing = [*preflight.capabilities(), *lacking(user, effective, bool(command.application))]
+    missing = [*capabilities.missing("NET_ADMIN"), *lacking(user, effective, bool(command.application))]
     if missing:
         return _refuse(missing, 1)
     try:

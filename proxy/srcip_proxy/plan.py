@@ -23,7 +23,7 @@ __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"
 ENV = "SRCIP_PLAN"
 VERSION = 2
 
-MODES = ("tproxy", "redirect")
+MODES = ("tproxy", "redirect", "ebpf")
 POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
@@ -47,8 +47,17 @@ OUTBOUND_WAIT_MS = 250
 """How long an outgoing connection may be silent before it passes untouched: the server may speak first."""
 MOST_REDIRECTED = 4096
 """Most intercepted ports in redirect mode, and most outbound ports: the kernel needs an entry for each."""
+LONGEST_IN_KERNEL = 4096
+"""Longest header that ebpf mode can hold, in bytes."""
+CGROUP_MOUNT = "/host/cgroup"
+"""Where init finds the node's cgroups in ebpf mode."""
 UID = 1337
 """User and group of the init container and of the sidecar."""
+
+
+def reserved_ports(mode: str | None) -> tuple[int, ...]:
+    """The ports that no application of a Pod in this mode can have: those of the sidecar, if there is one."""
+    return () if mode == "ebpf" else RESERVED_PORTS
 
 
 class PlanError(ValueError):
@@ -187,7 +196,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for name in PORTS:
         ranges = getattr(plan, name)
         yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
-        for port in RESERVED_PORTS:
+        for port in reserved_ports(plan.mode):
             yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
     most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
@@ -202,6 +211,11 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for alias in plan.probe_aliases:
         yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
     yield from ((False, fault) for fault in _header_faults(plan))
+    if plan.mode == "ebpf":
+        yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
+        short = plan.max_header_bytes <= LONGEST_IN_KERNEL
+        yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
+        yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"
 
 
 def _header_faults(plan: Plan) -> Iterable[str]:

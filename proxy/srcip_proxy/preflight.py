@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 from srcip_proxy.plan import Plan
 
@@ -44,19 +43,6 @@ _IPV6_NEED = {
 PRIVILEGED = ("setpriv", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin", "--")
 """Runs a tool with CAP_NET_ADMIN. This process is not root and holds it by file capability only, which a child that is
 executed does not inherit; an ambient capability it does (capabilities(7)). Besides, `ip` gives up any other."""
-_NET_ADMIN = 12  # linux/capability.h
-
-
-def capabilities(status: Path = Path("/proc/self/status")) -> list[str]:
-    """What this process lacks to change the network of its Pod; empty when nothing."""
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    if int(fields["CapPrm"], 16) >> _NET_ADMIN & 1:
-        return []
-    if int(fields["CapBnd"], 16) >> _NET_ADMIN & 1:
-        why = "the file capabilities of python3 and setpriv are missing in this image"
-    else:
-        why = "the container's securityContext does not add it"
-    return [f"CAP_NET_ADMIN is missing: {why}"]
 
 
 def parts(plan: Plan) -> tuple[str, ...]:

@@ -49,6 +49,18 @@ def test_every_program_of_the_proxy_image_finds_its_libraries(finished: Callable
         assert code == 0, out
 
 
+def test_the_programs_of_ebpf_mode_can_be_opened_by_the_loader(finished: Callable[[str], Any], start: Any) -> None:
+    """ctypes, libbpf and all that they link to are there, and the object is one of BPF, with its maps."""
+    code = (
+        "from srcip_proxy import ebpf, libbpf\n"
+        "programs = libbpf.Object(ebpf.OBJECT)\n"
+        "programs.resize('lives', 7)\n"
+        "programs.close()\n"
+        "print('opened')\n"
+    )
+    assert said(start(finished("proxy"), words=["python3", "-I", "-c", code])) == (0, "opened\n")
+
+
 def test_certs_starts_and_names_what_is_missing(finished: Callable[[str], Any], start: Any) -> None:
     code, out = said(start(finished("certs")))
     assert code == 2

@@ -128,10 +128,19 @@ def test_status_tells_what_runs(facts):
 
 
 def test_a_refusal_prints_every_reason(tmp_path):
-    annotations = {"srcip.io/mode": "ebpf", "srcip.io/inbound-ports": "80-79", "srcip.io/header-timeout": "soon"}
+    annotations = {"srcip.io/mode": "other", "srcip.io/inbound-ports": "80-79", "srcip.io/header-timeout": "soon"}
     done = srcip("lab", "up", "--name", f"{NAME}-no", "-f", manifest(tmp_path / "pod.yaml", annotations))
     assert done.returncode == 1
-    assert all(word in done.stderr for word in ("ebpf", "80-79", "soon")) and "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in ("other", "80-79", "soon")) and "Traceback" not in done.stderr
+    assert f"{NAME}-no" not in names()
+
+
+def test_ebpf_mode_is_refused_with_the_reason(tmp_path):
+    """The lab's Pods have no cgroup of their own, by which the programs would know their sockets."""
+    annotations = {"srcip.io/mode": "ebpf"}
+    done = srcip("lab", "up", "--name", f"{NAME}-no", "-f", manifest(tmp_path / "pod.yaml", annotations))
+    assert done.returncode == 1
+    assert "srcip.io/mode: ebpf needs a Pod with a cgroup of its own" in done.stderr
     assert f"{NAME}-no" not in names()
 
 

@@ -13,6 +13,7 @@ from srcip_proxy.plan import (
     CHOICES,
     HEADERS,
     LIMITS,
+    LONGEST_IN_KERNEL,
     MOST_REDIRECTED,
     RESERVED_PORTS,
     Plan,
@@ -51,7 +52,8 @@ other_plans = st.builds(
         lambda d: tuple(ProbeAlias(alias, port) for alias, port in sorted(d.items()))
     ),
     **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
-    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items()},
+    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name != "mode"},
+    mode=st.sampled_from(["tproxy", "redirect"]),
 )
 
 
@@ -61,7 +63,14 @@ def together(pair: tuple[Plan, tuple[tuple[PortRange, ...], tuple[PortRange, ...
     return replace(other, inbound_ports=every, http_ports=http, mode=other.mode if few else "tproxy")
 
 
-plans = st.tuples(other_plans, inbound).map(together)
+def in_kernel(plan: Plan) -> Plan:
+    """The same in ebpf mode, which has less."""
+    short = min(plan.max_header_bytes, LONGEST_IN_KERNEL)
+    return replace(plan, mode="ebpf", outbound_ports=(), probe_aliases=(), max_header_bytes=short)
+
+
+with_sidecar = st.tuples(other_plans, inbound).map(together)
+plans = st.one_of(with_sidecar, with_sidecar.map(in_kernel))
 SAMPLE = Plan((PortRange(25, 25),), ("192.0.2.0/24",))
 
 
@@ -90,7 +99,10 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"proxy_protocol": "maybe"}, "not one of required"),
         ({"probe_aliases": {"1": 70000}}, "probe_aliases"),
         ({"probe_aliases": {"x": 1}}, "probe_aliases"),
-        ({"mode": "ebpf"}, "mode: 'ebpf' is not one of"),
+        ({"mode": "ebbf"}, "mode: 'ebbf' is not one of"),
+        ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: ebpf mode"),
+        ({"mode": "ebpf", "max_header_bytes": 4097}, "max_header_bytes: ebpf mode holds at most 4096, not 4097"),
+        ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: ebpf mode has none"),
         ({"http_ports": ["26"]}, "http_ports: not all of them are inbound_ports"),
         ({"http_headers": ["forwarded", "real-ip"]}, "in this order"),
         ({"http_headers": ["via"]}, "http_headers"),

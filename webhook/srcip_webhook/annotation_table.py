@@ -26,7 +26,7 @@ from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.values import Duration, Flag, NetworkList, Versions, Word
 
-__all__ = ["INBOUND_ALONE", "OF_OUTBOUND", "OF_REDIRECT", "PREFIX", "TABLE", "Annotation", "Intent"]
+__all__ = ["INBOUND_ALONE", "OF_OUTBOUND", "OF_REDIRECT", "OF_SIDECAR", "PREFIX", "TABLE", "Annotation", "Intent"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "mode",
         "mode",
-        Word(("tproxy", "redirect"), later=("ebpf",)),
+        Word(("tproxy", "redirect", "ebpf"), later=("ebpf,tproxy",)),
         None,
         "none: the Pod is left alone",
-        "Asks for the sidecar. `tproxy`: the application sees the client's IP and port as its TCP peer. `redirect`: in "
-        "HTTP headers or in a PROXY header of its own, and the sidecar has no capability.",
+        "Asks for srcip. `tproxy`: the application sees the client's IP and port as its TCP peer. `redirect`: in "
+        "HTTP headers or in a PROXY header of its own, and the sidecar has no capability. `ebpf`: as `tproxy`, by "
+        "programs in the kernel that an init container attaches; there is no sidecar.",
     ),
     Annotation(
         "inject", "inject", Flag(), True, "true", "`false` opts the Pod out, whatever else its annotations say."
@@ -263,6 +264,9 @@ OF_REDIRECT = (
 
 OF_OUTBOUND = ("outbound_ports", "outbound_headers", "outbound_forwarded_for", "outbound_client_hostname")
 """Fields of Intent and Plan that are about what the Pod sends."""
+
+OF_SIDECAR = ("deliver_to", "max_connections_per_client", "drain_timeout_s", "threads", "rewrite_probes")
+"""Fields that ebpf mode, which has no sidecar, does not go by."""
 
 INBOUND_ALONE = (
     "trusted_cidrs",

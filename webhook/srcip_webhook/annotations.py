@@ -21,7 +21,7 @@ MODE = PREFIX + "mode"
 INJECT = PREFIX + "inject"
 STATUS = PREFIX + "status"
 INJECTED = PREFIX + "injected"
-"""Label of Pods that got the sidecar."""
+"""Label of Pods that got the sidecar, which has metrics to be read."""
 
 
 _BY_KEY = {row.key: row for row in TABLE}

@@ -1,6 +1,6 @@
 """The containers and the volume that a patched Pod gains, as plain dicts.
 
-Both containers state every security setting themselves, so that nothing the Pod says (runAsNonRoot, runAsUser,
+The containers state every security setting themselves, so that nothing the Pod says (runAsNonRoot, runAsUser,
 dropped capabilities) changes what they run as.
 """
 
@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan
-from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject, resource
+from srcip_proxy.plan import CGROUP_MOUNT, ENV, HEALTH_PORT, UID, Plan
+from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
 TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
 """Where the API server mounts the Pod's token in every container that has nothing there yet. Neither container needs
 one, and that change to the Pod would bring it back to the webhook for a second look."""
+NODES_CGROUP = "/sys/fs/cgroup"
 RESOURCES = ("proxy_cpu", "proxy_memory", "proxy_cpu_limit", "proxy_memory_limit")
 
 
@@ -28,7 +29,9 @@ class Rendered:
     """What a Pod gains. Shared between Pods: nobody may change the dicts inside."""
 
     containers: tuple[dict[str, Any], ...]
-    """Init container and sidecar, in the order in which they start."""
+    """Init container and sidecar, in the order in which they start; in ebpf mode there is no sidecar."""
+    volumes: tuple[dict[str, Any], ...]
+    """What their mounts name."""
     digest: str
     """Tells whether another rendering would differ."""
 
@@ -53,9 +56,14 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
 def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
-    containers = (_init(settings, env, resources), _proxy(settings, env, resources, capabilities(plan)))
-    text = json.dumps([*containers, volume()], sort_keys=True)
-    return Rendered(containers, hashlib.sha256(text.encode()).hexdigest()[:16])
+    containers: tuple[dict[str, Any], ...]
+    if plan.mode == "ebpf":
+        containers, volumes = (_attaching(settings, env, resources),), (_cgroup_volume(),)
+    else:
+        containers = (_init(settings, env, resources), _proxy(settings, env, resources, capabilities(plan)))
+        volumes = (volume(),)
+    text = json.dumps([*containers, *volumes], sort_keys=True)
+    return Rendered(containers, volumes, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +78,22 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR}, _no_token()],
     }
+
+
+def _attaching(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
+    """Attaches the programs of ebpf mode to the Pod's network and cgroup, then ends; they stay."""
+    uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    mounts = [{"name": CGROUP, "mountPath": path, "readOnly": True} for path in (CGROUP_MOUNT, TOKEN_DIR)]
+    return {
+        **_init(settings, [*env, uid], resources),
+        "securityContext": _security("BPF", "NET_ADMIN"),
+        "volumeMounts": mounts,
+    }
+
+
+def _cgroup_volume() -> dict[str, Any]:
+    """Where init finds the Pod's cgroup. Kubernetes shows it to no container otherwise."""
+    return {"name": CGROUP, "hostPath": {"path": NODES_CGROUP, "type": "Directory"}}
 
 
 def _proxy(

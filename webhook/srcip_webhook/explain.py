@@ -52,7 +52,12 @@ _OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostna
 
 def explained(owner: str, outcome: Outcome) -> str:
     """Some lines about one Pod."""
-    return "\n".join([f"{owner} {_VERBS[outcome.verb]} ({outcome.reason})", *_body(outcome)]) + "\n"
+    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome)]) + "\n"
+
+
+def _verb(outcome: Outcome) -> str:
+    is_attached = isinstance(outcome.decision, Inject) and outcome.decision.plan.mode == "ebpf"
+    return "gets an init container, and no sidecar" if is_attached else _VERBS[outcome.verb]
 
 
 def _body(outcome: Outcome) -> Iterator[str]:
@@ -68,6 +73,9 @@ def _body(outcome: Outcome) -> Iterator[str]:
 def _plan(plan: Plan) -> Iterator[str]:
     yield from _inbound(plan) if plan.inbound_ports else ("  ports:     none; what comes in is not intercepted",)
     yield from _outbound(plan) if plan.outbound_ports else ()
+    if plan.mode == "ebpf":
+        yield from _of_the_node()
+        return
     later = " and ".join(capabilities(plan)) or "nothing"
     yield f"  needs:     NET_ADMIN at its start, then {later}; Pod Security baseline and restricted refuse it"
 
@@ -82,6 +90,9 @@ def _inbound(plan: Plan) -> Iterator[str]:
         f"  header:    version {versions}, within {duration_text(plan.header_timeout_ms)}, "
         f"at most {plan.max_header_bytes} bytes"
     )
+    if plan.mode == "ebpf":
+        yield from _in_kernel(plan)
+        return
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
     yield from _told(plan) if plan.mode == "redirect" else (f"  client:    {_FIDELITY[plan.client_address]}",)
     if plan.mode == "tproxy" and plan.http_ports:
@@ -91,6 +102,22 @@ def _inbound(plan: Plan) -> Iterator[str]:
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
     if plan.probe_aliases:
         yield f"  probes:    {', '.join(f'of port {item.port} at {item.alias}' for item in plan.probe_aliases)}"
+
+
+def _in_kernel(plan: Plan) -> Iterator[str]:
+    """What differs where programs in the kernel do it all."""
+    without = "the connection is refused" if plan.client_address != "best-effort" else "the load balancer's is shown"
+    yield "  client:    address and port, by accept() and getpeername(); ss and NetworkPolicy see the load balancer"
+    yield f"  family:    where an IPv4 socket can't show an IPv6 client, {without}"
+    yield f"  limits:    {plan.max_connections} connections with a header; more are refused"
+    yield "  probes:    stay as they are; one that only connects is answered by the kernel"
+    yield "  down:      nothing of srcip runs in the Pod, so nothing can be down"
+
+
+def _of_the_node() -> Iterator[str]:
+    yield "  needs:     BPF and NET_ADMIN at its start, then nothing; Pod Security baseline and restricted refuse it"
+    yield "  hostPath:  the node's /sys/fs/cgroup, read-only, for the init container alone; the same levels refuse it"
+    yield "  node:      Linux 5.17, cgroup v2, sch_ingress, cls_bpf; else the init container says what is missing"
 
 
 def _outbound(plan: Plan) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from srcip_webhook import pods, status
 from srcip_webhook.annotations import INJECTED, STATUS
-from srcip_webhook.containers import rendered, volume
+from srcip_webhook.containers import Rendered, rendered
 from srcip_webhook.pods import Container, Pod
-from srcip_webhook.policy import INIT, PROXY, VOLUME, Inject
+from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
 from srcip_webhook.probes import rewritten
 from srcip_webhook.settings import Settings
 
@@ -21,21 +22,32 @@ def injected(pod: Pod, decision: Inject, settings: Settings) -> Pod:
         **pods.spec(pod),
         **fields,
         "initContainers": [*added.containers, *fields["initContainers"]],
-        "volumes": [*pods.named(pod, "volumes"), volume()],
+        "volumes": [*pods.named(pod, "volumes"), *added.volumes],
     }
-    said = status.text(decision.plan, before, added.digest)
-    return {**pod, "metadata": _metadata(pod, said), "spec": spec}
+    names = {field: _names(getattr(added, field)) for field in ("containers", "volumes")}
+    said = status.text(decision.plan, before, names, added.digest)
+    return {**pod, "metadata": _metadata(pod, said, added), "spec": spec}
 
 
-def is_whole(pod: Pod, said: str) -> bool:
-    """Whether the Pod already bears what the status `said` describes.
+def is_whole(pod: Pod, after: Pod) -> bool:
+    """Whether the Pod already bears what we would give it, `after`.
 
     Fields that the API server or another webhook filled into our containers do not count: they are not ours to undo.
     """
-    inits = [container.get("name") for container in pods.named(pod, "initContainers")]
-    volumes = [item.get("name") for item in pods.named(pod, "volumes")]
-    once = all(inits.count(ours) == 1 for ours in (INIT, PROXY)) and volumes.count(VOLUME) == 1
-    return once and pods.annotations_of(pod).get(STATUS) == said and pods.labels_of(pod).get(INJECTED) == "true"
+    return _marks(pod) == _marks(after)
+
+
+_OURS = {"initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
+
+
+def _marks(pod: Pod) -> tuple[Any, ...]:
+    """What tells one Pod of ours from another: the status holds the digest of all that was rendered."""
+    found = {field: sorted(n for n in _names(pods.named(pod, field)) if n in ours) for field, ours in _OURS.items()}
+    return found, pods.annotations_of(pod).get(STATUS), pods.labels_of(pod).get(INJECTED)
+
+
+def _names(items: Iterable[dict[str, Any]]) -> list[str]:
+    return [item.get("name") or "" for item in items]
 
 
 def _probes_rewritten(pod: Pod, decision: Inject) -> tuple[dict[str, list[Container]], dict[str, Any]]:
@@ -52,9 +64,12 @@ def _probes_rewritten(pod: Pod, decision: Inject) -> tuple[dict[str, list[Contai
     return fields, before
 
 
-def _metadata(pod: Pod, said: str) -> dict[str, Any]:
-    annotations = dict(pods.annotations_of(pod))
+def _metadata(pod: Pod, said: str, added: Rendered) -> dict[str, Any]:
+    ours, annotations = _names(added.volumes), dict(pods.annotations_of(pod))
     evictable = [item for item in annotations.get(status.EVICT, "").split(",") if item.strip()]
-    annotations[status.EVICT] = ",".join([*(item for item in evictable if item.strip() != VOLUME), VOLUME])
+    annotations[status.EVICT] = ",".join([*(item for item in evictable if item.strip() not in ours), *ours])
     annotations[STATUS] = said
-    return {**pods.metadata(pod), "annotations": annotations, "labels": {**pods.labels_of(pod), INJECTED: "true"}}
+    changed = {**pods.metadata(pod), "annotations": annotations}
+    if PROXY in _names(added.containers):
+        changed["labels"] = {**pods.labels_of(pod), INJECTED: "true"}
+    return changed

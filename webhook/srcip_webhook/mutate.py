@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_webhook import patch, pods, review, status
-from srcip_webhook.annotations import STATUS
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
@@ -61,7 +60,7 @@ def consider(pod: Any, settings: Settings) -> Outcome:
 
 def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outcome:
     after = injected(base, decision, settings)
-    if base is not pod and is_whole(pod, pods.annotations_of(after)[STATUS]):
+    if base is not pod and is_whole(pod, after):
         return Outcome(decision, Reason.UNCHANGED, pod, pod)
     return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
 

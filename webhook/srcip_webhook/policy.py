@@ -14,6 +14,7 @@ from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
+from srcip_webhook.ebpf_faults import ebpf_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
@@ -29,6 +30,8 @@ __all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip",
 INIT = "srcip-init"
 PROXY = "srcip-proxy"
 VOLUME = "srcip-run"
+CGROUP = "srcip-cgroup"
+"""The volume of ebpf mode."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,12 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     outbound = asks_for_outbound(said)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
     faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
-    faults += _pod_faults(pod)
+    faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
     faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += redirect_faults(intent, ports)
-    faults += outbound_faults(intent, said) if outbound else ()
+    faults += ebpf_faults(intent, said) if intent.mode == "ebpf" else redirect_faults(intent, ports)
+    faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
     if faults:
         return Refuse(tuple(faults), warnings)
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), aliases(pod, intent, ports.intercepted))
@@ -97,7 +100,7 @@ def declined(pod: Pod) -> Reason | None:
     return None if pods.lookup(annotations, MODE) is not None else Reason.NOT_REQUESTED
 
 
-def _pod_faults(pod: Pod) -> Iterable[Fault]:
+def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     spec = pods.spec(pod)
     if spec.get("hostNetwork"):
         yield Fault(Reason.HOST_NETWORK, "spec.hostNetwork: true is not possible with srcip; remove one of the two")
@@ -107,11 +110,11 @@ def _pod_faults(pod: Pod) -> Iterable[Fault]:
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from _name_faults(pod)
-    yield from _uid_faults(pod)
+    yield from _uid_faults(pod) if intent.mode != "ebpf" else ()
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
-    taken = {"containers": (INIT, PROXY), "initContainers": (INIT, PROXY), "volumes": (VOLUME,)}
+    taken = {"containers": (INIT, PROXY), "initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
     for field, names in taken.items():
         for item in pods.named(pod, field):
             if item.get("name") in names:

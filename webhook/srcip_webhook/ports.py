@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from srcip_proxy.plan import RESERVED_PORTS, PortRange, merge
+from srcip_proxy.plan import PortRange, merge, reserved_ports
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import DeclaredPort, Pod, shown
@@ -47,7 +47,7 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         intercepted=intercepted,
         declared=declared,
         undeclared=(*undeclared, *unknown, *strange),
-        clashes=tuple(_clashes(intercepted, declared)),
+        clashes=tuple(_clashes(intent, intercepted, declared)),
         idle=tuple(_idle(wanted, excluded)),
         http=http,
     )
@@ -148,8 +148,8 @@ def _cut(item: PortRange, hole: PortRange) -> Iterator[PortRange]:
         yield PortRange(hole.last + 1, item.last)
 
 
-def _clashes(intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[str]:
-    for own in RESERVED_PORTS:
+def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[str]:
+    for own in reserved_ports(intent.mode):
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
             yield f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"

@@ -2,7 +2,8 @@
 
 kubelet sends no PROXY header. Where the node's own address is trusted, a probe of an intercepted port would meet the
 sidecar; so it is rewritten to an alias port, which the kernel redirects to the real one. Probes with a `host` of
-their own go elsewhere and stay as they are.
+their own go elsewhere and stay as they are. In ebpf mode no probe is touched: one that only connects is answered by the
+kernel, whoever it comes from, and `srcip.io/node-proxy-protocol: optional` lets the others through without a header.
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def targets(container: Container) -> Iterator[Target]:
 
 def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tuple[ProbeAlias, ...]:
     """One alias for each probed port that is intercepted, from FIRST_ALIAS upward past every port in use."""
-    if not intent.rewrite_probes or "off" in (intent.proxy_protocol, intent.node_proxy_protocol):
+    if (
+        intent.mode == "ebpf"
+        or not intent.rewrite_probes
+        or "off" in (intent.proxy_protocol, intent.node_proxy_protocol)
+    ):
         return ()
     probed = {target.number for container in pods.listeners(pod) for target in targets(container)}
     ports = sorted(port for port in probed if covers(intercepted, port))

@@ -25,10 +25,11 @@ The label `srcip.io/inject: "false"` opts a Pod out like the annotation; an opt-
 `{STATUS}` is written by srcip: what it added and rewrote, so that a Pod that comes back to the webhook (or a manifest
 copied from a running Pod) is never injected twice. Don't write it yourself.
 
-The init container needs the capability NET_ADMIN, the sidecar NET_RAW in tproxy mode with inbound ports, else none. The
-Pod Security levels `baseline` and `restricted` don't allow NET_ADMIN and NET_RAW, and the webhook can't see the
-namespace's level, as it never calls the Kubernetes API: a namespace that enforces one of these rejects the Pod after
-the webhook, with a message of its own.
+The init container needs the capability NET_ADMIN, the sidecar NET_RAW in tproxy mode with inbound ports, else none. In
+ebpf mode there is the init container alone: it needs BPF and NET_ADMIN, and the node's /sys/fs/cgroup as a hostPath.
+The Pod Security levels `baseline` and `restricted` don't allow any of these, and the webhook can't see the namespace's
+level, as it never calls the Kubernetes API: a namespace that enforces one of these rejects the Pod after the webhook,
+with a message of its own.
 
 A rewritten HTTP probe carries the alias port in its Host header; state the header in the probe where that matters.
 

@@ -7,18 +7,20 @@ owner wrote it; then the decision is taken anew, and nothing is ever added twice
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srcip_proxy.plan import Plan
 from srcip_webhook import __version__, pods
 from srcip_webhook.annotations import INJECTED, STATUS
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
-from srcip_webhook.policy import INIT, PROXY, VOLUME
+from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME
 from srcip_webhook.probes import with_port
 
 EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 """Tells the cluster autoscaler that our volume is no reason to keep a node."""
+
+VOLUMES = (VOLUME, CGROUP)
 
 Rewritten = Mapping[str, Mapping[str, int | str]]
 """Container name → dotted path of the handler → the port it named before."""
@@ -30,14 +32,14 @@ _PATHS = {
 }
 
 
-def text(plan: Plan, rewritten: Rewritten, digest: str) -> str:
-    """The annotation's value. `digest` stands for the containers that were rendered."""
+def text(plan: Plan, rewritten: Rewritten, names: Mapping[str, Sequence[str]], digest: str) -> str:
+    """The annotation's value. `names` are those of what was added, `digest` stands for all of it."""
     return json.dumps(
         {
             "version": __version__,
             "mode": plan.mode,
-            "containers": [INIT, PROXY],
-            "volumes": [VOLUME],
+            "containers": list(names["containers"]),
+            "volumes": list(names["volumes"]),
             "ports": [str(item) for item in plan.inbound_ports],
             "trustedCIDRs": list(plan.trusted_cidrs),
             "probes": rewritten,
@@ -89,7 +91,7 @@ def undo(pod: Pod) -> Pod:
 def _metadata_without(pod: Pod) -> dict[str, Any]:
     kept = {key: value for key, value in pods.annotations_of(pod).items() if key != STATUS}
     if EVICT in kept:
-        volumes = [item for item in kept.pop(EVICT).split(",") if item.strip() not in ("", VOLUME)]
+        volumes = [item for item in kept.pop(EVICT).split(",") if item.strip() not in ("", *VOLUMES)]
         kept |= {EVICT: ",".join(volumes)} if volumes else {}
     marks = {key: value for key, value in pods.labels_of(pod).items() if key != INJECTED}
     return _with(pods.metadata(pod), annotations=kept, labels=marks)
@@ -103,7 +105,7 @@ def _spec_without(pod: Pod, status: dict[str, Any]) -> dict[str, Any]:
         kept = (container for container in pods.named(pod, field) if container.get("name") not in ours)
         return [_restore(container, status["probes"].get(container.get("name"), {}), aliases) for container in kept]
 
-    volumes = [item for item in pods.named(pod, "volumes") if item.get("name") != VOLUME]
+    volumes = [item for item in pods.named(pod, "volumes") if item.get("name") not in VOLUMES]
     return _with(
         pods.spec(pod),
         volumes=volumes,

@@ -7,7 +7,7 @@ from typing import Any
 
 from srcip_proxy.plan import OUTBOUND_WAIT_MS, Plan
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, PREFIX, TABLE, Intent
+from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, OF_SIDECAR, PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
@@ -17,7 +17,7 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
     """Each warning in one short line (the API server cuts long ones)."""
     yield from _inbound_surprises(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
     yield from _outbound_surprises(plan)
-    if pods.spec(pod).get("shareProcessNamespace"):
+    if pods.spec(pod).get("shareProcessNamespace") and plan.mode != "ebpf":
         yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
     if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
         yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
@@ -40,6 +40,8 @@ def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str
 def _policy_surprises(intent: Intent) -> Iterator[str]:
     if intent.proxy_protocol == "off":
         yield f"srcip: {PREFIX}proxy-protocol: off leaves the connections of trusted sources as they are"
+    elif intent.node_proxy_protocol == "required" and intent.mode == "ebpf":
+        yield "srcip: HTTP and gRPC probes send no header: they fail where the node's own address is trusted"
     elif intent.node_proxy_protocol == "required" and not intent.rewrite_probes:
         yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
 
@@ -76,11 +78,13 @@ def _idle_inbound(intent: Intent) -> Iterator[str]:
 
 
 _ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))
+_ROWS_WITHOUT_SIDECAR = (*(row for row in TABLE if row.field in OF_SIDECAR), *_ROWS_OF_REDIRECT)
 
 
 def _idle_annotations(intent: Intent) -> Iterator[str]:
     used = ("http_ports", "forwarded_for_header") if intent.client_from == "x-forwarded-for" else ()
-    idle = [row.key for row in _ROWS_OF_REDIRECT if row.field not in used and getattr(intent, row.field) != row.default]
+    rows = _ROWS_WITHOUT_SIDECAR if intent.mode == "ebpf" else _ROWS_OF_REDIRECT
+    idle = [row.key for row in rows if row.field not in used and getattr(intent, row.field) != row.default]
     if idle:
         yield f"srcip: without effect in {intent.mode} mode: {', '.join(idle)}"
 

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Connections: what the kernel says of them, and the table of those whose client is known. */
+#ifndef SRCIP_CONNECTIONS_H
+#define SRCIP_CONNECTIONS_H
+
+#include <linux/errno.h>
+
+#include "packet.h"
+
+/* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
+enum { NOTHING = 0, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
+enum { INET = 2, INET6 = 10 };
+
+struct found {
+	__u32 state, family;
+};
+
+/* The socket that the kernel would hand a packet of `flow` to. NOTHING when there is none. */
+static __noinline int find_socket(struct __sk_buff *skb, const struct flow *flow, struct found *found)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *socket;
+
+	found->state = NOTHING;
+	found->family = 0;
+	if (flow->peer[2] == bpf_htonl(0xffff) && !flow->peer[0] && !flow->peer[1]) {
+		tuple.ipv4.saddr = flow->peer[3];
+		tuple.ipv4.daddr = flow->own[3];
+		tuple.ipv4.sport = flow->peer_port;
+		tuple.ipv4.dport = flow->own_port;
+		socket = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, flow->peer, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, flow->own, 16);
+		tuple.ipv6.sport = flow->peer_port;
+		tuple.ipv6.dport = flow->own_port;
+		socket = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!socket)
+		return 0;
+	found->state = socket->state;
+	found->family = socket->family;
+	bpf_sk_release(socket);
+	return 0;
+}
+
+static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *flow)
+{
+	struct found found;
+
+	find_socket(skb, flow, &found);
+	return found.state;
+}
+
+/* Whether the application that listens for `flow` can be shown an IPv6 client. */
+static __always_inline int can_show_ipv6(struct __sk_buff *skb, const struct flow *flow)
+{
+	struct flow nobody = *flow;
+	struct found found;
+
+	nobody.peer_port = 0; /* no connection has it, so that the listener is found */
+	find_socket(skb, &nobody, &found);
+	return found.family != INET;
+}
+
+#define SWEEP_EVERY 100000000 /* ns */
+
+struct sweep {
+	struct __sk_buff *skb;
+	__u64 is_second;
+};
+
+static long forget_dead(void *map, const void *key, void *value, void *context)
+{
+	struct sweep *sweep = context;
+	__u32 state = state_of(sweep->skb, key);
+
+	(void)value;
+	if (state == NOTHING || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT))
+		bpf_map_delete_elem(map, key);
+	return 0;
+}
+
+/*
+ * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room, then those of
+ * connections in TIME_WAIT: all that they can still need is to acknowledge a FIN once more. Nothing else removes an
+ * entry but a new connection of the same flow.
+ */
+static __noinline int add_live(struct __sk_buff *skb, struct work *w)
+{
+	struct sweep sweep = { skb, 0 };
+	__u64 now;
+
+	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (now - w->swept < SWEEP_EVERY)
+		return -1;
+	w->swept = now;
+	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
+	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
+		return 0;
+	sweep.is_second = 1;
+	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
+	return bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY);
+}
+
+static long forget_old(void *map, const void *key, void *value, void *context)
+{
+	if (((struct held *)value)->since < *(__u64 *)context)
+		bpf_map_delete_elem(map, key);
+	return 0;
+}
+
+/* Keeps the first part of a header. Room is made of those that nobody went on with in time. */
+static __noinline int add_held(struct work *w)
+{
+	struct settings *settings = get_settings();
+	__u64 oldest;
+	int failure;
+
+	if (!settings)
+		return -1;
+	failure = bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+	if (failure != -E2BIG)
+		return failure;
+	oldest = bpf_ktime_get_ns() - settings->timeout_ms * 1000000ULL;
+	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
+	return bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+}
+
+#endif

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* TCP options: a list that is walked in memory, as the verifier follows no such walk through a packet. */
+#ifndef SRCIP_OPTIONS_H
+#define SRCIP_OPTIONS_H
+
+#include "packet.h"
+
+#define KIND_END 0
+#define KIND_NOP 1
+#define KIND_SACK 5
+#define KIND_TIMESTAMP 8
+#define KIND_FAST_OPEN 34
+#define KIND_EXPERIMENT 254
+#define FAST_OPEN_MAGIC 0xf989 /* RFC 7413, appendix B: of the experiment */
+#define ONLY_TIMESTAMP 0x0101080a
+
+struct walk {
+	struct work *work;
+};
+
+static __always_inline int read_options(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	__u32 size = p->header - OPTIONS_AT;
+
+	__builtin_memset(w->options, 0, sizeof(w->options));
+	if (!size || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options))))
+		return -1;
+	__builtin_memcpy(w->before, w->options, sizeof(w->options));
+	w->at = 0;
+	return 0;
+}
+
+static __always_inline void write_options(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	__u32 size = p->header - OPTIONS_AT;
+	__s64 difference;
+
+	difference = bpf_csum_diff((__be32 *)w->before, sizeof(w->before), (__be32 *)w->options, sizeof(w->options), 0);
+	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, 0, difference, 0);
+	bpf_skb_store_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options)), 0);
+}
+
+/* A byte of the options; the verifier takes an index that was read from a map and masked (see srcip_index). */
+static __always_inline __u8 *option(struct work *w, __u32 at)
+{
+	volatile __u32 *place = &w->place;
+
+	*place = at;
+	return &w->options[*place & (sizeof(w->options) - 1)];
+}
+
+static __always_inline __u32 number(struct work *w, __u32 at)
+{
+	return *option(w, at) << 24 | *option(w, at + 1) << 16 | *option(w, at + 2) << 8 | *option(w, at + 3);
+}
+
+static __always_inline void set_number(struct work *w, __u32 at, __u32 value)
+{
+	*option(w, at) = value >> 24;
+	*option(w, at + 1) = value >> 16;
+	*option(w, at + 2) = value >> 8;
+	*option(w, at + 3) = value;
+}
+
+/* The next option begins at w->at. Returns its kind, or KIND_END; NOPs are like others, of one byte. */
+static __always_inline __u32 next_option(struct work *w, __u32 *size)
+{
+	__u32 at = w->at, kind = *option(w, at);
+
+	*size = *option(w, at + 1);
+	if (kind == KIND_NOP)
+		*size = 1;
+	else if (*size < 2)
+		kind = KIND_END;
+	return at + *size > OPTIONS_SIZE ? KIND_END : kind;
+}
+
+static long raise_edge(__u32 i, void *context)
+{
+	struct work *w = ((struct walk *)context)->work;
+	__u32 size = *option(w, w->at + 1), edge = w->at + 2 + i * 4;
+
+	if (2 + i * 4 + 4 > size)
+		return 1;
+	set_number(w, edge, number(w, edge) + w->shift);
+	return 0;
+}
+
+/* One option: SACK blocks are raised by w->shift, the time is set to w->timestamp, the echo of the peer is kept. */
+static long change_option(__u32 i, void *context)
+{
+	struct work *w = ((struct walk *)context)->work;
+	__u32 size, kind = next_option(w, &size);
+
+	(void)i;
+	if (kind == KIND_END)
+		return 1;
+	if (kind == KIND_SACK)
+		bpf_loop(8, raise_edge, context, 0);
+	if (kind == KIND_TIMESTAMP && size == 10) {
+		w->echo = number(w, w->at + 6);
+		if (w->timestamp)
+			set_number(w, w->at + 2, w->timestamp);
+	}
+	w->at += size;
+	return 0;
+}
+
+/* On the way out: SACK blocks are raised by `by`; the time is `timestamp`, unless that is 0. */
+static __noinline void change_options(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
+{
+	struct packet *p = &w->packet;
+	struct walk walk = { w };
+	__be32 first = 0;
+
+	if (!timestamp && p->header == OPTIONS_AT + 12) { /* the way of most packets */
+		bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, &first, sizeof(first));
+		if (first == bpf_htonl(ONLY_TIMESTAMP))
+			return;
+	}
+	if (read_options(skb, w))
+		return;
+	w->shift = by;
+	w->timestamp = timestamp;
+	bpf_loop(OPTIONS_SIZE, change_option, &walk, 0);
+	write_options(skb, w);
+}
+
+/* The timestamp that the peer echoes, or 0. */
+static __noinline __u32 read_echo(struct __sk_buff *skb, struct work *w)
+{
+	struct walk walk = { w };
+
+	w->echo = w->shift = w->timestamp = 0;
+	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
+		return 0;
+	bpf_loop(OPTIONS_SIZE, change_option, &walk, 0);
+	return w->echo;
+}
+
+/* One option, or one byte of an option that goes; w->shift tells how many of those are left. */
+static long no_fast_open(__u32 i, void *context)
+{
+	struct work *w = ((struct walk *)context)->work;
+	__u32 size, kind, left = w->shift;
+
+	(void)i;
+	if (left) {
+		*option(w, w->at) = KIND_NOP;
+		w->at++;
+		w->shift = left - 1;
+		return 0;
+	}
+	kind = next_option(w, &size);
+	if (kind == KIND_END)
+		return 1;
+	if (kind == KIND_FAST_OPEN || (kind == KIND_EXPERIMENT && (number(w, w->at) & 0xffff) == FAST_OPEN_MAGIC))
+		w->shift = size;
+	else
+		w->at += size;
+	return 0;
+}
+
+static __noinline void forbid_fast_open(struct __sk_buff *skb, struct work *w)
+{
+	struct walk walk = { w };
+
+	if (read_options(skb, w))
+		return;
+	w->shift = 0;
+	bpf_loop(2 * OPTIONS_SIZE, no_fast_open, &walk, 0);
+	write_options(skb, w);
+}
+
+#endif

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * TCP packets: read, and changed in place.
+ *
+ * Checksums are changed by the difference, which holds for every state a packet can be in (complete, partial for the
+ * card to finish, verified, or not). Only a packet that loses its payload gets a new one.
+ */
+#ifndef SRCIP_PACKET_H
+#define SRCIP_PACKET_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+
+#include "state.h"
+
+#define FIN 0x01
+#define SYN 0x02
+#define RST 0x04
+#define ACK 0x10
+#define MASK (FIN | SYN | RST | ACK)
+
+#define SEQ_AT offsetof(struct tcphdr, seq)
+#define ACK_AT offsetof(struct tcphdr, ack_seq)
+#define FLAGS_AT 12
+#define CHECK_AT offsetof(struct tcphdr, check)
+#define OPTIONS_AT sizeof(struct tcphdr)
+#define OPTIONS_SIZE 40
+
+#ifndef offsetof
+#define offsetof(type, member) __builtin_offsetof(type, member)
+#endif
+
+/* A length from 1 to `most`, a power of two, for the verifier: the caller knows that it is, the compiler must not. */
+static __always_inline __u64 length_of(__u64 length, __u64 most)
+{
+	asm volatile("" : "+r"(length));
+	return ((length - 1) & (most - 1)) + 1;
+}
+
+enum reading { OTHER, WHOLE, FRAGMENT };
+
+static __always_inline void set_ipv4(__be32 *to, __be32 address)
+{
+	to[0] = to[1] = 0;
+	to[2] = bpf_htonl(0xffff);
+	to[3] = address;
+}
+
+/* Where the TCP header begins and the packet ends, and the addresses. */
+static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, __u32 direction, __u32 *end)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.protocol != IPPROTO_TCP || ip.ihl < 5)
+		return OTHER;
+	set_ipv4(p->flow.peer, direction == INWARD ? ip.saddr : ip.daddr);
+	set_ipv4(p->flow.own, direction == INWARD ? ip.daddr : ip.saddr);
+	p->tcp = ETH_HLEN + ip.ihl * 4;
+	*end = ip.tot_len ? ETH_HLEN + bpf_ntohs(ip.tot_len) : skb->len; /* 0: more than 64 KiB (BIG TCP) */
+	if (ip.frag_off & bpf_htons(0x1fff))
+		return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
+	return ip.frag_off & bpf_htons(0x2000) ? FRAGMENT : WHOLE;
+}
+
+static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, __u32 direction, __u32 *end)
+{
+	__u8 extension[8];
+	struct ipv6hdr ip;
+	int found = WHOLE;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return OTHER;
+	__builtin_memcpy(p->flow.peer, direction == INWARD ? &ip.saddr : &ip.daddr, 16);
+	__builtin_memcpy(p->flow.own, direction == INWARD ? &ip.daddr : &ip.saddr, 16);
+	p->tcp = ETH_HLEN + sizeof(ip);
+	*end = ip.payload_len ? p->tcp + bpf_ntohs(ip.payload_len) : skb->len;
+	if (ip.nexthdr == IPPROTO_FRAGMENT || ip.nexthdr == IPPROTO_HOPOPTS || ip.nexthdr == IPPROTO_DSTOPTS ||
+	    ip.nexthdr == IPPROTO_ROUTING) {
+		if (bpf_skb_load_bytes(skb, p->tcp, extension, sizeof(extension)))
+			return OTHER;
+		p->tcp += ip.nexthdr == IPPROTO_FRAGMENT ? 8 : 8 + extension[1] * 8;
+		if (ip.nexthdr == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8))
+			return OTHER;
+		ip.nexthdr = extension[0];
+		found = FRAGMENT; /* nobody sends TCP like this; it would go past the rules */
+	}
+	return ip.nexthdr == IPPROTO_TCP ? found : OTHER;
+}
+
+static __noinline int read_packet(struct __sk_buff *skb, struct work *w, __u32 direction)
+{
+	struct packet *p = &w->packet;
+	struct tcphdr tcp;
+	__u32 end = 0;
+	int found;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		p->is_ipv6 = 0;
+		found = read_ipv4(skb, p, direction, &end);
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		p->is_ipv6 = 1;
+		found = read_ipv6(skb, p, direction, &end);
+	} else {
+		return OTHER;
+	}
+	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, &tcp, sizeof(tcp)))
+		return OTHER;
+	p->flow.peer_port = direction == INWARD ? tcp.source : tcp.dest;
+	p->flow.own_port = direction == INWARD ? tcp.dest : tcp.source;
+	p->seq = bpf_ntohl(tcp.seq);
+	p->ack = bpf_ntohl(tcp.ack_seq);
+	p->header = tcp.doff * 4;
+	p->flags = bpf_ntohs(((__be16 *)&tcp)[FLAGS_AT / 2]);
+	if (p->header < sizeof(tcp) || p->tcp + p->header > end)
+		return OTHER; /* the kernel drops it, too */
+	p->payload = end - p->tcp - p->header;
+	return found;
+}
+
+/* Puts another number into the TCP header at `at`. */
+static __always_inline void replace(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 from, __u32 to)
+{
+	__be32 value = bpf_htonl(to);
+
+	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htonl(from), value, sizeof(value));
+	bpf_skb_store_bytes(skb, p->tcp + at, &value, sizeof(value), 0);
+}
+
+static __always_inline void set_seq(struct __sk_buff *skb, struct packet *p, __u32 seq)
+{
+	replace(skb, p, SEQ_AT, p->seq, seq);
+}
+
+static __always_inline void set_flags(struct __sk_buff *skb, struct packet *p, __u32 flags)
+{
+	__be16 value = bpf_htons((p->flags & 0xf000) | flags);
+
+	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htons(p->flags), value, sizeof(value));
+	bpf_skb_store_bytes(skb, p->tcp + FLAGS_AT, &value, sizeof(value), 0);
+}
+
+static __always_inline __u16 folded(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* The new length in the IP header, and the packet cut behind the TCP header. */
+static __always_inline int cut_payload(struct __sk_buff *skb, struct packet *p)
+{
+	__be16 before = 0, after;
+
+	if (p->is_ipv6) {
+		after = bpf_htons(p->header);
+		bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, payload_len), &after, 2, BPF_F_RECOMPUTE_CSUM);
+	} else {
+		after = bpf_htons(p->tcp - ETH_HLEN + p->header);
+		bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, tot_len), &before, 2);
+		bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), before, after, 2);
+		bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, tot_len), &after, 2, 0);
+	}
+	return bpf_skb_change_tail(skb, p->tcp + p->header, 0);
+}
+
+/* Leaves a bare segment with this sequence number: nothing of the payload. It is for this machine, never forwarded. */
+static __noinline int trim(struct __sk_buff *skb, struct work *w, __u32 seq)
+{
+	struct packet *p = &w->packet;
+	__u32 size = p->header;
+	__s64 sum;
+	__u16 check;
+
+	if (cut_payload(skb, p))
+		return -1;
+	__builtin_memset(w->tcp, 0, sizeof(w->tcp));
+	if (bpf_skb_load_bytes(skb, p->tcp, w->tcp, length_of(size, sizeof(w->tcp))))
+		return -1;
+	((struct tcphdr *)w->tcp)->seq = bpf_htonl(seq);
+	((struct tcphdr *)w->tcp)->check = 0;
+	sum = bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
+	sum = bpf_csum_diff(0, 0, (__be32 *)w->tcp, sizeof(w->tcp), sum);
+	check = folded(sum);
+	((struct tcphdr *)w->tcp)->check = check;
+	return bpf_skb_store_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr), BPF_F_RECOMPUTE_CSUM);
+}
+
+#endif

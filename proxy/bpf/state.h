@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What the programs know: the settings, the connections, the counters. Every attach has its own maps, so Pods share none. */
+#ifndef SRCIP_STATE_H
+#define SRCIP_STATE_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "header.h"
+
+/* Policies of a network, in the words of srcip.io/proxy-protocol. 0: off. */
+enum { OFF, REQUIRED, OPTIONAL };
+
+/* Order and names are those of COUNTERS in srcip_proxy/ebpf_counters.py. */
+enum counter {
+	ACCEPTED_PROXY, /* handed to the application with a client's address */
+	ACCEPTED_LOCAL, /* without: LOCAL, UNKNOWN */
+	ACCEPTED_NONE,  /* no header, where the policy allows it */
+	FALLBACK_FAMILY,
+	REFUSED_CHECKSUM,
+	REFUSED_EMPTY, /* ended before its first byte: a health check that only connects */
+	REFUSED_FAMILY,
+	REFUSED_HEADER_CLOSED,
+	REFUSED_HEADER_TIMEOUT,
+	REFUSED_MALFORMED,
+	REFUSED_NO_HEADER,
+	REFUSED_NO_ROOM,
+	REFUSED_TOO_LONG,
+	REFUSED_UNUSABLE_ADDRESS,
+	REFUSED_VERSION,
+	DROPPED_FRAGMENT, /* packets, from here on */
+	DROPPED_EARLY,    /* behind a header that is not whole yet: it comes again */
+	COUNTER_SETS,
+};
+
+/* Both ends of a connection as the Pod sees them, network order; IPv4 as ::ffff:a.b.c.d. */
+struct flow {
+	__be32 peer[4];
+	__be32 own[4];
+	__be16 peer_port;
+	__be16 own_port;
+};
+
+/* A handshake. With the sequence number, a forged SYN is another attempt, and harms none. */
+struct attempt {
+	struct flow flow;
+	__u32 isn; /* the peer's initial sequence number */
+};
+
+struct pending {
+	__u64 since; /* of the first SYN-ACK, in ns */
+	__u32 iss;   /* our initial sequence number */
+	__u8 policy;
+	__u8 is_held; /* a part of the header lies in `headers` */
+	__u8 is_refused;
+	__u8 reserved;
+};
+
+/* The part of a header that has arrived, where it came in several segments. */
+struct held {
+	__u32 isn;
+	__u32 timestamp; /* of our SYN-ACK, as the peer echoed it; 0: none */
+	__u64 since;
+	struct srcip_scratch scratch;
+};
+
+/* A connection whose client is known. */
+struct live {
+	__be32 client[4];
+	__u32 isn;
+	__u32 shift; /* bytes of the header */
+	__be16 port;
+	__u8 family; /* 4, 6; 0: the connection's own address counts */
+	__u8 reserved;
+};
+
+struct network {
+	__u32 length;
+	__be32 address[4];
+};
+
+struct settings {
+	struct srcip_limits limits;
+	struct srcip_own own;
+	__u32 timeout_ms;
+	__u32 is_exact; /* refuse, rather than show the balancer */
+	__u32 fingerprint;
+	__u32 reserved;
+	__u64 network; /* cookie of the network namespace that this is about */
+};
+
+struct packet {
+	struct flow flow;
+	__u32 seq, ack;
+	__u32 payload; /* bytes */
+	__u32 tcp;     /* where the TCP header begins */
+	__u32 header;  /* bytes of the TCP header */
+	__u16 flags;   /* with the header's length, as they stand in the packet, host order */
+	__u8 is_ipv6;
+	__u8 reserved;
+};
+
+/* Of one CPU and one direction: what would be on the stack, were the verifier to follow it there. */
+struct work {
+	struct packet packet;
+	struct attempt attempt;
+	struct live live;
+	__u32 at, place; /* in options */
+	__u32 shift, timestamp, echo;
+	__u32 reserved;
+	__u64 swept; /* when the dead were last looked for */
+	__u8 tcp[64];
+	__u8 options[64], before[64];
+	struct held held;
+};
+
+enum { INWARD, OUTWARD, DIRECTIONS };
+
+#define MAP(name, kind, entries, key_type, value_type, flags) \
+	struct {                                              \
+		__uint(type, BPF_MAP_TYPE_##kind);            \
+		__uint(max_entries, entries);                 \
+		__type(key, key_type);                        \
+		__type(value, value_type);                    \
+		__uint(map_flags, flags);                     \
+	} name SEC(".maps")
+
+MAP(settings_map, ARRAY, 1, __u32, struct settings, 0);
+MAP(ports, ARRAY, 1024, __u32, __u64, 0); /* a bit per port */
+MAP(networks, LPM_TRIE, 1024, struct network, __u32, BPF_F_NO_PREALLOC);
+MAP(counters, ARRAY, COUNTER_SETS, __u32, __u64, 0);
+MAP(works, PERCPU_ARRAY, DIRECTIONS, __u32, struct work, 0);
+/* Not answered yet: may be forgotten, then the next SYN-ACK brings it back, or the connection is refused. */
+MAP(attempts, LRU_HASH, 8192, struct attempt, struct pending, 0);
+/* Those that the kernel has answered by a SYN cookie, and so knows nothing of. */
+MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
+MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
+/* Never forgotten while the kernel has the connection. */
+MAP(lives, HASH, 16384, struct flow, struct live, 0);
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline struct settings *get_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&settings_map, &zero);
+}
+
+static __always_inline int is_intercepted(__be16 port)
+{
+	__u32 number = bpf_ntohs(port), index = number >> 6;
+	__u64 *bits = bpf_map_lookup_elem(&ports, &index);
+
+	return bits && (*bits >> (number & 63) & 1);
+}
+
+/* What is asked of this peer. */
+static __always_inline __u32 policy_of(const struct flow *flow)
+{
+	struct network key = { .length = 128 };
+	__u32 *policy;
+
+	__builtin_memcpy(key.address, flow->peer, sizeof(key.address));
+	policy = bpf_map_lookup_elem(&networks, &key);
+	return policy ? *policy : OFF;
+}
+
+#endif

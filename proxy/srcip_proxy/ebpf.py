@@ -1,0 +1,94 @@
+"""`srcip-proxy ebpf attach | stats`: the real client address without a proxy. docs/ebpf.md says how it works."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from srcip_proxy import ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
+from srcip_proxy.init import load
+from srcip_proxy.plan import Plan
+from srcip_proxy.pod import Pod
+
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
+OBJECT = Path("/usr/lib/srcip/srcip.bpf.o")
+
+
+def attach(plan: Plan, pod: Pod, program: Path, interface: str, cgroup: Path) -> str:
+    """Attach everything and say what was done. Raises BpfError, TooManyAddressesError, OSError.
+
+    The hook that answers for the fingerprint comes last: whoever gets its answer has all of them.
+    """
+    number = ebpf_maps.fingerprint(plan, pod, program.read_bytes())
+    before = ebpf_counters.fingerprint()
+    if before == number:
+        return "in place already"
+    if before is not None:
+        raise libbpf.BpfError("another configuration is attached to this Pod; a Pod keeps its first one to its end")
+    loaded = _loaded(plan, pod, program, number)
+    loaded.attach_tc("srcip_egress", interface, libbpf.TC_EGRESS)
+    loaded.attach_tc("srcip_ingress", interface, libbpf.TC_INGRESS)
+    loaded.attach_cgroup("srcip_peer6", cgroup, libbpf.GETPEERNAME6)
+    loaded.attach_cgroup("srcip_peer4", cgroup, libbpf.GETPEERNAME4)
+    loaded.close()
+    return f"attached to {interface} and {cgroup}"
+
+
+def _loaded(plan: Plan, pod: Pod, program: Path, number: int) -> libbpf.Object:
+    entries = ebpf_maps.entries(plan, pod, number, _network())
+    loaded = libbpf.Object(program)
+    loaded.resize("lives", plan.max_connections)
+    loaded.load()
+    for entry in entries:
+        loaded.put(entry.name, entry.key, entry.value)
+    return loaded
+
+
+def _network() -> int:
+    """The cookie of this network namespace: no other ever has the same (socket(7) of Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
+    """`srcip-proxy ebpf`. Exit code 0 when done, 1 with the reason, 2 on wrong usage."""
+    wanted = _parser().parse_args(arguments)
+    try:
+        return _stats() if wanted.what == "stats" else _attach(wanted, environment)
+    except (libbpf.BpfError, ebpf_maps.TooManyAddressesError, OSError) as error:
+        print(f"srcip-proxy ebpf {wanted.what}: {error}", file=sys.stderr)
+        return 1
+
+
+def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    plan, pod = load(environment)
+    if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, wanted.object):
+        for finding in findings:
+            print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
+        return 1
+    print(f"srcip-proxy ebpf: {attach(plan, pod, wanted.object, wanted.interface, wanted.cgroup)}")
+    return 0
+
+
+def _stats() -> int:
+    values = ebpf_counters.read()
+    if values is None:
+        print("srcip-proxy ebpf stats: nothing is attached to the cgroup of this process", file=sys.stderr)
+        return 1
+    print(ebpf_counters.text(values), end="")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="srcip-proxy ebpf", description=__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    attaching = commands.add_parser("attach", help="attach the programs to this Pod; needs CAP_BPF and CAP_NET_ADMIN")
+    attaching.add_argument("--cgroup", type=Path, required=True, help="the Pod's directory in cgroup v2")
+    attaching.add_argument("--interface", default="eth0", help="where the balancers' packets arrive (default: eth0)")
+    attaching.add_argument("--object", type=Path, default=OBJECT, help=f"the compiled programs (default: {OBJECT})")
+    commands.add_parser("stats", help="print the counters of this Pod; needs no capability")
+    return parser

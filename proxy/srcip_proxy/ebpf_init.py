@@ -1,0 +1,100 @@
+"""What the init container does in ebpf mode: find the Pod's cgroup and interface, attach the programs, and be gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from srcip_proxy import capabilities, capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
+from srcip_proxy import pod as pods
+from srcip_proxy.ebpf_preflight import OLDEST
+from srcip_proxy.libbpf import BpfError
+from srcip_proxy.plan import CGROUP_MOUNT, Plan
+from srcip_proxy.pod import Pod
+
+UID = "POD_UID"
+_LINKS = "CONFIG_NET_CLS_ACT, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)"
+
+
+class NotPossibleError(Exception):
+    """This node or this Pod can't have ebpf mode; `reasons` names every one, each with what to do."""
+
+    def __init__(self, reasons: list[str]) -> None:
+        self.reasons = tuple(reasons)
+        super().__init__("; ".join(reasons))
+
+
+def set_up(
+    plan: Plan,
+    pod: Pod,
+    environment: Mapping[str, str],
+    root: Path = Path(CGROUP_MOUNT),
+    program: Path = ebpf.OBJECT,
+) -> str:
+    """Attach everything and say what was done. Raises NotPossibleError."""
+    reasons = [*obstacles(os.uname().release)]
+    try:
+        cgroup = own_cgroup(root, environment.get(UID, ""))
+    except NotPossibleError as error:
+        reasons += error.reasons
+    if reasons:
+        raise NotPossibleError(reasons)
+    try:
+        capset.use_all()
+        link = interface(pod, pods.run_ip)
+        if reasons := ebpf_preflight.findings(link, cgroup, program):
+            raise NotPossibleError(reasons)
+        return ebpf.attach(plan, pod, program, link, cgroup)
+    except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
+        raise NotPossibleError([*explained(str(error)), str(error)]) from error
+
+
+def obstacles(release: str) -> Iterator[str]:
+    """What is missing in the kernel and in this process."""
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version and (int(version[1]), int(version[2])) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        yield f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"
+    yield from capabilities.missing("BPF", "NET_ADMIN", files="python3")
+
+
+def own_cgroup(root: Path, uid: str) -> Path:
+    """The directory of this Pod, whose UID is `uid`. Raises NotPossibleError."""
+    if not root.is_dir():
+        raise NotPossibleError([f"{root} is missing: it is the node's /sys/fs/cgroup, a hostPath volume"])
+    top = cgroups.version_2(root)
+    if not top:
+        text = f"{root}, the node's /sys/fs/cgroup, is not cgroup v2: boot the node with"
+        raise NotPossibleError([f"{text} systemd.unified_cgroup_hierarchy=1, choose another node, or mode tproxy"])
+    cgroup = cgroups.of_pod(top, uid)
+    if not cgroup:
+        text = f"no directory of Pod {uid!r} ({UID}, metadata.uid) is below {top}"
+        raise NotPossibleError([f"{text}: the hostPath must be the node's own /sys/fs/cgroup"])
+    if not cgroups.holds(cgroup, os.getpid()):
+        raise NotPossibleError([f"{cgroup} does not hold this container: {UID} must be its own Pod's metadata.uid"])
+    return cgroup
+
+
+def explained(said: str) -> list[str]:
+    """What to do about an error of the kernel, by its words."""
+    first = said.partition("\n")[0]
+    if first.startswith("clsact of") or (" on " in first and first.startswith(("srcip_ingress", "srcip_egress"))):
+        return [f"the node's kernel may lack {_LINKS}: load them on the node, choose another node, or mode tproxy"]
+    if first.startswith("load:") and "not permitted" in first:
+        return [
+            "the kernel allows no bpf(2) here though CAP_BPF is there: the node's container runtime may have a seccomp "
+            "profile from before Linux 5.8 (update it), or the kernel be locked down"
+        ]
+    return []
+
+
+def interface(pod: Pod, ip: Callable[..., str]) -> str:
+    """The interface that has the Pod's first address, where the balancers' packets arrive. Raises NotPossibleError."""
+    wanted = str(pod.addresses[0]) if pod.addresses else ""
+    for link in json.loads(ip("-j", "addr", "show")):
+        if any(row.get("local") == wanted for row in link["addr_info"]):
+            return str(link["ifname"])
+    raise NotPossibleError([f"no interface has the Pod's address {wanted or '(none is known)'}"])

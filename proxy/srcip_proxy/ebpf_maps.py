@@ -1,0 +1,93 @@
+"""What the programs of ebpf mode are told: the plan and the Pod as entries of their maps (proxy/bpf/state.h). Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from srcip_proxy.plan import Plan
+from srcip_proxy.pod import Address, Pod
+from srcip_proxy.portranges import PortRange
+
+POLICIES = {"off": 0, "required": 1, "optional": 2}
+MOST_OWN = 16
+LONGEST_HEADER = 4096
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_ZERO = struct.pack("=I", 0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of one map."""
+
+    name: str
+    key: bytes
+    value: bytes
+
+
+class TooManyAddressesError(ValueError):
+    """The Pod has more addresses than the programs can compare a claim with."""
+
+
+def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
+    """All that must be written before the programs are attached; `network` is the cookie of the Pod's network
+    namespace. Raises TooManyAddressesError.
+    """
+    found = [Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, network))]
+    found += [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
+    found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
+    return found
+
+
+def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
+    """A number that tells this configuration from any other; never 0."""
+    return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
+
+
+def _settings(plan: Plan, pod: Pod, number: int, network: int) -> bytes:
+    own = _own(pod)
+    versions = sum(plan.proxy_protocol_versions)  # a bit for each
+    limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
+    listed = struct.pack("=I", len(own)) + b"".join(struct.pack("=I16s", a.version, a.packed) for a in own)
+    is_exact = plan.client_address != "best-effort"
+    rest = struct.pack("=III4xQ", plan.header_timeout_ms, is_exact, number, network)
+    return limits + listed.ljust(4 + 20 * MOST_OWN, b"\0") + rest
+
+
+def _own(pod: Pod) -> list[Address]:
+    """What no client can be, beside what is refused in every Pod."""
+    own = [a for a in pod.unusable if not (a.is_loopback or a.is_link_local)]
+    if len(own) > MOST_OWN:
+        raise TooManyAddressesError(f"the Pod has {len(own)} addresses; at most {MOST_OWN} can be told from a client's")
+    return own
+
+
+def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
+    """A bit for each port, in words of 64; the words that are not zero."""
+    bits = 0
+    for r in ranges:
+        bits |= ((1 << (r.last - r.first + 1)) - 1) << r.first
+    for index in range(1024):
+        if word := bits >> (64 * index) & (2**64 - 1):
+            yield index, struct.pack("=Q", word)
+
+
+def _policies(plan: Plan, pod: Pod) -> dict[Network, str]:
+    """The policy of each network; of two that hold an address the longer one counts."""
+    networks = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
+    found = dict.fromkeys(networks, plan.proxy_protocol)
+    for address in pod.node:
+        if any(address in n for n in networks):
+            found[ipaddress.ip_network(address)] = plan.node_proxy_protocol
+    return found
+
+
+def _network(network: Network) -> bytes:
+    """A key of a trie; IPv4 lies in ::ffff:0:0/96."""
+    first, length = network.network_address.packed, network.prefixlen
+    if network.version == 4:
+        first, length = bytes(10) + b"\xff\xff" + first, length + 96
+    return struct.pack("=I16s", length, first)

@@ -1,0 +1,168 @@
+"""Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import rig
+from rig import APP, POD_ENV, Client, Seen, plan
+
+from srcip_lab import bpf, network
+from srcip_lab.namespace import Host
+from srcip_lab.network import Network
+from srcip_proxy.ebpf_counters import COUNTERS
+from srcip_proxy.plan import Plan
+
+ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
+LB4_ADDRESS = "10.77.1.2"
+ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
+
+
+def needs_root() -> None:
+    """Skip with the reason where the programs cannot be compiled and attached; in CI that is a failure."""
+    rig.needs_root()
+    missing = [name for name in ("clang", "setpriv", "nsenter", "bpftool", "ethtool", "tc") if not shutil.which(name)]
+    reason = f"missing on this machine: {', '.join(missing)} (e2e/setup.sh test)" if missing else ""
+    if not cgroup_root():
+        reason = "cgroup v2 is not mounted"
+    if reason and os.environ.get("CI"):
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+
+
+def cgroup_root() -> Path | None:
+    """Where cgroup v2 is mounted."""
+    rows = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return next((Path(row[1]) for row in rows if row[2] == "cgroup2"), None)
+
+
+@dataclass
+class Pod:
+    """A running Pod with the programs attached, seen from outside."""
+
+    net: Network
+    cgroup: Path
+    wanted: Plan
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+    log: Path = Path(os.devnull)
+    """What the test application said."""
+
+    def inside(self, words: list[str], **options: object) -> subprocess.Popen[str]:
+        """Start a program in the Pod's network and cgroup, as a container's."""
+        script = f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"'
+        return self.net.pod.popen(["sh", "-c", script, "sh", *words], **options)
+
+    def run(self, words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the Pod to its end."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, **env}}
+        process = self.inside(words, **pipes)
+        out, err = process.communicate(timeout=30)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def proxy(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """`srcip-proxy` with the Pod's plan."""
+        command = [*prefix, sys.executable, "-m", "srcip_proxy", *words]
+        return self.run(command, SRCIP_PLAN=self.wanted.to_env(), HOST_IP="10.77.0.1")
+
+    def attach(self, prefix: tuple[str, ...] = ONLY_BPF_AND_NET_ADMIN) -> subprocess.CompletedProcess[str]:
+        words = ("ebpf", "attach", "--cgroup", str(self.cgroup), "--object", str(bpf.compiled()))
+        return self.proxy(*words, prefix=prefix)
+
+    def start(self, words: list[str]) -> Path:
+        """Start an application and wait until it listens; its output is in the file returned."""
+        log = Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{len(self.processes)}.log"
+        with log.open("w") as output:
+            self.processes.append(
+                self.inside(words, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **POD_ENV})
+            )
+        deadline = time.monotonic() + 10
+        while "listening" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.01)
+        return log
+
+    def stats(self) -> dict[str, int]:
+        """The counters that are not zero, as `refused malformed`."""
+        said = self.proxy("ebpf", "stats")
+        assert said.returncode == 0, said.stderr
+        rows = [line.rpartition(" ") for line in said.stdout.splitlines() if not line.startswith("#")]
+        assert len(rows) == len(COUNTERS)
+        return {" ".join(name): int(row[2]) for name, row in zip(COUNTERS, rows, strict=True) if row[2] != "0"}
+
+    def connect(
+        self, port: int = 7000, *, host: Host | None = None, to: str | None = None, **options: object
+    ) -> Client:
+        client = Client((host or self.net.lb).connect(to or self.net.pod.ipv4, port, **options))  # type: ignore[arg-type]
+        client.sock.setsockopt(6, 1, 1)  # TCP_NODELAY
+        return client
+
+    def seen(self, data: bytes, port: int = 7000, **options: object) -> Seen:
+        """What becomes of one connection that begins with `data`."""
+        with self.connect(port, **options) as client:  # type: ignore[arg-type]
+            client.send(data)
+            return client.seen()
+
+    def accepted(self) -> int:
+        """How many connections the application has accepted so far."""
+        return self.log.read_text().count("accepted")
+
+    def sh(self, host: str, script: str) -> str:
+        """Run a shell script in the network of one host."""
+        done = self.net.part(host).run(["sh", "-c", script], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    def half_open(self) -> int:
+        """Half-open connections in the Pod."""
+        return len(self.sh("pod", "ss -Htn state syn-recv").splitlines())
+
+    def stop(self) -> None:
+        for number, process in enumerate(self.processes):
+            process.kill()
+            process.wait()
+            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink(missing_ok=True)
+
+
+Pods = Callable[..., Pod]
+
+
+@contextmanager
+def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **changes: object) -> Iterator[Pod]:
+    """A Pod with the test application. Where there can be none, the test is skipped (see needs_root)."""
+    needs_root()
+    name = f"e{os.getpid()}{time.monotonic_ns() % 1000}"
+    net = network.network(name)
+    root = cgroup_root()
+    assert root
+    cgroup = root / f"srcip-{name}"
+    network.create(net)
+    cgroup.mkdir()
+    pod = Pod(net, cgroup, plan(**changes))
+    try:
+        if attached:
+            said = pod.attach()
+            assert said.returncode == 0, said.stderr
+        pod.log = pod.start([sys.executable, str(APP), *app])
+        yield pod
+    finally:
+        pod.stop()
+        network.delete(network.existing(net))
+        _remove(cgroup)
+
+
+def _remove(cgroup: Path) -> None:
+    """A cgroup goes when its last process has been collected."""
+    for _ in range(200):
+        try:
+            return cgroup.rmdir()
+        except OSError:
+            time.sleep(0.01)

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Runs the parser on what user space wrote into the map, so that the tests see what it says inside the kernel. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "../../proxy/bpf/header.h"
+
+struct question {
+	struct srcip_limits limits;
+	struct srcip_own own;
+	__u32 usable; /* the answer of srcip_usable */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct srcip_scratch);
+} scratches SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct question);
+} questions SEC(".maps");
+
+SEC("tc")
+int parser(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct srcip_scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
+	struct question *question = bpf_map_lookup_elem(&questions, &zero);
+	int verdict;
+
+	(void)skb;
+	if (!scratch || !question)
+		return -1;
+	verdict = srcip_parse(scratch, &question->limits);
+	if (verdict == SRCIP_ACCEPT)
+		question->usable = srcip_usable(&scratch->claim, &question->own);
+	return verdict;
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,151 @@
+"""`srcip-proxy init` in ebpf mode: it finds its Pod, attaches, and names everything that is missing."""
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, running
+from rig import APP, CLIENT4, v2
+
+from srcip_lab import bpf
+from srcip_proxy import ebpf_init
+
+UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
+OTHER = UID.replace("0", "f")
+SLICES = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice"
+INIT = """
+import os, sys
+from pathlib import Path
+from srcip_proxy import ebpf_init, init
+try:
+    print(ebpf_init.set_up(*init.load(os.environ), os.environ, Path(sys.argv[1]), Path(sys.argv[2])))
+except ebpf_init.NotPossibleError as error:
+    sys.exit("\\n".join(error.reasons))
+"""
+"""What `srcip-proxy init` does, with the root of the cgroups and the programs as arguments."""
+
+
+@dataclass
+class Fresh:
+    """A Pod without programs, in a cgroup named as kubelet does."""
+
+    pod: Pod
+    root: Path
+    """What the Pod's cgroup is looked for below."""
+
+    def set_up(
+        self, *, uid: str = UID, root: Path | None = None, prefix: tuple[str, ...] = ONLY_BPF_AND_NET_ADMIN
+    ) -> subprocess.CompletedProcess[str]:
+        """Init with these capabilities, which are its own alone, as in a container."""
+        words = [*prefix, sys.executable, "-c", INIT, str(root or self.root), str(bpf.compiled())]
+        return self.pod.run(words, SRCIP_PLAN=self.pod.wanted.to_env(), HOST_IP="10.77.0.1", POD_UID=uid)
+
+
+@pytest.fixture
+def fresh() -> Iterator[Fresh]:
+    needs_root()
+    with running(attached=False) as outer:
+        for process in outer.processes:  # its application runs in another cgroup
+            process.kill()
+            process.wait()
+        root = outer.cgroup
+        own, other = (root / SLICES.format(uid.replace("-", "_")) for uid in (UID, OTHER))
+        for each in (own, other):
+            each.mkdir(parents=True)
+        pod = Pod(outer.net, own, replace(outer.wanted, mode="ebpf"))
+        try:
+            yield Fresh(pod, root)
+        finally:
+            pod.stop()
+            for each in (own, other, own.parent, own.parent.parent):
+                remove(each)
+
+
+def remove(cgroup: Path) -> None:
+    """It goes once its last process has been collected."""
+    for _ in range(200):
+        try:
+            return cgroup.rmdir()
+        except OSError:
+            time.sleep(0.01)
+
+
+def test_init_finds_its_pod_and_the_application_sees_the_client(fresh: Fresh) -> None:
+    """With BPF and NET_ADMIN alone, below a systemd slice of the Pod's UID; a second run finds all in place."""
+    done = fresh.set_up()
+    assert (done.returncode, done.stdout) == (0, f"attached to eth0 and {fresh.pod.cgroup}\n"), done.stderr
+    fresh.pod.log = fresh.pod.start([sys.executable, str(APP), *ALL_PORTS])
+    assert fresh.pod.seen(v2() + b"x").peer == CLIENT4
+    assert fresh.set_up().stdout == "in place already\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"uid": ""}, "no directory of Pod '' (POD_UID, metadata.uid) is below"),
+        ({"uid": "no-such-pod"}, "no directory of Pod 'no-such-pod'"),
+        ({"uid": OTHER}, "does not hold this container: POD_UID must be its own Pod's metadata.uid"),
+        ({"root": Path("/nowhere")}, "/nowhere is missing: it is the node's /sys/fs/cgroup, a hostPath volume"),
+        ({"root": Path("/usr")}, "is not cgroup v2: boot the node with systemd.unified_cgroup_hierarchy=1"),
+        (
+            {"prefix": ("setpriv", "--bounding-set=-bpf", "--inh-caps=-bpf")},
+            "CAP_BPF is missing: the container's securityContext does not add it",
+        ),
+        (
+            {"prefix": ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")},
+            "CAP_NET_ADMIN is missing: the container's securityContext does not add it",
+        ),
+    ],
+)
+def test_init_names_what_is_missing_and_attaches_nothing(fresh: Fresh, options: dict[str, object], said: str) -> None:
+    """Each reason in words that say what to do."""
+    done = fresh.set_up(**options)  # type: ignore[arg-type]
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "clsact" not in fresh.pod.sh("pod", "tc qdisc show dev eth0")
+
+
+def test_init_names_all_reasons_at_once(fresh: Fresh) -> None:
+    done = fresh.set_up(uid="", prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    assert [line.split(" is ")[0].split(" of ")[0] for line in done.stderr.splitlines()] == [
+        "CAP_BPF",
+        "CAP_NET_ADMIN",
+        "no directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("release", "is_new"),
+    [("5.17.0-1-amd64", True), ("6.1", True), ("10.0.1", True), ("5.16.20", False), ("4.19.0", False)],
+)
+def test_kernels_before_bpf_loop_are_told_by_their_version(release: str, is_new: bool) -> None:
+    reasons = [reason for reason in ebpf_init.obstacles(release) if "Linux" in reason]
+    assert reasons == (
+        []
+        if is_new
+        else [f"the node's Linux is {release}, and ebpf mode needs 5.17: choose another node, or mode tproxy"]
+    )
+    assert [r for r in ebpf_init.obstacles(platform.release()) if "Linux" in r] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("clsact of eth0: Operation not supported", "CONFIG_NET_SCH_INGRESS"),
+        ("srcip_ingress on eth0: No such file or directory", "CONFIG_NET_CLS_BPF"),
+        ("load: Operation not permitted\nlibbpf: Error in bpf_object__probe_loading()", "seccomp profile"),
+    ],
+)
+def test_an_error_of_the_kernel_is_explained(said: str, what: str) -> None:
+    (reason,) = ebpf_init.explained(said)
+    assert what in reason
+
+
+def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
+    assert ebpf_init.explained("write to map ports: Invalid argument") == []

@@ -1,0 +1,28 @@
+"""What ebpf mode can't do for a Pod that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from srcip_proxy.plan import LONGEST_IN_KERNEL
+from srcip_webhook.annotations import MODE, PREFIX, Intent
+from srcip_webhook.header_faults import OUTBOUND
+from srcip_webhook.reasons import Fault, Reason
+
+
+def ebpf_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
+    """What needs a sidecar, and what is larger than the programs can hold."""
+    if there := [key for key in OUTBOUND.values() if key in said]:
+        yield _fault(f"{', '.join(there)}: headers are written by a sidecar, and {MODE}: ebpf has none")
+    if intent.client_from == "x-forwarded-for":
+        yield _fault(f"{PREFIX}client-from: x-forwarded-for is read by a sidecar, and {MODE}: ebpf has none")
+    if intent.max_header_bytes > LONGEST_IN_KERNEL:
+        yield Fault(
+            Reason.INVALID_ANNOTATION,
+            f"{PREFIX}max-header-size: {intent.max_header_bytes} is more than ebpf mode holds, which is "
+            f"{LONGEST_IN_KERNEL} bytes",
+        )
+
+
+def _fault(text: str) -> Fault:
+    return Fault(Reason.INVALID_ANNOTATION, f"{text}; use mode tproxy")
