@@ -9,7 +9,7 @@ import time
 
 import pytest
 from ebpf_rig import LB4_ADDRESS, Pod, Pods, running
-from packets import ACK, FIN, PSH, RST, SYN, Forger, connect_with_isn, segment
+from packets import ACK, FIN, PSH, RST, SACK_PERMITTED, SYN, Forger, connect_with_isn, segment
 from rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, Client, Seen, v1, v2
 
 pytestmark = pytest.mark.dataplane
@@ -46,6 +46,43 @@ def test_a_header_with_a_wrong_acknowledgement_claims_nothing(pod: Pod) -> None:
         client = Client(sock)
         client.send(v1())
         assert client.seen(quiet=0.02).peer == CLIENT4
+
+
+def test_acknowledgements_and_sack_blocks_are_those_of_the_sender(pod: Pod) -> None:
+    """Seen by a sender that is written by hand: the Pod's numbers are raised by the header's length."""
+    pod.sh("lb", "nft 'add table ip t; add chain ip t c { type filter hook output priority 0; }'")
+    pod.sh(
+        "lb", "nft add rule ip t c tcp dport 7000 tcp flags rst drop"
+    )  # the sender's kernel knows no such connection
+    header, isn = v1(), 2**32 - 30
+    with Forger(pod.net.lb, (LB4_ADDRESS, 40400), (POD4, 7000)) as sender:
+        sender.send(SYN, SACK_PERMITTED, seq=isn, ack=0)
+        iss, ack, flags = sender.receive()
+        assert (ack, flags) == (isn + 1, SYN | ACK)
+        sender.send(ACK, seq=isn + 1, ack=iss + 1)
+        sender.send(PSH | ACK, header + b"abc", seq=isn + 1, ack=iss + 1)
+        received = (isn + 1 + len(header) + 3) % 2**32
+        while (answer := sender.receive())[1] != received:
+            assert answer[1] in (isn + 1, received)
+        sender.send(PSH | ACK, b"later", seq=received + 100, ack=iss + 1)
+        while not sender.sack or sender.sack[0] != received + 100:
+            assert sender.receive()[1] == received
+        assert sender.sack == (received + 100, received + 105)
+        pod.sh("lb", "nft delete table ip t")
+        sender.send(RST, seq=received, ack=0)
+
+
+def test_a_refusal_is_none_of_the_answers_to_a_syn_cookie() -> None:
+    """With SYN cookies any segment with the right numbers makes a connection: a refused one must not."""
+    with running() as pod:
+        pod.sh("pod", "sysctl -qw net.ipv4.tcp_syncookies=2")
+        for refused in (b"no header", v1(("127.0.0.1", 1)), b"PROXY TCP4 nonsense\r\n"):
+            assert pod.seen(refused).refused
+        with pod.connect() as client:
+            client.finish()
+            assert client.seen().end == "reset"
+        assert pod.seen(v1()).peer == CLIENT4
+        assert pod.accepted() == 1
 
 
 def test_a_forged_syn_does_not_replace_a_handshake(pod: Pod) -> None:
