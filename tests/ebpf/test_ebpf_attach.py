@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,15 @@ def attach(pod: Pod, readable: Path, prefix: tuple[str, ...]) -> "subprocess.Com
 
 
 @pytest.fixture
-def readable() -> Path:
+def readable() -> Iterator[Path]:
     """The package and the object where every user can read them."""
     root = Path("/usr/local/lib/srcip-test")
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(bpf.SOURCES.parent / "srcip_proxy", root / "srcip_proxy")
     shutil.copy(bpf.compiled(), root / "srcip.bpf.o")
     run("chmod", "-R", "a+rX", str(root))
-    return root
+    yield root
+    shutil.rmtree(root)
 
 
 @pytest.mark.parametrize(
