@@ -1,5 +1,6 @@
 """Attaching: what it needs, that it may be done again, that others may be there, and what it shows to applications."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def attach(pod: Pod, readable: Path, prefix: tuple[str, ...]) -> "subprocess.Com
 @pytest.fixture
 def readable() -> Iterator[Path]:
     """The package and the object where every user can read them."""
-    root = Path("/usr/local/lib/srcip-test")
+    root = Path(f"/usr/local/lib/srcip-test-{os.getpid()}")
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(bpf.SOURCES.parent / "srcip_proxy", root / "srcip_proxy")
     shutil.copy(bpf.compiled(), root / "srcip.bpf.o")
