@@ -30,6 +30,8 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
         need buildah buildah
         need clang clang # compiles the programs of ebpf mode
         need /usr/include/bpf/bpf_helpers.h libbpf-dev
+        need bpftool bpftool
+        need ethtool ethtool
         need etcd etcd-server
         need "$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null || echo /none)" libfaketime # a clock that jumps
         ;;

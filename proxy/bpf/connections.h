@@ -3,6 +3,8 @@
 #ifndef SRCIP_CONNECTIONS_H
 #define SRCIP_CONNECTIONS_H
 
+#include <linux/errno.h>
+
 #include "packet.h"
 
 /* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
@@ -109,11 +111,13 @@ static __noinline int add_held(struct work *w)
 {
 	struct settings *settings = get_settings();
 	__u64 oldest;
+	int failure;
 
 	if (!settings)
 		return -1;
-	if (!bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY))
-		return 0;
+	failure = bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+	if (failure != -E2BIG)
+		return failure;
 	oldest = bpf_ktime_get_ns() - settings->timeout_ms * 1000000ULL;
 	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
 	return bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);

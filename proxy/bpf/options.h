@@ -111,11 +111,16 @@ static long change_option(__u32 i, void *context)
 /* On the way out: SACK blocks are raised by `by`; the time is `timestamp`, unless that is 0. */
 static __noinline void change_options(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
 {
+	struct packet *p = &w->packet;
 	struct walk walk = { w };
+	__be32 first = 0;
 
+	if (!timestamp && p->header == OPTIONS_AT + 12) { /* the way of most packets */
+		bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, &first, sizeof(first));
+		if (first == bpf_htonl(ONLY_TIMESTAMP))
+			return;
+	}
 	if (read_options(skb, w))
-		return;
-	if (!timestamp && *(__be32 *)w->options == bpf_htonl(ONLY_TIMESTAMP) && w->packet.header == OPTIONS_AT + 12)
 		return;
 	w->shift = by;
 	w->timestamp = timestamp;

@@ -176,12 +176,16 @@ static __noinline void append(struct work *w, struct held *held)
 static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 have)
 {
 	struct packet *p = &w->packet;
+	int failure;
 
 	if (!pending->is_held) {
 		w->held.isn = w->attempt.isn;
 		w->held.since = bpf_ktime_get_ns();
 		w->held.timestamp = read_echo(skb, w);
-		if (add_held(w))
+		failure = add_held(w);
+		if (failure == -ENOMEM) /* for a moment: it comes again */
+			return DROP;
+		if (failure)
 			return refuse(skb, w, pending, REFUSED_NO_ROOM);
 		pending->is_held = 1;
 	}
@@ -253,6 +257,8 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 		return DROP;
 	if (pending->is_refused)
 		return refuse_packet(skb, w);
+	if (pending->is_held && !held) /* it made room for others, after its time */
+		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
 	if (offset > have || p->ack != pending->iss + 1) {
 		count(DROPPED_EARLY);
 		return DROP;
@@ -260,7 +266,7 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 	is_late = bpf_ktime_get_ns() - pending->since > settings->timeout_ms * 1000000ULL;
 	if (have - offset >= p->payload)
 		return on_silence(skb, w, pending, held, is_late);
-	if (is_late && pending->policy == REQUIRED)
+	if (is_late && (held || pending->policy == REQUIRED))
 		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
 	return on_payload(skb, w, pending, held, have - offset);
 }

@@ -29,7 +29,7 @@ ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 def needs_root() -> None:
     """Skip with the reason where the programs cannot be compiled and attached; in CI that is a failure."""
     rig.needs_root()
-    missing = [name for name in ("clang", "setpriv", "nsenter") if not shutil.which(name)]
+    missing = [name for name in ("clang", "setpriv", "nsenter", "bpftool", "ethtool", "tc") if not shutil.which(name)]
     reason = f"missing on this machine: {', '.join(missing)} (e2e/setup.sh test)" if missing else ""
     if not cgroup_root():
         reason = "cgroup v2 is not mounted"
@@ -129,7 +129,7 @@ class Pod:
         for number, process in enumerate(self.processes):
             process.kill()
             process.wait()
-            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink()
+            (Path(tempfile.gettempdir()) / f"{self.cgroup.name}-{number}.log").unlink(missing_ok=True)
 
 
 Pods = Callable[..., Pod]

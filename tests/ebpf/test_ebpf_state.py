@@ -1,7 +1,9 @@
 """What the programs remember: forgers harm nobody, room is bounded, nothing outlives its connection."""
 
+import re
 import socket
 import struct
+import subprocess
 import sys
 import time
 
@@ -12,6 +14,8 @@ from rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, Client, v1, v
 
 pytestmark = pytest.mark.dataplane
 
+HELD = 256
+"""Room of the map `headers`."""
 OTHER_CLIENT = ("198.51.100.9", 999)
 
 
@@ -67,6 +71,40 @@ def test_a_full_table_refuses_and_a_closed_connection_makes_room() -> None:
         time.sleep(0.15)  # dead entries are looked for ten times a second at most
         assert pod.seen(v1()).peer == CLIENT4
         assert all(still_echoes(client, b"alive") for client in clients[1:])
+
+
+def test_parts_of_headers_have_bounded_room() -> None:
+    """Whoever sends many parts is refused in the end; a header in one segment needs no room, and passes."""
+    with running(header_timeout_ms=20_000) as pod:
+        clients = [pod.connect() for _ in range(HELD + 4)]
+        for client in clients:
+            client.send(v1()[:20])
+        ends = [client.seen(timeout=0.01 if n < HELD else 2).end for n, client in enumerate(clients)]
+        assert (ends[:HELD], ends[HELD:]) == (["open"] * HELD, ["reset"] * 4)
+        assert pod.stats() == {"refused no_room": 4}
+        assert pod.seen(v2()).peer == CLIENT4
+        clients[7].send(v1()[20:])
+        assert clients[7].seen(quiet=0.02).peer == CLIENT4
+        for client in clients:
+            client.sock.close()
+
+
+def test_nothing_survives_the_pod() -> None:
+    """The programs go with the network namespace and the cgroup, and their maps with them."""
+    with running() as pod:
+        shown = pod.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress")
+        shown += pod.sh("pod", f"bpftool cgroup show {pod.cgroup} | awk '/srcip/ {{print \" id \" $1}}'")
+        ids = re.findall(r" id (\d+)", shown)
+        assert len(ids) == 4
+        assert all(exists(number) for number in ids)
+    deadline = time.monotonic() + 5
+    while any(exists(number) for number in ids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def exists(program: str) -> bool:
+    return subprocess.run(["bpftool", "prog", "show", "id", program], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("closes_first", ["server", "client"])

@@ -216,6 +216,15 @@ def test_a_full_queue_of_the_listener_loses_nobody(pod: Pod) -> None:
     assert pod.sh("pod", "nstat -asz TcpExtListenOverflows | awk '/Over/ {print $2}'").strip() != "0"
 
 
+def test_urgent_data_stands_where_it_was_sent(pod: Pod) -> None:
+    """A server that does not ask for it gets the bytes around it."""
+    with pod.connect() as client:
+        client.send(v1() + b"before ")
+        client.sock.send(b"!", socket.MSG_OOB)
+        client.send(b"after")
+        assert client.seen(rest=12).rest == b"before after"
+
+
 def test_a_reset_of_the_client_reaches_the_application(pod: Pod) -> None:
     before = pod.log.read_text().count("lost ::ffff:203.0.113.7 54321")
     with pod.connect() as client:
