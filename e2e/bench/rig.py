@@ -47,6 +47,8 @@ class Pod:
 
     number: int
     netns: str
+    cgroup: Path | None = None
+    """Where its processes are, if in a cgroup of its own."""
     server: int = 0
     """Process of the server."""
     relays: list[int] = field(default_factory=list)
@@ -124,6 +126,7 @@ class Rig:
         self.lb = f"srcip-bench-{os.getpid()}-lb"
         self.pods: list[Pod] = []
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._cgroups: list[Path] = []
         self._claims = itertools.count(1)
 
     def __enter__(self) -> Rig:
@@ -142,11 +145,17 @@ class Rig:
                 process.wait()
         for name in (self.lb, *(pod.netns for pod in self.pods)):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        for path in self._cgroups:  # empty, as its processes have been waited for
+            path.rmdir()
 
-    def pod(self) -> Pod:
-        """A new Pod with the server running in it, on the Pods' CPU."""
+    def pod(self, *, own_cgroup: bool = False) -> Pod:
+        """A new Pod with the server running in it, on the Pods' CPU; if asked, in a cgroup as a Pod's containers are.
+
+        Raises BenchError where cgroup v2 is not mounted.
+        """
         number = len(self.pods) + 1
-        pod = Pod(number, f"srcip-bench-{os.getpid()}-{number}")
+        name = f"srcip-bench-{os.getpid()}-{number}"
+        pod = Pod(number, name, cgroup=self._cgroup(name) if own_cgroup else None)
         self.pods.append(pod)
         self._namespace(pod.netns)
         self._link(pod)
@@ -170,7 +179,9 @@ class Rig:
         prefix = ["ip", "netns", "exec", netns, "taskset", "-c", cpu]
         log = (self.directory / f"{netns}.log").open("ab")
         with log:
-            process = subprocess.Popen([*prefix, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                in_cgroup(pod.cgroup, [*prefix, *command]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         self._processes.append(process)
         return process
 
@@ -230,6 +241,16 @@ class Rig:
         log = self.directory / f"{pod.netns}.log"
         return log.read_text(errors="replace").strip()[-600:] if log.exists() else ""
 
+    def _cgroup(self, name: str) -> Path:
+        mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+        root = next((row[1] for row in mounts if row[2] == "cgroup2"), None)
+        if root is None:
+            raise BenchError("cgroup v2 is not mounted")
+        path = Path(root, name)
+        path.mkdir()
+        self._cgroups.append(path)
+        return path
+
     def _namespace(self, name: str) -> None:
         run("ip", "netns", "add", name)
         for key, value in SETTINGS.items():
@@ -246,6 +267,12 @@ class Rig:
         run("ip", "-n", self.lb, "-batch", "-", stdin="\n".join(lb) + "\n")
         inside = ["link set eth0 up", f"address add {pod.ip}/24 dev eth0", f"route add default via {pod.balancer}"]
         run("ip", "-n", pod.netns, "-batch", "-", stdin="\n".join(inside) + "\n")
+
+
+def in_cgroup(cgroup: Path | None, command: Sequence[str]) -> list[str]:
+    """`command` begun in a cgroup: a socket belongs to the one that it was made in."""
+    script = 'echo $$ > "$1/cgroup.procs" && shift && exec "$@"'
+    return ["sh", "-c", script, "sh", str(cgroup), *command] if cgroup else list(command)
 
 
 def family(processes: Sequence[int]) -> list[int]:

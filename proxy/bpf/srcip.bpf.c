@@ -50,7 +50,7 @@ int srcip_ingress(struct __sk_buff *skb)
 
 	if (!w)
 		return DROP;
-	reading = read_packet(skb, w, INWARD);
+	reading = read_inward(skb, w);
 	if (reading == OTHER || !is_intercepted(w->packet.flow.own_port))
 		return PASS;
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
@@ -123,7 +123,7 @@ int srcip_egress(struct __sk_buff *skb)
 	if (!w)
 		return DROP;
 	p = &w->packet;
-	if (read_packet(skb, w, OUTWARD) != WHOLE || !is_intercepted(p->flow.own_port))
+	if (read_outward(skb, w) != WHOLE || !is_intercepted(p->flow.own_port))
 		return PASS;
 	if ((p->flags & (SYN | ACK)) == (SYN | ACK))
 		return on_syn_ack(skb, w);
@@ -135,7 +135,7 @@ int srcip_egress(struct __sk_buff *skb)
 	}
 	if (live)
 		return raise_ack(skb, w, live->shift, 0);
-	held = bpf_map_lookup_elem(&headers, &p->flow);
+	held = p->payload ? 0 : bpf_map_lookup_elem(&headers, &p->flow);
 	return held ? raise_ack(skb, w, held->scratch.have, held->timestamp) : PASS;
 }
 
