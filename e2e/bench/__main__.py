@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import http, plot, relays, report
+from bench import http, kernel, plot, relays, report
 from bench.figures import Run, table, verdicts
 from bench.rig import SETTINGS, BenchError, Rig, cpus
 
@@ -45,7 +45,7 @@ def data_plane(effort: relays.Effort, notes: list[str]) -> tuple[list[Run], dict
     with rig_of_its_own() as rig:
         rows = relays.set_up(rig, effort, notes)
         relays.memory(rig, rows, "idle", memory)
-        start = relays.start_ms(rig)
+        start = relays.start_ms(rig) | kernel.start_ms(rig)
         runs = list(relays.measure(rig, rows, effort))
         relays.memory(rig, rows, "after", memory)
         relays.memory_open(rig, rows, memory)

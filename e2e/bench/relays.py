@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench import variants
+from bench import kernel, variants
 from bench.figures import BASELINE, FIGURES, Figure, Run
 from bench.rig import BenchError, Rig, Variant, cpu_us, family, rss_mib
 from srcip_proxy.plan import HEALTH_PORT
@@ -31,8 +31,11 @@ class Effort:
     """Variants beside the direct one."""
 
 
-QUICK = Effort(rounds=3, run_ms=400, names=("srcip", "plain HAProxy", "nginx stream", "Envoy", "go-mmproxy"))
-FULL = Effort(rounds=8, run_ms=900, names=tuple(variants.MAKERS))
+MAKERS = {**variants.MAKERS, kernel.NAME: kernel.ebpf}
+QUICK = Effort(
+    rounds=3, run_ms=400, names=("srcip", "plain HAProxy", "nginx stream", "Envoy", "go-mmproxy", kernel.NAME)
+)
+FULL = Effort(rounds=8, run_ms=900, names=tuple(MAKERS))
 
 
 def set_up(rig: Rig, effort: Effort, notes: list[str]) -> list[Variant]:
@@ -40,7 +43,7 @@ def set_up(rig: Rig, effort: Effort, notes: list[str]) -> list[Variant]:
     made = [Variant(BASELINE, rig.pod(), proxy=False)]
     for name in effort.names:
         try:
-            made.append(variants.MAKERS[name](rig))
+            made.append(MAKERS[name](rig))
         except (variants.Skipped, BenchError) as reason:
             if name == "srcip":
                 raise

@@ -126,7 +126,6 @@ class Rig:
         self.lb = f"srcip-bench-{os.getpid()}-lb"
         self.pods: list[Pod] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._cgroups: list[Path] = []
         self._claims = itertools.count(1)
 
     def __enter__(self) -> Rig:
@@ -145,43 +144,43 @@ class Rig:
                 process.wait()
         for name in (self.lb, *(pod.netns for pod in self.pods)):
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
-        for path in self._cgroups:  # empty, as its processes have been waited for
-            path.rmdir()
+        for pod in self.pods:
+            if pod.cgroup:  # empty, as its processes have been waited for
+                pod.cgroup.rmdir()
 
-    def pod(self, *, own_cgroup: bool = False) -> Pod:
-        """A new Pod with the server running in it, on the Pods' CPU; if asked, in a cgroup as a Pod's containers are.
-
-        Raises BenchError where cgroup v2 is not mounted.
-        """
+    def pod(self, cgroups: Path | None = None) -> Pod:
+        """A new Pod with the server running in it, on the Pods' CPU; in a new one of these `cgroups`, if any."""
         number = len(self.pods) + 1
         name = f"srcip-bench-{os.getpid()}-{number}"
-        pod = Pod(number, name, cgroup=self._cgroup(name) if own_cgroup else None)
+        pod = Pod(number, name, cgroup=cgroups and cgroups / name)
+        if pod.cgroup:
+            pod.cgroup.mkdir()
         self.pods.append(pod)
         self._namespace(pod.netns)
         self._link(pod)
-        pod.server = self._server(pod.netns, cpus()[0])
+        pod.server = self._server(pod.netns, cpus()[0], pod.cgroup)
         return pod
 
     def outside(self) -> None:
         """Start the server outside, on the load generator's CPU."""
         self._server(self.lb, cpus()[1])
 
-    def _server(self, netns: str, cpu: int) -> int:
-        process = self._start(netns, [str(self.load), "server", str(PORT)], str(cpu))
+    def _server(self, netns: str, cpu: int, cgroup: Path | None = None) -> int:
+        process = self._start(netns, [str(self.load), "server", str(PORT)], str(cpu), cgroup)
         self.wait(lambda: self._listens(netns, PORT), "the server")
         return process.pid
 
     def start(self, pod: Pod, command: Sequence[str], cpu: str | None = None) -> subprocess.Popen[bytes]:
         """Start a program in the Pod's namespace on the Pods' CPU, or on the CPUs of the list `cpu`."""
-        return self._start(pod.netns, command, cpu or str(cpus()[0]))
+        return self._start(pod.netns, command, cpu or str(cpus()[0]), pod.cgroup)
 
-    def _start(self, netns: str, command: Sequence[str], cpu: str) -> subprocess.Popen[bytes]:
-        prefix = ["ip", "netns", "exec", netns, "taskset", "-c", cpu]
+    def _start(
+        self, netns: str, command: Sequence[str], cpu: str, cgroup: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        words = ["ip", "netns", "exec", netns, "taskset", "-c", cpu, *command]
         log = (self.directory / f"{netns}.log").open("ab")
         with log:
-            process = subprocess.Popen(
-                in_cgroup(pod.cgroup, [*prefix, *command]), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            process = subprocess.Popen(in_cgroup(cgroup, words), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._processes.append(process)
         return process
 
@@ -240,16 +239,6 @@ class Rig:
     def said(self, pod: Pod) -> str:
         log = self.directory / f"{pod.netns}.log"
         return log.read_text(errors="replace").strip()[-600:] if log.exists() else ""
-
-    def _cgroup(self, name: str) -> Path:
-        mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-        root = next((row[1] for row in mounts if row[2] == "cgroup2"), None)
-        if root is None:
-            raise BenchError("cgroup v2 is not mounted")
-        path = Path(root, name)
-        path.mkdir()
-        self._cgroups.append(path)
-        return path
 
     def _namespace(self, name: str) -> None:
         run("ip", "netns", "add", name)

@@ -75,10 +75,9 @@ def contained(rootfs: Path, files: Path, command: list[str], capabilities: str, 
     script = 'mount --bind "$2" "$1/run/srcip" && mount -t proc proc "$1/proc" && shift 2 && exec "$@"'
     drop = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--no-new-privs"]
     drop += [f"--{kind}={bits}" for kind in ("inh-caps", "ambient-caps", "bounding-set")]
-    inside = ["chroot", str(rootfs), "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
-    inside += [f"{key}={value}" for key, value in env.items()]
+    clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *(f"{key}={value}" for key, value in env.items())]
     unshared = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(rootfs), str(files)]
-    return [*unshared, *inside, *drop, *command]
+    return [*clean, *unshared, "chroot", str(rootfs), *drop, *command]
 
 
 def plan(pod: Pod, threads: int = 1) -> Plan:

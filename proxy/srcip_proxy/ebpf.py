@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srcip_proxy import ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
+from srcip_proxy import capset, ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
 from srcip_proxy.init import load
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 
 def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
+    capset.use_all()
     if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, wanted.object):
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)

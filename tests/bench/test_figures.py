@@ -21,8 +21,7 @@ from bench.figures import (
     verdicts,
 )
 from bench.http_relays import INBOUND_MAKERS, OUTBOUND_MAKERS
-from bench.relays import UNTRUSTED
-from bench.variants import MAKERS
+from bench.relays import MAKERS, UNTRUSTED
 
 
 def runs(figure: str = "connect", **values: list[float]) -> list[Run]:
