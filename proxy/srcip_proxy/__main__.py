@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
-from srcip_proxy.plan import PlanError
+from srcip_proxy.plan import FALLBACK, PlanError
 from srcip_proxy.pod import PodError
 
 USAGE = """usage: srcip-proxy COMMAND
@@ -34,6 +35,9 @@ def _render() -> int:
     if plan.mode == "ebpf":
         print(f"{init.summary(plan, pod)}; programs are attached, and nothing is written")
         return 0
+    if plan.mode == FALLBACK:
+        print("# where the node has no ebpf mode:")
+        plan = replace(plan, mode="tproxy")
     texts = init.render(plan, pod)
     print(texts.nft)
     for version, text in texts.routes.items():

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from srcip_proxy import ebpf_counters
 from srcip_proxy.init import load
 from srcip_proxy.network import CHECK4, LOOPBACK
-from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
+from srcip_proxy.plan import CHECK_PORT, FALLBACK, HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
 
 CLIENTS = {4: ("192.0.2.77", 7777), 6: ("2001:db8::77", 7777)}
@@ -45,7 +45,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
-    if plan.mode == "ebpf":
+    if plan.mode == "ebpf" or (plan.mode == FALLBACK and ebpf_counters.fingerprint() is not None):
         yield "programs", _programs_answer
         return
     yield "sidecar", _sidecar_is_ready

@@ -11,20 +11,13 @@ from pathlib import Path
 from srcip_proxy import capabilities, capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
 from srcip_proxy import pod as pods
 from srcip_proxy.ebpf_preflight import OLDEST
+from srcip_proxy.errors import NotPossibleError
 from srcip_proxy.libbpf import BpfError
 from srcip_proxy.plan import CGROUP_MOUNT, Plan
 from srcip_proxy.pod import Pod
 
 UID = "POD_UID"
 _LINKS = "CONFIG_NET_CLS_ACT, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF (modules sch_ingress, cls_bpf)"
-
-
-class NotPossibleError(Exception):
-    """This node or this Pod can't have ebpf mode; `reasons` names every one, each with what to do."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        self.reasons = tuple(reasons)
-        super().__init__("; ".join(reasons))
 
 
 def set_up(
@@ -49,7 +42,12 @@ def set_up(
             raise NotPossibleError(reasons)
         return ebpf.attach(plan, pod, program, link, cgroup)
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
-        raise NotPossibleError([*explained(str(error)), str(error)]) from error
+        raise NotPossibleError([*explained(str(error)), str(error)], is_untouched(str(error))) from error
+
+
+def is_untouched(said: str) -> bool:
+    """Whether an error came before the first program that changes a packet was attached (ebpf.attach)."""
+    return not said.startswith(("srcip_ingress on", "srcip_peer", "another configuration"))
 
 
 def obstacles(release: str) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from srcip_proxy import capabilities, haproxy, nft, nft_words, outbound, preflight, routes
 from srcip_proxy import pod as pods
-from srcip_proxy.plan import ENV, Plan, PlanError
+from srcip_proxy.errors import NotPossibleError
+from srcip_proxy.plan import ENV, FALLBACK, Plan, PlanError
 from srcip_proxy.pod import Pod
 
 DIRECTORY = Path("/run/srcip")
@@ -71,12 +72,19 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     plan, pod = load(environment)
     if plan.mode == "ebpf":
         return _attach(plan, pod, environment)
+    if plan.mode == FALLBACK:
+        try:
+            plan = _decided(plan, pod, environment)
+        except NotPossibleError as error:
+            return _fail(list(error.reasons))
     if findings := capabilities.missing("NET_ADMIN"):
         return _fail(findings)
     try:
-        print(summary(plan, set_up(plan, pod, apply)))
+        used = set_up(plan, pod, apply)
     except subprocess.CalledProcessError as error:
         return _fail(preflight.explain(error, *preflight.parts(plan)))
+    if preflight.parts(plan):  # else the sidecar idles, which was said
+        print(summary(plan, used))
     return 0
 
 
@@ -85,9 +93,24 @@ def _attach(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> int:
 
     try:
         print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}")
-    except ebpf_init.NotPossibleError as error:
+    except NotPossibleError as error:
         return _fail(list(error.reasons))
     return 0
+
+
+def _decided(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> Plan:
+    """What is left for the sidecar to do: all of tproxy mode, or nothing of what comes in. Raises NotPossibleError."""
+    from srcip_proxy import ebpf_init  # noqa: PLC0415
+
+    try:
+        print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}; the sidecar idles")
+    except NotPossibleError as error:
+        if not error.is_untouched:
+            raise
+        for reason in error.reasons:
+            print(f"srcip-proxy init: no ebpf mode here, so tproxy mode: {reason}", file=sys.stderr)
+        return replace(plan, mode="tproxy")
+    return replace(plan, inbound_ports=(), http_ports=())
 
 
 def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:

@@ -25,7 +25,9 @@ def render(plan: Plan, pod: Pod) -> str:
 
 
 def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
-    if not plan.inbound_ports:
+    if not plan.inbound_ports:  # they may be in the kernel's hands (plan.FALLBACK); probes go to their aliases still
+        if plan.probe_aliases:
+            yield _probes(plan.probe_aliases, pod.versions)
         return
     # the check's port is delivered like the others, so that the check proves their delivery
     ports = one_of((*plan.inbound_ports, CHECK_PORT))

@@ -23,7 +23,9 @@ __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"
 ENV = "SRCIP_PLAN"
 VERSION = 2
 
-MODES = ("tproxy", "redirect", "ebpf")
+FALLBACK = "ebpf,tproxy"
+"""ebpf mode where the node can have it, else tproxy: init decides, as nobody knows the node before."""
+MODES = ("tproxy", "redirect", "ebpf", FALLBACK)
 POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
@@ -192,7 +194,8 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
         yield value in allowed, f"{name}: {value!r} is not one of {', '.join(allowed)}"
     versions = plan.proxy_protocol_versions
     yield versions in ((1,), (2,), (1, 2)), f"proxy_protocol_versions: {versions} is not 1, 2 or both"
-    yield bool(plan.inbound_ports or plan.outbound_ports), "inbound_ports: none"
+    idle = plan.mode == FALLBACK  # what the sidecar is told when programs in the kernel have all that comes in
+    yield bool(plan.inbound_ports or plan.outbound_ports or idle), "inbound_ports: none"
     for name in PORTS:
         ranges = getattr(plan, name)
         yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
@@ -211,10 +214,11 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for alias in plan.probe_aliases:
         yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
     yield from ((False, fault) for fault in _header_faults(plan))
-    if plan.mode == "ebpf":
-        yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
+    if plan.mode in ("ebpf", FALLBACK):
         short = plan.max_header_bytes <= LONGEST_IN_KERNEL
         yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
+    if plan.mode == "ebpf":
+        yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
         yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"
 
 

@@ -27,7 +27,8 @@ def connections(plan: Plan, pod: Pod) -> int:
 
     Two files a connection; HAProxy would not start with a number that it has no files for.
     """
-    return max(1, min(plan.max_connections, (pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES) // directions(plan)))
+    files = pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES
+    return max(1, min(plan.max_connections, files // max(1, directions(plan))))
 
 
 def directions(plan: Plan) -> int:

@@ -1,5 +1,6 @@
 """ebpf mode on a real node: one init container, then nothing of srcip, and the application sees the client."""
 
+import copy
 import json
 import subprocess
 from pathlib import Path
@@ -17,6 +18,8 @@ from images.recipe import reference
 from srcip_lab.errors import LabError
 from srcip_lab.tools import run
 from srcip_proxy import cgroups
+from srcip_webhook.mutate import consider
+from srcip_webhook.settings import Settings
 
 pytestmark = pytest.mark.cluster
 CLIENTS = {4: ("203.0.113.99", 12345), 6: ("2001:db8::99", 12345)}
@@ -236,6 +239,57 @@ def test_nothing_is_left_of_a_deleted_pod(cluster: Site, kube: Kube, edge: Edge)
 
     eventually(lambda: not left(), "programs and maps are gone", timeout_s=15)
     assert programs(other) == stay
+
+
+FALLBACK = "ebpf,tproxy"
+
+
+def test_the_fallback_idles_where_the_node_can_have_ebpf_mode(kube: Kube, edge: Edge) -> None:
+    """The kernel has all connections, the sidecar none; probes go to their aliases, past both."""
+    probe = {"httpGet": {"path": "/", "port": "main"}, "periodSeconds": 1}
+    asked = {**web(edge, *edge.snat_ips, node_proxy_protocol="required").annotations, "mode": FALLBACK}
+    made = alone_in_pod(kube, App("web", annotations=asked, container={"readinessProbe": probe}))
+    assert kube.logs("web", "srcip-init").endswith("; the sidecar idles\n")  # its only line
+    with Balancer(edge.host, WEB) as balancer:
+        balancer.serve("web", [(ip(made), 8080)])
+        assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]
+    stats = kube.exec("web", "srcip-proxy", "ebpf", "stats", container="srcip-proxy").out
+    assert 'srcip_accepted_connections_total{header="proxy"} 1' in stats
+    done = kube.exec("web", "srcip-proxy", "check", container="srcip-proxy")
+    assert (done.code, done.out) == (0, "ok      programs: they are attached to this Pod\n")
+    assert metrics(kube).get('srcip_accepted_connections_total{header="proxy"}', "0") == "0"
+
+
+def test_the_fallback_is_tproxy_where_the_node_cannot(kube: Kube, edge: Edge) -> None:
+    """Here its cgroups are not where they should be: init says so, and the sidecar does all the work."""
+    kube("label", "namespace", kube.namespace, "srcip.io/injection-")  # the Pod below is patched already
+    asked = {**web(edge).annotations, "mode": FALLBACK}
+    settings = Settings(proxy_image=reference("proxy"), proxy_image_pull_policy="Never")
+    patched = consider(pod(App("web", annotations=asked)), settings).after
+    (cgroup,) = (each for each in patched["spec"]["volumes"] if each["name"] == "srcip-cgroup")
+    kube.apply(with_path(patched, cgroup["name"], "/usr"))
+    kube.wait("condition=Ready", "pod/web")
+    said = kube.logs("web", "srcip-init")
+    assert "no ebpf mode here, so tproxy mode: /host/cgroup, the node's /sys/fs/cgroup, is not cgroup v2" in said
+    with Balancer(edge.host, WEB) as balancer:
+        balancer.serve("web", [(ip(kube.get("pod", "web")), 8080)])
+        assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]
+    assert metrics(kube)['srcip_accepted_connections_total{header="proxy"}'] == "1"
+
+
+def with_path(made: Object, volume: str, path: str) -> Object:
+    """The Pod with another hostPath."""
+    changed = copy.deepcopy(made)
+    for each in changed["spec"]["volumes"]:
+        if each["name"] == volume:
+            each["hostPath"]["path"] = path
+    return changed
+
+
+def metrics(kube: Kube) -> dict[str, str]:
+    """The sidecar's metrics."""
+    text = kube("get", "--raw", f"/api/v1/namespaces/{kube.namespace}/pods/web:15020/proxy/metrics")
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("level", ["baseline", "restricted"])

@@ -147,5 +147,21 @@ def test_an_error_of_the_kernel_is_explained(said: str, what: str) -> None:
     assert what in reason
 
 
+@pytest.mark.parametrize(
+    ("said", "is_untouched"),
+    [
+        ("load: Operation not permitted", True),
+        ("clsact of eth0: Operation not supported", True),
+        ("srcip_egress on eth0: No such file or directory", True),
+        ("srcip_ingress on eth0: No such file or directory", False),
+        ("srcip_peer6 on /host/cgroup/x: Operation not permitted", False),
+        ("another configuration is attached to this Pod; a Pod keeps its first one to its end", False),
+    ],
+)
+def test_tproxy_takes_over_only_where_no_packet_was_touched(said: str, is_untouched: bool) -> None:
+    """Programs that change packets and a sidecar behind them would each read a header."""
+    assert ebpf_init.is_untouched(said) == is_untouched
+
+
 def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
     assert ebpf_init.explained("write to map ports: Invalid argument") == []

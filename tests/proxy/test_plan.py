@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from srcip_proxy.headers import TLVS
 from srcip_proxy.plan import (
     CHOICES,
+    FALLBACK,
     HEADERS,
     LIMITS,
     LONGEST_IN_KERNEL,
@@ -132,6 +133,16 @@ def test_what_is_not_understood_is_refused(change: dict[str, object], message: s
     text = json.dumps({**json.loads(SAMPLE.to_env()), **change})
     with pytest.raises(PlanError, match=message):
         Plan.from_env(text)
+
+
+def test_a_fallback_may_have_nothing_left_for_the_sidecar() -> None:
+    """Where programs in the kernel have all that comes in, it is told of no port, and is there for probes' aliases."""
+    idle = replace(SAMPLE, mode=FALLBACK, inbound_ports=(), probe_aliases=(ProbeAlias(15100, 25),))
+    assert Plan.from_env(idle.to_env()) == idle
+    with pytest.raises(PlanError, match="inbound_ports: none"):
+        replace(SAMPLE, inbound_ports=())
+    with pytest.raises(PlanError, match="holds at most 4096"):
+        replace(SAMPLE, mode=FALLBACK, max_header_bytes=4097)
 
 
 @given(st.text())

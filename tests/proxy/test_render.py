@@ -55,6 +55,10 @@ BEHAVIOURS = {
     "deliver-to-loopback": (changed(deliver_to="loopback"), POD),
     "deliver-to-pod": (changed(deliver_to="pod"), POD),
     "exact-client-address": (changed(client_address="exact"), POD),
+    "a-sidecar-that-idles": (
+        changed(mode="ebpf,tproxy", inbound_ports=(), probe_aliases=(ProbeAlias(15100, 8000),)),
+        POD,
+    ),
     "probes-on-alias-ports": (changed(probe_aliases=(ProbeAlias(15100, 8000),)), POD),
     "node-left-alone": (changed(node_proxy_protocol="off", trusted_cidrs=("10.0.0.0/8",)), POD),
     "only-the-node-sends-headers": (changed(proxy_protocol="off", trusted_cidrs=("10.0.0.0/8",)), POD),

@@ -13,6 +13,7 @@ from srcip_proxy.plan import (
     CLIENT_FROM,
     DELIVERIES,
     EMITTED,
+    FALLBACK,
     FIDELITIES,
     FORWARDED_FOR,
     LIMITS,
@@ -73,12 +74,13 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "mode",
         "mode",
-        Word(("tproxy", "redirect", "ebpf"), later=("ebpf,tproxy",)),
+        Word(("tproxy", "redirect", "ebpf", FALLBACK)),
         None,
         "none: the Pod is left alone",
         "Asks for srcip. `tproxy`: the application sees the client's IP and port as its TCP peer. `redirect`: in "
         "HTTP headers or in a PROXY header of its own, and the sidecar has no capability. `ebpf`: as `tproxy`, by "
-        "programs in the kernel that an init container attaches; there is no sidecar.",
+        "programs in the kernel that an init container attaches; there is no sidecar. `ebpf,tproxy`: `ebpf` where the "
+        "node can have it, else `tproxy`; the sidecar is there in either case.",
     ),
     Annotation(
         "inject", "inject", Flag(), True, "true", "`false` opts the Pod out, whatever else its annotations say."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from srcip_proxy.plan import CGROUP_MOUNT, ENV, HEALTH_PORT, UID, Plan
+from srcip_proxy.plan import CGROUP_MOUNT, ENV, FALLBACK, HEALTH_PORT, UID, Plan
 from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
@@ -38,7 +38,7 @@ class Rendered:
 
 def capabilities(plan: Plan) -> tuple[str, ...]:
     """What the sidecar needs: NET_RAW where it shows clients' addresses as a source, else nothing."""
-    return ("NET_RAW",) if plan.mode == "tproxy" and plan.inbound_ports else ()
+    return ("NET_RAW",) if plan.mode in ("tproxy", FALLBACK) and plan.inbound_ports else ()
 
 
 def volume() -> dict[str, Any]:
@@ -56,14 +56,16 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
 def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
-    containers: tuple[dict[str, Any], ...]
+    init = _init(settings, env, resources)
+    containers, volumes = [init, _proxy(settings, env, resources, capabilities(plan))], [volume()]
+    if plan.mode == FALLBACK:
+        containers[0] = _attaching(init)
+        volumes.append(_cgroup_volume())
     if plan.mode == "ebpf":
-        containers, volumes = (_attaching(settings, env, resources),), (_cgroup_volume(),)
-    else:
-        containers = (_init(settings, env, resources), _proxy(settings, env, resources, capabilities(plan)))
-        volumes = (volume(),)
+        containers = [_attaching({**init, "volumeMounts": [_mount(CGROUP, TOKEN_DIR)]})]
+        volumes = [_cgroup_volume()]
     text = json.dumps([*containers, *volumes], sort_keys=True)
-    return Rendered(containers, volumes, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return Rendered(tuple(containers), tuple(volumes), hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
@@ -80,14 +82,14 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
     }
 
 
-def _attaching(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
-    """Attaches the programs of ebpf mode to the Pod's network and cgroup, then ends; they stay."""
+def _attaching(init: dict[str, Any]) -> dict[str, Any]:
+    """The init container with what it needs to attach programs to the Pod's network and cgroup; they stay."""
     uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
-    mounts = [{"name": CGROUP, "mountPath": path, "readOnly": True} for path in (CGROUP_MOUNT, TOKEN_DIR)]
     return {
-        **_init(settings, [*env, uid], resources),
+        **init,
+        "env": [*init["env"], uid],
         "securityContext": _security("BPF", "NET_ADMIN"),
-        "volumeMounts": mounts,
+        "volumeMounts": [_mount(CGROUP, CGROUP_MOUNT), *init["volumeMounts"]],
     }
 
 
@@ -113,12 +115,17 @@ def _proxy(
         "resources": resources,
         "securityContext": _security(*needed),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR, "readOnly": True}, _no_token()],
+        "volumeMounts": [_mount(VOLUME, RUN_DIR), _no_token()],
     }
 
 
 def _no_token() -> dict[str, Any]:
-    return {"name": VOLUME, "mountPath": TOKEN_DIR, "readOnly": True}
+    return _mount(VOLUME, TOKEN_DIR)
+
+
+def _mount(volume: str, path: str) -> dict[str, Any]:
+    """To be read alone."""
+    return {"name": volume, "mountPath": path, "readOnly": True}
 
 
 def _image(settings: Settings) -> dict[str, str]:

@@ -12,10 +12,10 @@ from srcip_webhook.reasons import Fault, Reason
 
 def ebpf_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
     """What needs a sidecar, and what is larger than the programs can hold."""
-    if there := [key for key in OUTBOUND.values() if key in said]:
+    if intent.mode == "ebpf" and (there := [key for key in OUTBOUND.values() if key in said]):
         yield _fault(f"{', '.join(there)}: headers are written by a sidecar, and {MODE}: ebpf has none")
     if intent.client_from == "x-forwarded-for":
-        yield _fault(f"{PREFIX}client-from: x-forwarded-for is read by a sidecar, and {MODE}: ebpf has none")
+        yield _fault(f"{PREFIX}client-from: x-forwarded-for is read by a sidecar, and {MODE}: ebpf goes without")
     if intent.max_header_bytes > LONGEST_IN_KERNEL:
         yield Fault(
             Reason.INVALID_ANNOTATION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
-from srcip_proxy.plan import Plan
+from srcip_proxy.plan import FALLBACK, Plan
 from srcip_webhook.containers import capabilities
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
@@ -76,6 +76,10 @@ def _plan(plan: Plan) -> Iterator[str]:
     if plan.mode == "ebpf":
         yield from _of_the_node()
         return
+    if plan.mode == FALLBACK:
+        yield "  kernel:    where the node can, programs do all this without a second connection, and the sidecar idles"
+        yield "  which:     the log of the init container says it"
+        yield "  hostPath:  the node's /sys/fs/cgroup, read-only, and BPF, both for the init container alone"
     later = " and ".join(capabilities(plan)) or "nothing"
     yield f"  needs:     NET_ADMIN at its start, then {later}; Pod Security baseline and restricted refuse it"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
+from srcip_proxy.plan import FALLBACK, UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
@@ -77,7 +77,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += _port_faults(pod, ports, outbound)
     faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += ebpf_faults(intent, said) if intent.mode == "ebpf" else redirect_faults(intent, ports)
+    faults += ebpf_faults(intent, said) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
     faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
     if faults:
         return Refuse(tuple(faults), warnings)
