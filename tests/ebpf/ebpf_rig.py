@@ -166,3 +166,10 @@ def _remove(cgroup: Path) -> None:
             return cgroup.rmdir()
         except OSError:
             time.sleep(0.01)
+
+
+def still_echoes(client: Client, text: bytes) -> bool:
+    """Whether an echo still comes back on a connection that was greeted before."""
+    client.got = b"\n"
+    client.send(text)
+    return client.seen(rest=len(text), quiet=0.02).rest == text

@@ -7,6 +7,7 @@ import struct
 from srcip_lab.namespace import Host
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+SACK_PERMITTED = b"\4\2\1\1"
 REPAIR, REPAIR_QUEUE, QUEUE_SEQ, SEND_QUEUE, REPAIR_OFF = 19, 20, 21, 2, -1  # linux/tcp.h
 
 
@@ -16,10 +17,11 @@ def checksum(data: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def segment(source: tuple[str, int], to: tuple[str, int], numbers: tuple[int, int], flags: int, data: bytes) -> bytes:
-    """A TCP segment over IPv4, without the IP header."""
-    head = struct.pack(">HHIIBBHHH", source[1], to[1], *numbers, 0x50, flags, 65535, 0, 0)
-    whole = head + data
+def segment(source: tuple[str, int], to: tuple[str, int], numbers: tuple[int, int], flags: int, rest: bytes) -> bytes:
+    """A TCP segment over IPv4, without the IP header. `rest` begins with a list of options, or is data alone."""
+    size = 5 + (len(SACK_PERMITTED) // 4 if rest.startswith(SACK_PERMITTED) else 0)
+    head = struct.pack(">HHIIBBHHH", source[1], to[1], *numbers, size << 4, flags, 65535, 0, 0)
+    whole = head + rest
     pseudo = socket.inet_aton(source[0]) + socket.inet_aton(to[0]) + struct.pack(">HH", 6, len(whole))
     value = checksum(pseudo + whole + b"\0" * (len(whole) % 2))
     return whole[:16] + struct.pack(">H", value) + whole[18:]
@@ -30,6 +32,7 @@ class Forger:
 
     def __init__(self, host: Host, source: tuple[str, int], to: tuple[str, int]) -> None:
         self.source, self.to = source, to
+        self.sack: tuple[int, int] | None = None
         self._socket = host.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
         self._socket.settimeout(2)
 
@@ -45,12 +48,15 @@ class Forger:
         self._socket.sendto(segment(self.source, self.to, (seq, ack), flags, data), (self.to[0], 0))
 
     def receive(self) -> tuple[int, int, int]:
-        """Sequence number, acknowledgement and flags of the next segment of the connection from the other side."""
+        """Sequence number, acknowledgement and flags of the next segment of the connection from the other side; its
+        SACK block is `self.sack` then."""
         while True:
             packet = self._socket.recv(65536)
             tcp = packet[(packet[0] & 15) * 4 :]
             if struct.unpack(">HH", tcp[:4]) == (self.to[1], self.source[1]):
                 seq, ack = struct.unpack(">II", tcp[4:12])
+                options = tcp[20 : (tcp[12] >> 4) * 4]
+                self.sack = struct.unpack(">II", options[4:12]) if options[:4] == b"\1\1\5\n" else None
                 return seq, ack, tcp[13]
 
 

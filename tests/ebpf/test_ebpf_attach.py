@@ -1,8 +1,10 @@
 """Attaching: what it needs, that it may be done again, that others may be there, and what it shows to applications."""
 
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,14 +55,15 @@ def attach(pod: Pod, readable: Path, prefix: tuple[str, ...]) -> "subprocess.Com
 
 
 @pytest.fixture
-def readable() -> Path:
+def readable() -> Iterator[Path]:
     """The package and the object where every user can read them."""
-    root = Path("/usr/local/lib/srcip-test")
+    root = Path(f"/usr/local/lib/srcip-test-{os.getpid()}")
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(bpf.SOURCES.parent / "srcip_proxy", root / "srcip_proxy")
     shutil.copy(bpf.compiled(), root / "srcip.bpf.o")
     run("chmod", "-R", "a+rX", str(root))
-    return root
+    yield root
+    shutil.rmtree(root)
 
 
 @pytest.mark.parametrize(

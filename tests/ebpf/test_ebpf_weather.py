@@ -156,6 +156,20 @@ def test_long_headers(pod: Pod, size: int) -> None:
             assert time.monotonic() - started < 0.15, "it waited for a timer of TCP"
 
 
+def test_a_header_in_slow_parts(pod: Pod) -> None:
+    """The clock of TCP's timestamps goes on between them: Linux 6.15 and newer refuse, in a handshake, the echo of any
+    other than the SYN-ACK's."""
+    started = time.monotonic()
+    with pod.connect() as client:
+        for at in range(0, len(v1()), 10):
+            time.sleep(0.01)
+            client.send(v1()[at : at + 10])
+        time.sleep(0.01)
+        client.send(b"data")
+        assert client.seen(rest=4, quiet=0.02).peer == CLIENT4
+        assert time.monotonic() - started < 0.5, "it waited for a timer of TCP"
+
+
 def test_a_header_that_is_too_long_is_refused(pod: Pod) -> None:
     assert pod.seen(v2(tlvs=tlvs(4097))).refused
 

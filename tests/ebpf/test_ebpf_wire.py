@@ -1,0 +1,130 @@
+"""Segments that no honest sender sends, and numbers seen on the wire."""
+
+import socket
+import struct
+import time
+
+import pytest
+from ebpf_rig import LB4_ADDRESS, Pod, running, still_echoes
+from packets import ACK, FIN, PSH, RST, SACK_PERMITTED, SYN, Forger, connect_with_isn, segment
+from rig import CLIENT4, POD4, POD6, Client, v1
+
+pytestmark = pytest.mark.dataplane
+
+OTHER_CLIENT = ("198.51.100.9", 999)
+
+
+def test_a_forged_syn_or_rst_or_segment_harms_no_live_connection(pod: Pod) -> None:
+    """Whatever arrives with its addresses and wrong numbers, a live connection goes on, and keeps its client."""
+    with pod.connect() as client:
+        client.send(v1())
+        assert client.seen(quiet=0.02).peer == CLIENT4
+        with Forger(pod.net.lb, client.sock.getsockname(), (POD4, 7000)) as forger:
+            for flags in (SYN, SYN, RST, RST | ACK, ACK, FIN | ACK, SYN | ACK):
+                forger.send(flags)
+            forger.send(PSH | ACK, v1(OTHER_CLIENT))
+        for n in range(3):
+            assert still_echoes(client, b"still here %d" % n)
+
+
+def test_a_header_with_a_wrong_acknowledgement_claims_nothing(pod: Pod) -> None:
+    """A forger who guesses the sequence number, but has not seen the SYN-ACK, cannot name the client."""
+    with connect_with_isn(pod.net.lb, (POD4, 7000), 5000) as sock:
+        with Forger(pod.net.lb, sock.getsockname(), (POD4, 7000)) as forger:
+            forger.send(PSH | ACK, v1(OTHER_CLIENT) + b"x", seq=5001)
+        client = Client(sock)
+        client.send(v1())
+        assert client.seen(quiet=0.02).peer == CLIENT4
+
+
+def test_acknowledgements_and_sack_blocks_are_those_of_the_sender(pod: Pod) -> None:
+    """Seen by a sender that is written by hand: the Pod's numbers are raised by the header's length."""
+    pod.sh("lb", "nft 'add table ip t; add chain ip t c { type filter hook output priority 0; }'")
+    pod.sh(
+        "lb", "nft add rule ip t c tcp dport 7000 tcp flags rst drop"
+    )  # the sender's kernel knows no such connection
+    header, isn = v1(), 2**32 - 30
+    with Forger(pod.net.lb, (LB4_ADDRESS, 40400), (POD4, 7000)) as sender:
+        sender.send(SYN, SACK_PERMITTED, seq=isn, ack=0)
+        iss, ack, flags = sender.receive()
+        assert (ack, flags) == (isn + 1, SYN | ACK)
+        sender.send(ACK, seq=isn + 1, ack=iss + 1)
+        sender.send(PSH | ACK, header + b"abc", seq=isn + 1, ack=iss + 1)
+        received = (isn + 1 + len(header) + 3) % 2**32
+        while (answer := sender.receive())[1] != received:
+            assert answer[1] in (isn + 1, received)
+        sender.send(PSH | ACK, b"later", seq=received + 100, ack=iss + 1)
+        while not sender.sack or sender.sack[0] != received + 100:
+            assert sender.receive()[1] == received
+        assert sender.sack == (received + 100, received + 105)
+        pod.sh("lb", "nft delete table ip t")
+        sender.send(RST, seq=received, ack=0)
+
+
+def test_a_refusal_is_none_of_the_answers_to_a_syn_cookie() -> None:
+    """With SYN cookies any segment with the right numbers makes a connection: a refused one must not."""
+    with running() as pod:
+        pod.sh("pod", "sysctl -qw net.ipv4.tcp_syncookies=2")
+        for refused in (b"no header", v1(("127.0.0.1", 1)), b"PROXY TCP4 nonsense\r\n"):
+            assert pod.seen(refused).refused
+        with pod.connect() as client:
+            client.finish()
+            assert client.seen().end == "reset"
+        assert pod.seen(v1()).peer == CLIENT4
+        assert pod.accepted() == 1
+
+
+def test_a_forged_syn_does_not_replace_a_handshake(pod: Pod) -> None:
+    """The handshake that the kernel knows goes on."""
+    with pod.connect() as client:
+        with Forger(pod.net.lb, client.sock.getsockname(), (POD4, 7000)) as forger:
+            forger.send(SYN)
+        client.send(v1())
+        assert client.seen(quiet=0.02).peer == CLIENT4
+
+
+def test_a_stray_segment_is_answered_by_rst(pod: Pod) -> None:
+    """A balancer that believes in a connection of an earlier Pod learns at once that it is gone."""
+    with Forger(pod.net.lb, (LB4_ADDRESS, 40200), (POD4, 7000)) as forger:
+        forger.send(PSH | ACK, b"are you there?", seq=100, ack=777)
+        seq, _, flags = forger.receive()
+    assert (seq, flags & RST) == (777, RST)
+
+
+def test_fragments_do_not_pass_below_the_programs(pod: Pod) -> None:
+    """Of a segment in fragments only the first has the ports: it is dropped, and so the rest comes to nothing."""
+    before = pod.stats().get("dropped fragment", 0)
+    whole = segment((LB4_ADDRESS, 40300), (POD4, 7000), (1, 1), SYN, b"x" * 12)
+    with pod.net.lb.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+        for offset, more in ((0, 0x2000), (24, 0)):
+            addresses = socket.inet_aton(LB4_ADDRESS) + socket.inet_aton(POD4)
+            head = struct.pack(">BBHHHBBH", 0x45, 0, 0, 77, more | offset // 8, 64, 6, 0) + addresses
+            raw.sendto(head + whole[offset : offset + 24], (POD4, 0))
+    time.sleep(0.05)
+    assert pod.stats()["dropped fragment"] == before + 1
+    assert pod.half_open() == 0
+
+
+def test_extension_headers_do_not_pass_below_the_programs(pod: Pod) -> None:
+    """TCP behind IPv6 destination options never connects from a trusted network; from any other it is native."""
+    before = pod.stats().get("dropped fragment", 0)
+    with pod.net.lb.open_socket(socket.AF_INET6) as trusted, pod.net.other.open_socket(socket.AF_INET6) as other:
+        for sock in (trusted, other):
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, b"\0\0\1\4\0\0\0\0")
+            sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            trusted.connect((POD6, 7000))
+        other.connect((POD6, 7000))
+    assert pod.stats()["dropped fragment"] == before + 1
+
+
+@pytest.mark.parametrize("to", [POD4, POD6])
+@pytest.mark.parametrize("before_wrap", [1, 2, 20, 45, 46, 47, 2000, 30000])
+def test_sequence_numbers_wrap(pod: Pod, before_wrap: int, to: str) -> None:
+    """In the handshake, in the header, behind it, and in the data."""
+    text = b"x" * 60000
+    with connect_with_isn(pod.net.lb, (to, 7000), 2**32 - before_wrap) as sock:
+        client = Client(sock)
+        client.send(v1() + text)
+        seen = client.seen(rest=len(text), quiet=0.02)
+        assert (seen.peer, seen.rest) == (CLIENT4, text)
