@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from srcip_proxy.network import PORTS6
-from srcip_proxy.nft_words import RESET, SYN, one_of
+from srcip_proxy.nft_words import RESET, SYN, one_of, to_port6
 from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word
@@ -49,6 +49,4 @@ def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
 def _to_proxy(plan: Plan, version: int) -> str:
     if version == 4:
         return f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}"
-    ports = (port for item in plan.outbound_ports for port in range(item.first, item.last + 1))
-    pairs = ", ".join(f"{port} : {PORTS6}{port:x}" for port in ports)
-    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{OUTBOUND_PORT}"
+    return to_port6(plan.outbound_ports, OUTBOUND_PORT)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.network import CHECK4, PORTS6
-from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, who
+from srcip_proxy.network import CHECK4
+from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, to_port6, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word
@@ -44,9 +44,7 @@ def _trusted(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
 def _to_proxy(plan: Plan, version: int) -> str:
     if version == 4:
         return f"redirect to :{PROXY_PORT}"
-    ports = (port for item in plan.inbound_ports for port in range(item.first, item.last + 1))
-    pairs = ", ".join(f"{port} : {PORTS6}{port:x}" for port in ports)
-    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{PROXY_PORT}"
+    return to_port6(plan.inbound_ports, PROXY_PORT)
 
 
 def _listening(version: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from srcip_proxy.network import LOOPBACK
-from srcip_proxy.plan import Plan
+from srcip_proxy.network import LOOPBACK, PORTS6
+from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Address, Pod
-from srcip_proxy.text import words
+from srcip_proxy.text import word, words
 
 FAMILIES = {
     4: {"ip": "ip", "type": "ipv4_addr", "proxy": "127.0.0.1", "loopback": LOOPBACK[4]},
@@ -49,3 +49,11 @@ def who(plan: Plan, pod: Pod, version: int) -> tuple[list[str], list[str]]:
     """The same of one IP version, as networks that do not overlap."""
     both = intercepted(plan, pod)
     return networks(both["trusted"], version), networks(both["native"], version)
+
+
+def to_port6(intercepted_ports: Iterable[PortRange], port: int) -> str:
+    """Leads an IPv6 connection to the sidecar's `port` at an address that says which port it was to go to: of IPv6,
+    HAProxy cannot ask the kernel for it."""
+    each = (number for item in intercepted_ports for number in range(item.first, item.last + 1))
+    pairs = ", ".join(f"{number} : {PORTS6}{number:x}" for number in each)
+    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{word(port)}"
