@@ -56,6 +56,8 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 	struct packet *p = &w->packet;
 	__u32 expected = w->live.isn + 1, seq = p->seq - w->live.shift;
 
+	if (!w->live.shift) /* no header: the packet is what it was */
+		return PASS;
 	/*
 	 * A request takes no segment that ends where it should begin; a SYN cookie knows just the number it expects.
 	 * Nobody answers a bare ACK, though a sender may wait for one (Nagle): the connection meets a copy, as old data.
@@ -104,6 +106,8 @@ static __noinline int promote_claim(struct __sk_buff *skb, struct work *w, struc
 
 	if (!settings)
 		return DROP;
+	if (!claim->version) /* no header, and nothing to lower sequence numbers by */
+		counter = ACCEPTED_TOA;
 	if (!srcip_usable(claim, &settings->own))
 		return refuse(skb, w, pending, REFUSED_UNUSABLE_ADDRESS);
 	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, &w->packet.flow)) {
@@ -233,6 +237,23 @@ static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, str
 	return PASS;
 }
 
+/*
+ * A packet of a handshake that waits for the option TOA. It may be on the ACK, which then ends the handshake as it is, or
+ * on the first data.
+ */
+static __noinline int on_option(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 is_late)
+{
+	struct srcip_claim *claim = &w->held.scratch.claim;
+
+	if (read_toa(skb, w, claim))
+		return promote_claim(skb, w, pending, claim);
+	if (!w->packet.payload)
+		return on_silence(skb, w, pending, 0, is_late);
+	if (pending->policy == OPTIONAL)
+		return promote_none(skb, w, pending);
+	return refuse(skb, w, pending, REFUSED_NO_OPTION);
+}
+
 /* A packet of a handshake that waits for its header. */
 static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held)
 {
@@ -251,6 +272,8 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 		return DROP;
 	}
 	is_late = bpf_ktime_get_ns() - pending->since > settings->timeout_ms * 1000000ULL;
+	if (settings->is_toa)
+		return on_option(skb, w, pending, is_late);
 	if (have - offset >= p->payload)
 		return on_silence(skb, w, pending, held, is_late);
 	if (is_late && (held || pending->policy == REQUIRED))
