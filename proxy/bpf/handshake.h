@@ -9,6 +9,28 @@
 #define PASS (-1) /* TC_ACT_UNSPEC: whoever is attached behind sees the packet, too */
 #define DROP 2
 #define HALF_A_SPACE 0x40000000
+#define COPIED 0x7371 /* a mark, seen by nobody else */
+
+/*
+ * A copy of the packet arrives behind it. It must not be copied again, or the programs would never stop where the kernel
+ * takes neither (the listener's queue is full).
+ */
+static __always_inline void copy(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+
+	skb->mark = COPIED;
+	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	skb->mark = mark;
+}
+
+static __always_inline int is_copy(struct __sk_buff *skb)
+{
+	if (skb->mark != COPIED)
+		return 0;
+	skb->mark = 0;
+	return 1;
+}
 
 /*
  * The request goes away and the peer gets an RST, both by the kernel's own hand: this packet becomes an RST for the
@@ -18,13 +40,16 @@
 static __noinline int refuse_packet(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
+	int was_copied = is_copy(skb);
 
 	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV) {
 		bpf_map_delete_elem(&cookies, &p->flow);
 		set_seq(skb, p, p->seq ^ HALF_A_SPACE);
 		return PASS;
 	}
-	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	if (was_copied)
+		return DROP;
+	copy(skb);
 	set_flags(skb, p, RST | ACK);
 	set_seq(skb, p, w->attempt.isn + 1);
 	return PASS;
@@ -55,14 +80,21 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 {
 	struct packet *p = &w->packet;
 	__u32 expected = w->live.isn + 1, seq = p->seq - w->live.shift;
+	int was_copied = is_copy(skb);
 
+	if (!w->live.shift) /* no header: the packet is what it was */
+		return PASS;
 	/*
 	 * A request takes no segment that ends where it should begin; a SYN cookie knows just the number it expects.
 	 * Nobody answers a bare ACK, though a sender may wait for one (Nagle): the connection meets a copy, as old data.
 	 */
 	if ((state == TCP_NEW_SYN_RECV && seq + p->payload == expected && p->payload) || state == TCP_LISTEN) {
-		if (!(p->flags & FIN))
-			bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+		if (was_copied) /* it comes again from the peer */
+			return DROP;
+		if (state == TCP_LISTEN || !(p->flags & FIN))
+			copy(skb);
+		if (state == TCP_LISTEN) /* an end comes behind the data, with the copy */
+			set_flags(skb, p, ACK);
 		return trim(skb, w, expected) ? DROP : PASS;
 	}
 	set_seq(skb, p, seq);
@@ -104,6 +136,8 @@ static __noinline int promote_claim(struct __sk_buff *skb, struct work *w, struc
 
 	if (!settings)
 		return DROP;
+	if (!claim->version) /* no header, and nothing to lower sequence numbers by */
+		counter = ACCEPTED_TOA;
 	if (!srcip_usable(claim, &settings->own))
 		return refuse(skb, w, pending, REFUSED_UNUSABLE_ADDRESS);
 	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, &w->packet.flow)) {
@@ -233,6 +267,23 @@ static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, str
 	return PASS;
 }
 
+/*
+ * A packet of a handshake that waits for the option TOA. It may be on the ACK, which then ends the handshake as it is, or
+ * on the first data.
+ */
+static __noinline int on_option(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 is_late)
+{
+	struct srcip_claim *claim = &w->held.scratch.claim;
+
+	if (read_toa(skb, w, claim))
+		return promote_claim(skb, w, pending, claim);
+	if (!w->packet.payload)
+		return on_silence(skb, w, pending, 0, is_late);
+	if (pending->policy == OPTIONAL)
+		return promote_none(skb, w, pending);
+	return refuse(skb, w, pending, REFUSED_NO_OPTION);
+}
+
 /* A packet of a handshake that waits for its header. */
 static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held)
 {
@@ -251,6 +302,8 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 		return DROP;
 	}
 	is_late = bpf_ktime_get_ns() - pending->since > settings->timeout_ms * 1000000ULL;
+	if (settings->is_toa)
+		return on_option(skb, w, pending, is_late);
 	if (have - offset >= p->payload)
 		return on_silence(skb, w, pending, held, is_late);
 	if (is_late && (held || pending->policy == REQUIRED))

@@ -10,7 +10,10 @@
 #define KIND_SACK 5
 #define KIND_TIMESTAMP 8
 #define KIND_FAST_OPEN 34
-#define KIND_EXPERIMENT 254
+#define KIND_TOA 200
+#define KIND_EXPERIMENT 254 /* TOA, too, wherever it is no SYN */
+#define TOA_IPV4 8           /* bytes: kind, length, port, address */
+#define TOA_IPV6 20
 #define FAST_OPEN_MAGIC 0xf989 /* RFC 7413, appendix B: of the experiment */
 #define ONLY_TIMESTAMP 0x0101080a
 
@@ -172,6 +175,53 @@ static __noinline void forbid_fast_open(struct __sk_buff *skb, struct work *w)
 	w->shift = 0;
 	bpf_loop(2 * OPTIONS_SIZE, no_fast_open, &walk, 0);
 	write_options(skb, w);
+}
+
+/* Ends at the option TOA; w->shift tells its length then. */
+static long find_toa(__u32 i, void *context)
+{
+	struct work *w = ((struct walk *)context)->work;
+	__u32 size, kind = next_option(w, &size);
+
+	(void)i;
+	if (kind == KIND_END || w->at + size > w->packet.header - OPTIONS_AT)
+		return 1;
+	if ((kind == KIND_EXPERIMENT || kind == KIND_TOA) && (size == TOA_IPV4 || size == TOA_IPV6)) {
+		w->shift = size;
+		return 1;
+	}
+	w->at += size;
+	return 0;
+}
+
+/* What the option TOA of the packet says of the client. One of any other length is none. */
+static __noinline int read_toa(struct __sk_buff *skb, struct work *w, struct srcip_claim *claim)
+{
+	struct walk walk = { w };
+	__be32 *address = (__be32 *)claim->address;
+
+	w->shift = 0;
+	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
+		return 0;
+	bpf_loop(OPTIONS_SIZE, find_toa, &walk, 0);
+	if (!w->shift)
+		return 0;
+	__builtin_memset(claim, 0, sizeof(*claim));
+	claim->port = number(w, w->at) & 0xffff;
+	claim->family = 4;
+	address[0] = bpf_htonl(number(w, w->at + 4));
+	if (w->shift == TOA_IPV4)
+		return 1;
+	address[1] = bpf_htonl(number(w, w->at + 8));
+	address[2] = bpf_htonl(number(w, w->at + 12));
+	address[3] = bpf_htonl(number(w, w->at + 16));
+	if (!address[0] && !address[1] && address[2] == bpf_htonl(0xffff)) { /* IPv4 in the clothes of IPv6 */
+		address[0] = address[3];
+		address[2] = address[3] = 0;
+	} else {
+		claim->family = 6;
+	}
+	return 1;
 }
 
 #endif

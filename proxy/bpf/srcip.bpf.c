@@ -25,7 +25,7 @@ static __always_inline int on_live(struct __sk_buff *skb, struct work *w, const 
 
 	w->live.isn = live->isn;
 	w->live.shift = live->shift;
-	if (live->shift && (p->flags & MASK) == ACK && p->seq - live->isn - 1 < live->shift) /* the header again */
+	if (live->shift && (p->flags & (MASK & ~FIN)) == ACK && p->seq - live->isn - 1 < live->shift) /* the header again */
 		return deliver(skb, w, state_of(skb, &p->flow));
 	set_seq(skb, p, p->seq - live->shift);
 	return PASS;

@@ -16,7 +16,8 @@ enum { OFF, REQUIRED, OPTIONAL };
 enum counter {
 	ACCEPTED_PROXY, /* handed to the application with a client's address */
 	ACCEPTED_LOCAL, /* without: LOCAL, UNKNOWN */
-	ACCEPTED_NONE,  /* no header, where the policy allows it */
+	ACCEPTED_NONE,  /* no header or option, where the policy allows it */
+	ACCEPTED_TOA,   /* like ACCEPTED_PROXY, by the TCP option */
 	FALLBACK_FAMILY,
 	REFUSED_CHECKSUM,
 	REFUSED_EMPTY, /* ended before its first byte: a health check that only connects */
@@ -25,6 +26,7 @@ enum counter {
 	REFUSED_HEADER_TIMEOUT,
 	REFUSED_MALFORMED,
 	REFUSED_NO_HEADER,
+	REFUSED_NO_OPTION,
 	REFUSED_NO_ROOM,
 	REFUSED_TOO_LONG,
 	REFUSED_UNUSABLE_ADDRESS,
@@ -86,7 +88,7 @@ struct settings {
 	__u32 timeout_ms;
 	__u32 is_exact; /* refuse, rather than show the balancer */
 	__u32 fingerprint;
-	__u32 reserved;
+	__u32 is_toa; /* the TCP option TOA states the client, and there are no headers */
 	__u64 network; /* cookie of the network namespace that this is about */
 };
 

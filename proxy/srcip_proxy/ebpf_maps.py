@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from srcip_proxy.plan import Plan
+from srcip_proxy.plan import TOA, Plan
 from srcip_proxy.pod import Address, Pod
 from srcip_proxy.portranges import PortRange
 
@@ -53,7 +53,8 @@ def _settings(plan: Plan, pod: Pod, number: int, network: int) -> bytes:
     limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
     listed = struct.pack("=I", len(own)) + b"".join(struct.pack("=I16s", a.version, a.packed) for a in own)
     is_exact = plan.client_address != "best-effort"
-    rest = struct.pack("=III4xQ", plan.header_timeout_ms, is_exact, number, network)
+    is_toa = plan.client_from == TOA
+    rest = struct.pack("=IIIIQ", plan.header_timeout_ms, is_exact, number, is_toa, network)
     return limits + listed.ljust(4 + 20 * MOST_OWN, b"\0") + rest
 
 

@@ -32,7 +32,9 @@ FIDELITIES = ("best-effort", "ip", "exact")
 FORWARDED_FOR = ("replace", "append", "trusted")
 OTHERS = ("pass", "refuse")
 EMITTED = ("off", "v1", "v2")
-CLIENT_FROM = ("proxy-protocol", "x-forwarded-for")
+TOA = "toa"
+"""The client stands in a TCP option of its connection."""
+CLIENT_FROM = ("proxy-protocol", "x-forwarded-for", TOA)
 
 PROXY_PORT = 15001
 """Where the sidecar listens for intercepted connections, on loopback only."""
@@ -119,7 +121,7 @@ class Plan:
     tlv_headers: Pairs = ()
     """Pairs of a TLV (one of headers.TLVS) and the name of the HTTP header that holds its value."""
     client_from: str = "proxy-protocol"
-    """What states the client on HTTP ports in tproxy mode: one of CLIENT_FROM."""
+    """What states the client, on HTTP ports in tproxy mode and on all in ebpf mode: one of CLIENT_FROM."""
     outbound_ports: tuple[PortRange, ...] = ()
     """Destination ports whose outgoing HTTP requests get headers: sorted, disjoint."""
     outbound_headers: Pairs = ()
@@ -217,6 +219,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     if plan.mode in ("ebpf", FALLBACK):
         short = plan.max_header_bytes <= LONGEST_IN_KERNEL
         yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
+    yield plan.client_from != TOA or plan.mode == "ebpf", f"client_from: {TOA} is for ebpf mode alone, not {plan.mode}"
     if plan.mode == "ebpf":
         yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
         yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"

@@ -19,9 +19,17 @@ def checksum(data: bytes) -> int:
 
 def segment(source: tuple[str, int], to: tuple[str, int], numbers: tuple[int, int], flags: int, rest: bytes) -> bytes:
     """A TCP segment over IPv4, without the IP header. `rest` begins with a list of options, or is data alone."""
-    size = 5 + (len(SACK_PERMITTED) // 4 if rest.startswith(SACK_PERMITTED) else 0)
-    head = struct.pack(">HHIIBBHHH", source[1], to[1], *numbers, size << 4, flags, 65535, 0, 0)
-    whole = head + rest
+    options = SACK_PERMITTED if rest.startswith(SACK_PERMITTED) else b""
+    return finished(source, to, (*numbers, flags), options, rest[len(options) :])
+
+
+def finished(
+    source: tuple[str, int], to: tuple[str, int], numbers: tuple[int, int, int], options: bytes, data: bytes
+) -> bytes:
+    """The same with any options, in words of four bytes; `numbers` ends with the flags."""
+    seq, ack, flags = numbers
+    head = struct.pack(">HHIIBBHHH", source[1], to[1], seq, ack, 5 + len(options) // 4 << 4, flags, 65535, 0, 0)
+    whole = head + options + data
     pseudo = socket.inet_aton(source[0]) + socket.inet_aton(to[0]) + struct.pack(">HH", 6, len(whole))
     value = checksum(pseudo + whole + b"\0" * (len(whole) % 2))
     return whole[:16] + struct.pack(">H", value) + whole[18:]
@@ -42,10 +50,14 @@ class Forger:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def send(self, flags: int, data: bytes = b"", *, seq: int | None = None, ack: int | None = None) -> None:
+    def send(
+        self, flags: int, data: bytes = b"", *, seq: int | None = None, ack: int | None = None, options: bytes = b""
+    ) -> None:
         seq = random.getrandbits(32) if seq is None else seq
         ack = random.getrandbits(32) if ack is None else ack
-        self._socket.sendto(segment(self.source, self.to, (seq, ack), flags, data), (self.to[0], 0))
+        plain = segment(self.source, self.to, (seq, ack), flags, data)
+        whole = finished(self.source, self.to, (seq, ack, flags), options, data) if options else plain
+        self._socket.sendto(whole, (self.to[0], 0))
 
     def receive(self) -> tuple[int, int, int]:
         """Sequence number, acknowledgement and flags of the next segment of the connection from the other side; its

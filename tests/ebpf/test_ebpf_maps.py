@@ -85,6 +85,13 @@ def test_a_pod_with_too_many_addresses_is_refused() -> None:
         raise AssertionError("it was accepted")
 
 
+def test_the_option_is_asked_for_where_the_plan_says_so() -> None:
+    """In the place that the C reads: behind the fingerprint, before the network's cookie."""
+    for changes, is_toa in (({}, 0), ({"mode": "ebpf", "client_from": "toa"}, 1)):
+        (value,) = of("settings_map", entries(plan(**changes), POD, 7, 9)).values()
+        assert struct.unpack("=IIQ", value[-16:]) == (7, is_toa, 9)
+
+
 def test_a_fingerprint_tells_plans_pods_and_programs_apart() -> None:
     other = Pod((ipaddress.ip_address("10.0.0.3"),))
     numbers = [

@@ -53,8 +53,9 @@ other_plans = st.builds(
         lambda d: tuple(ProbeAlias(alias, port) for alias, port in sorted(d.items()))
     ),
     **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
-    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name != "mode"},
+    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name not in ("mode", "client_from")},
     mode=st.sampled_from(["tproxy", "redirect"]),
+    client_from=st.sampled_from(["proxy-protocol", "x-forwarded-for"]),
 )
 
 
@@ -104,6 +105,9 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: ebpf mode"),
         ({"mode": "ebpf", "max_header_bytes": 4097}, "max_header_bytes: ebpf mode holds at most 4096, not 4097"),
         ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: ebpf mode has none"),
+        ({"client_from": "toa"}, "client_from: toa is for ebpf mode alone, not tproxy"),
+        ({"mode": "redirect", "client_from": "toa"}, "client_from: toa is for ebpf mode alone, not redirect"),
+        ({"mode": FALLBACK, "client_from": "toa"}, "client_from: toa is for ebpf mode alone, not ebpf,tproxy"),
         ({"http_ports": ["26"]}, "http_ports: not all of them are inbound_ports"),
         ({"http_headers": ["forwarded", "real-ip"]}, "in this order"),
         ({"http_headers": ["via"]}, "http_headers"),

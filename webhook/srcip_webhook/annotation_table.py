@@ -221,7 +221,8 @@ TABLE: tuple[Annotation, ...] = (
         "client_from",
         Word(CLIENT_FROM),
         "`tproxy`: what states the client on `http-ports`. `x-forwarded-for` is for balancers that speak HTTP and no "
-        "PROXY protocol: each request has its own client; these ports take HTTP alone.",
+        "PROXY protocol: each request has its own client; these ports take HTTP alone. `toa` (`ebpf` alone): the TCP "
+        "option of this name, in place of the PROXY protocol on every port.",
     ),
     planned(
         "outbound-ports",

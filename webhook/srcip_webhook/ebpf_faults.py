@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from srcip_proxy.plan import LONGEST_IN_KERNEL
+from srcip_proxy.plan import LONGEST_IN_KERNEL, TOA
 from srcip_webhook.annotations import MODE, PREFIX, Intent
 from srcip_webhook.header_faults import OUTBOUND
 from srcip_webhook.reasons import Fault, Reason
@@ -22,6 +22,14 @@ def ebpf_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
             f"{PREFIX}max-header-size: {intent.max_header_bytes} is more than ebpf mode holds, which is "
             f"{LONGEST_IN_KERNEL} bytes",
         )
+
+
+def toa_faults(intent: Intent) -> Iterator[Fault]:
+    """The option is gone where a sidecar takes the connection: nothing but the kernel sees it."""
+    mode = intent.mode or "tproxy"
+    if intent.client_from == TOA and mode != "ebpf":
+        text = f"{PREFIX}client-from: {TOA} is a TCP option, which programs in the kernel alone can read"
+        yield Fault(Reason.INVALID_ANNOTATION, f"{text}; use {MODE}: ebpf, not {mode}")
 
 
 def _fault(text: str) -> Fault:

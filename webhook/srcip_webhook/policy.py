@@ -14,7 +14,7 @@ from srcip_proxy.plan import FALLBACK, UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
-from srcip_webhook.ebpf_faults import ebpf_faults
+from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
@@ -78,6 +78,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
     faults += ebpf_faults(intent, said) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
+    faults += toa_faults(intent)
     faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
     if faults:
         return Refuse(tuple(faults), warnings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srcip_proxy.plan import OUTBOUND_WAIT_MS, Plan
+from srcip_proxy.plan import OUTBOUND_WAIT_MS, TOA, Plan
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, OF_SIDECAR, PREFIX, TABLE, Intent
 from srcip_webhook.pods import Pod
@@ -79,11 +79,13 @@ def _idle_inbound(intent: Intent) -> Iterator[str]:
 
 _ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))
 _ROWS_WITHOUT_SIDECAR = (*(row for row in TABLE if row.field in OF_SIDECAR), *_ROWS_OF_REDIRECT)
+_ROWS_OF_HEADER = tuple(row for row in TABLE if row.field in ("proxy_protocol_versions", "max_header_bytes"))
 
 
 def _idle_annotations(intent: Intent) -> Iterator[str]:
     used = ("http_ports", "forwarded_for_header") if intent.client_from == "x-forwarded-for" else ()
     rows = _ROWS_WITHOUT_SIDECAR if intent.mode == "ebpf" else _ROWS_OF_REDIRECT
+    rows = (*rows, *_ROWS_OF_HEADER) if intent.client_from == TOA else rows
     idle = [row.key for row in rows if row.field not in used and getattr(intent, row.field) != row.default]
     if idle:
         yield f"srcip: without effect in {intent.mode} mode: {', '.join(idle)}"
