@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+import platform
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from srcip_proxy import capabilities, capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
+from srcip_proxy import capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
 from srcip_proxy import pod as pods
-from srcip_proxy.ebpf_preflight import OLDEST
 from srcip_proxy.errors import NotPossibleError
 from srcip_proxy.libbpf import BpfError
 from srcip_proxy.plan import CGROUP_MOUNT, Plan
@@ -28,7 +27,7 @@ def set_up(
     program: Path = ebpf.OBJECT,
 ) -> str:
     """Attach everything and say what was done. Raises NotPossibleError."""
-    reasons = [*obstacles(os.uname().release)]
+    reasons = ebpf_preflight.obstacles(platform.release())
     try:
         cgroup = own_cgroup(root, environment.get(UID, ""))
     except NotPossibleError as error:
@@ -38,7 +37,7 @@ def set_up(
     try:
         capset.use_all()
         link = interface(pod, pods.run_ip)
-        if reasons := ebpf_preflight.findings(link, cgroup, program):
+        if reasons := ebpf_preflight.places(link, cgroup, program):
             raise NotPossibleError(reasons)
         return ebpf.attach(plan, pod, program, link, cgroup)
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
@@ -48,15 +47,6 @@ def set_up(
 def is_untouched(said: str) -> bool:
     """Whether an error came before the first program that changes a packet was attached (ebpf.attach)."""
     return not said.startswith(("srcip_ingress on", "srcip_peer", "another configuration"))
-
-
-def obstacles(release: str) -> Iterator[str]:
-    """What is missing in the kernel and in this process."""
-    version = re.match(r"(\d+)\.(\d+)", release)
-    if version and (int(version[1]), int(version[2])) < OLDEST:
-        wanted = ".".join(map(str, OLDEST))
-        yield f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"
-    yield from capabilities.missing("BPF", "NET_ADMIN", files="python3")
 
 
 def own_cgroup(root: Path, uid: str) -> Path:

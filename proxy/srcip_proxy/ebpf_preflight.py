@@ -9,35 +9,40 @@ import socket
 import struct
 from pathlib import Path
 
+from srcip_proxy import capabilities
+
 OLDEST = (5, 17)
 """The first Linux with bpf_loop, by which the header is read."""
-CAPABILITIES = {"NET_ADMIN": 12, "BPF": 39}  # linux/capability.h
 _HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 _ETHERNET = 1  # ARPHRD_ETHER
 
 
 def findings(interface: str, cgroup: Path, program: Path) -> list[str]:
     """What is missing, each with what to do; empty when nothing is."""
-    found = [*_kernel(platform.release()), *_capabilities(Path("/proc/self/status").read_text())]
+    return [*obstacles(platform.release()), *places(interface, cgroup, program)]
+
+
+def obstacles(release: str) -> list[str]:
+    """What is missing in the kernel and in this process."""
+    return [*_kernel(release), *capabilities.missing("BPF", "NET_ADMIN", files="python3")]
+
+
+def _kernel(release: str) -> list[str]:
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version and (int(version[1]), int(version[2])) >= OLDEST:
+        return []
+    wanted = ".".join(map(str, OLDEST))
+    return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
+
+
+def places(interface: str, cgroup: Path, program: Path) -> list[str]:
+    """What cannot be attached, or attached to."""
+    found = []
     if not (cgroup / "cgroup.controllers").exists():
         found.append(f"{cgroup} is no directory of cgroup v2: mount /sys/fs/cgroup of a node that has it, read-only")
     if not program.exists():
         found.append(f"{program} is missing: it is part of the image")
     return [*found, *_interface(interface)]
-
-
-def _kernel(release: str) -> list[str]:
-    match = re.match(r"(\d+)\.(\d+)", release)
-    if match and (int(match[1]), int(match[2])) >= OLDEST:
-        return []
-    return [f"the node runs Linux {release}; ebpf mode needs {OLDEST[0]}.{OLDEST[1]} or newer: use tproxy"]
-
-
-def _capabilities(status: str) -> list[str]:
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    held = int(fields["CapEff"], 16)
-    missing = [name for name, bit in CAPABILITIES.items() if not held >> bit & 1]
-    return [f"CAP_{name} is missing: the container's securityContext does not add it" for name in missing]
 
 
 def _interface(name: str) -> list[str]:

@@ -7,16 +7,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from srcip_proxy import capabilities, init, outbound_command, preflight, supervisor
 from srcip_proxy import pod as pods
+from srcip_proxy.capabilities import NUMBERS
 from srcip_proxy.outbound_command import Command, UsageError
 from srcip_proxy.plan import HEALTH_PORT, UID
 from srcip_proxy.pod import PodError
 
-_KILL, _SETGID, _SETUID, _SETPCAP = 5, 6, 7, 8  # linux/capability.h
-_NAMES = {_KILL: "KILL", _SETGID: "SETGID", _SETUID: "SETUID"}
 _ANSWER_S = 1.0
 _REMOVE = "table inet srcip {}\ndelete table inet srcip\n"
 
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         command = outbound_command.parse(arguments)
     except UsageError as error:
         return _refuse(error.faults, 2)
-    user, effective = os.geteuid(), _effective(Path("/proc/self/status").read_text())
+    user, effective = os.geteuid(), capabilities.held("CapEff")
     missing = [*capabilities.missing("NET_ADMIN"), *lacking(user, effective, bool(command.application))]
     if missing:
         return _refuse(missing, 1)
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     except (PodError, OSError) as error:
         return _refuse([str(error)], 1)
     except subprocess.CalledProcessError as error:
-        return _refuse(preflight.explain(error, command.plan.mode), 1)
+        return _refuse(preflight.explain(error, *preflight.parts(command.plan)), 1)
 
 
 def lacking(user: int, effective: int, with_application: bool) -> Iterator[str]:
@@ -51,8 +49,8 @@ def lacking(user: int, effective: int, with_application: bool) -> Iterator[str]:
                 "root (securityContext.runAsUser: 0), or leave out -- COMMAND and make this a sidecar"
             )
         return
-    needed = (_KILL, _SETGID, _SETUID) if with_application else (_SETGID, _SETUID)
-    missing = [_NAMES[number] for number in needed if not effective >> number & 1]
+    needed = ("KILL", "SETGID", "SETUID") if with_application else ("SETGID", "SETUID")
+    missing = [name for name in needed if not effective >> NUMBERS[name] & 1]
     if missing and user == 0:
         yield f"HAProxy has to run as user {UID}, for which root lacks the capabilities {', '.join(missing)}"
     elif missing:
@@ -65,7 +63,7 @@ def haproxy_command(user: int, effective: int) -> tuple[str, ...]:
     words = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"]
     if user != UID:
         words += [f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
-    if effective >> _SETPCAP & 1:
+    if effective >> NUMBERS["SETPCAP"] & 1:
         words.append("--bounding-set=-all")
     return (*words, "--pdeathsig=TERM", "--", "haproxy", "-db", "-f", "/proc/self/fd/0")
 
@@ -116,11 +114,6 @@ def _ready() -> bool:
             return b" 200 " in connection.recv(1024)
     except OSError:
         return False
-
-
-def _effective(status: str) -> int:
-    """The effective capabilities in a process's status (proc(5)), as bits."""
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
 
 
 def _refuse(reasons: Iterable[str], code: int) -> int:

@@ -13,7 +13,7 @@ from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, running
 from rig import APP, CLIENT4, v2
 
 from srcip_lab import bpf
-from srcip_proxy import ebpf_init
+from srcip_proxy import ebpf_init, ebpf_preflight
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 OTHER = UID.replace("0", "f")
@@ -125,13 +125,13 @@ def test_init_names_all_reasons_at_once(fresh: Fresh) -> None:
     [("5.17.0-1-amd64", True), ("6.1", True), ("10.0.1", True), ("5.16.20", False), ("4.19.0", False)],
 )
 def test_kernels_before_bpf_loop_are_told_by_their_version(release: str, is_new: bool) -> None:
-    reasons = [reason for reason in ebpf_init.obstacles(release) if "Linux" in reason]
+    reasons = [reason for reason in ebpf_preflight.obstacles(release) if "Linux" in reason]
     assert reasons == (
         []
         if is_new
         else [f"the node's Linux is {release}, and ebpf mode needs 5.17: choose another node, or mode tproxy"]
     )
-    assert [r for r in ebpf_init.obstacles(platform.release()) if "Linux" in r] == []
+    assert [r for r in ebpf_preflight.obstacles(platform.release()) if "Linux" in r] == []
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from outbound_command_rig import Pods
 from outward import HTTP, Leave, Outward, Server, outbound, servers
 from rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
@@ -67,3 +68,11 @@ def leave(rigs: RigFactory) -> Iterator[Leave]:
     yield rig
     for server in (server for each in running.values() for server in each):
         server.stop()
+
+
+@pytest.fixture
+def pods() -> Iterator[Pods]:
+    """Starts Pods, and ends them."""
+    started = Pods()
+    yield started
+    started.end()

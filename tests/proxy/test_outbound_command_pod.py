@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,14 +31,6 @@ from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 
 pytestmark = pytest.mark.dataplane
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    """Starts Pods, and ends them."""
-    started = Pods()
-    yield started
-    started.end()
 
 
 @pytest.mark.parametrize("context", [ROOT, ROOT_BY_DEFAULT], ids=["least", "default"])

@@ -1,7 +1,5 @@
 """`srcip-proxy outbound` as a sidecar: HAProxy alone, with nothing that it does not need."""
 
-from collections.abc import Iterator
-
 import pytest
 import yaml
 from outbound_command_rig import (
@@ -27,14 +25,6 @@ from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 
 pytestmark = pytest.mark.dataplane
-
-
-@pytest.fixture
-def pods() -> Iterator[Pods]:
-    """Starts Pods, and ends them."""
-    started = Pods()
-    yield started
-    started.end()
 
 
 def test_as_a_sidecar_the_process_is_haproxy_alone(pods: Pods) -> None:
