@@ -8,7 +8,7 @@
 #include "packet.h"
 
 /* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
-enum { NOTHING = 0, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
+enum { NOTHING = 0, TCP_ESTABLISHED = 1, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { INET = 2, INET6 = 10 };
 
 struct found {
@@ -50,6 +50,20 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *
 
 	find_socket(skb, flow, &found);
 	return found.state;
+}
+
+/* Whether a SYN-ACK is a SYN cookie: the kernel has no request then that the packet could belong to. */
+static __always_inline int is_cookie(struct __sk_buff *skb, const struct flow *flow)
+{
+	return !skb->sk && state_of(skb, flow) == TCP_LISTEN;
+}
+
+/* Whether a packet of the Pod is that of an established connection. */
+static __always_inline int is_established(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk;
+
+	return socket && socket->state == TCP_ESTABLISHED;
 }
 
 /* Whether the application that listens for `flow` can be shown an IPv6 client. */
@@ -124,7 +138,7 @@ static __noinline int add_held(struct work *w)
 	failure = bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
 	if (failure != -E2BIG)
 		return failure;
-	oldest = bpf_ktime_get_ns() - settings->timeout_ms * 1000000ULL;
+	oldest = bpf_ktime_get_coarse_ns() - settings->timeout_ms * 1000000ULL;
 	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
 	return bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
 }

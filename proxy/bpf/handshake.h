@@ -105,11 +105,14 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 length)
 {
 	struct packet *p = &w->packet;
-	__u32 was_held = pending->is_held, state = state_of(skb, &p->flow);
+	__u32 was_held = pending->is_held, state = TCP_NEW_SYN_RECV;
 
+	if (pending->is_cookie || p->seq + p->payload == w->attempt.isn + 1 + length) /* for all others the state makes no difference */
+		state = state_of(skb, &p->flow);
 	w->live.isn = w->attempt.isn;
 	w->live.shift = length;
-	w->live.reserved = 0;
+	w->live.is_ending = 0;
+	w->live.peer_end = w->live.isn; /* before everything: no FIN can end there */
 	if (add_live(skb, w))
 		return refuse(skb, w, pending, REFUSED_NO_ROOM);
 	bpf_map_delete_elem(&attempts, &w->attempt);
@@ -201,7 +204,7 @@ static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending
 
 	if (!pending->is_held) {
 		w->held.isn = w->attempt.isn;
-		w->held.since = bpf_ktime_get_ns();
+		w->held.since = bpf_ktime_get_coarse_ns();
 		w->held.timestamp = read_echo(skb, w);
 		failure = add_held(w);
 		if (failure == -ENOMEM) /* for a moment: it comes again */
@@ -301,7 +304,7 @@ static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, str
 		count(DROPPED_EARLY);
 		return DROP;
 	}
-	is_late = bpf_ktime_get_ns() - pending->since > settings->timeout_ms * 1000000ULL;
+	is_late = bpf_ktime_get_coarse_ns() - pending->since > settings->timeout_ms * 1000000ULL;
 	if (settings->is_toa)
 		return on_option(skb, w, pending, is_late);
 	if (have - offset >= p->payload)
@@ -341,6 +344,8 @@ static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 		w->attempt.isn = held->isn;
 		pending = bpf_map_lookup_elem(&attempts, &w->attempt);
 	}
+	if (held && held->isn != w->attempt.isn) /* of an earlier handshake of the same addresses */
+		held = 0;
 	if (p->flags & RST) {
 		if (held)
 			set_seq(skb, p, p->seq - held->scratch.have);

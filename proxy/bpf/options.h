@@ -16,6 +16,8 @@
 #define TOA_IPV6 20
 #define FAST_OPEN_MAGIC 0xf989 /* RFC 7413, appendix B: of the experiment */
 #define ONLY_TIMESTAMP 0x0101080a
+#define ONLY_SACK 0x0101050a /* of one block */
+#define ONLY_NOPS 0x01010101
 
 struct walk {
 	struct work *work;
@@ -111,18 +113,43 @@ static long change_option(__u32 i, void *context)
 	return 0;
 }
 
+/*
+ * TCP reports the header as data that came twice (D-SACK, RFC 2883), in the Pod's numbers. Once raised it would be true, but
+ * of no use, and it would send the peer through its slow path: NOPs take its place. It stands last, as Linux writes it.
+ */
+static __always_inline int hide_header(__be32 *option, __u32 isn, __u32 shift)
+{
+	if (option[0] != bpf_htonl(ONLY_SACK) || option[1] != bpf_htonl(isn + 1 - shift) || option[2] != bpf_htonl(isn + 1))
+		return 0;
+	option[0] = option[1] = option[2] = bpf_htonl(ONLY_NOPS);
+	return 1;
+}
+
+/* The same in a packet of which only the checksum of the addresses is known yet; 0: there is no such report. */
+static __always_inline int hide_header_of(struct __sk_buff *skb, const struct packet *p, __u32 isn, __u32 shift)
+{
+	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (p->header != OPTIONS_AT + 24 || p->option != bpf_htonl(ONLY_TIMESTAMP))
+		return 0;
+	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + OPTIONS_AT + 24 <= end && is_partial(begin + TCP_AT_IPV4, p))
+		return hide_header(begin + TCP_AT_IPV4 + OPTIONS_AT + 12, isn, shift);
+	if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + OPTIONS_AT + 24 <= end && is_partial(begin + TCP_AT_IPV6, p))
+		return hide_header(begin + TCP_AT_IPV6 + OPTIONS_AT + 12, isn, shift);
+	return 0;
+}
+
+/* Whether there is no option but, as on most packets, a timestamp. */
+static __always_inline int has_no_sack(const struct packet *p)
+{
+	return p->header == OPTIONS_AT || (p->header == OPTIONS_AT + 12 && p->option == bpf_htonl(ONLY_TIMESTAMP));
+}
+
 /* On the way out: SACK blocks are raised by `by`; the time is `timestamp`, unless that is 0. */
 static __noinline void change_options(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
 {
-	struct packet *p = &w->packet;
 	struct walk walk = { w };
-	__be32 first = 0;
 
-	if (!timestamp && p->header == OPTIONS_AT + 12) { /* the way of most packets */
-		bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, &first, sizeof(first));
-		if (first == bpf_htonl(ONLY_TIMESTAMP))
-			return;
-	}
 	if (read_options(skb, w))
 		return;
 	w->shift = by;
@@ -164,6 +191,20 @@ static long no_fast_open(__u32 i, void *context)
 	else
 		w->at += size;
 	return 0;
+}
+
+/*
+ * Whether a SYN's options are as Linux writes them, without Fast Open: MSS, SACK, timestamp, NOP, window scale. It spares
+ * most of them the walk.
+ */
+static __always_inline int is_plain_syn(struct __sk_buff *skb, const struct packet *p)
+{
+	__be32 option[5];
+
+	if (p->header != OPTIONS_AT + sizeof(option) || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, option, sizeof(option)))
+		return 0;
+	return (option[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0x02040000) && option[1] == bpf_htonl(0x0402080a) &&
+	       (option[4] & bpf_htonl(0xffffff00)) == bpf_htonl(0x01030300);
 }
 
 static __noinline void forbid_fast_open(struct __sk_buff *skb, struct work *w)

@@ -20,6 +20,7 @@
 #define SYN 0x02
 #define RST 0x04
 #define ACK 0x10
+#define URG 0x20
 #define MASK (FIN | SYN | RST | ACK)
 
 #define SEQ_AT offsetof(struct tcphdr, seq)
@@ -28,6 +29,8 @@
 #define CHECK_AT offsetof(struct tcphdr, check)
 #define OPTIONS_AT sizeof(struct tcphdr)
 #define OPTIONS_SIZE 40
+#define TCP_AT_IPV4 (ETH_HLEN + sizeof(struct iphdr))
+#define TCP_AT_IPV6 (ETH_HLEN + sizeof(struct ipv6hdr))
 #define SHORTEST (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr)) /* as long as with an IPv6 header alone */
 
 #ifndef offsetof
@@ -94,6 +97,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, co
 
 static __always_inline int read_tcp(struct packet *p, const struct tcphdr *tcp, __u32 direction, __u32 end)
 {
+	p->option = 0;
 	p->flow.peer_port = direction == INWARD ? tcp->source : tcp->dest;
 	p->flow.own_port = direction == INWARD ? tcp->dest : tcp->source;
 	p->seq = bpf_ntohl(tcp->seq);
@@ -126,12 +130,20 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __
 	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		found = read_ipv4(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && p->tcp == ETH_HLEN + sizeof(struct iphdr))
-			return read_tcp(p, begin + ETH_HLEN + sizeof(struct iphdr), direction, length) ? OTHER : WHOLE;
+		if (found == WHOLE && p->tcp == TCP_AT_IPV4) {
+			found = read_tcp(p, begin + TCP_AT_IPV4, direction, length) ? OTHER : WHOLE;
+			if (begin + TCP_AT_IPV4 + OPTIONS_AT + 4 <= end)
+				p->option = *(__be32 *)(begin + TCP_AT_IPV4 + OPTIONS_AT);
+			return found;
+		}
 	} else if (p->is_ipv6) {
 		found = read_ipv6(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && begin + SHORTEST + sizeof(tcp) <= end)
-			return read_tcp(p, begin + SHORTEST, direction, length) ? OTHER : WHOLE;
+		if (found == WHOLE && begin + TCP_AT_IPV6 + OPTIONS_AT <= end) {
+			found = read_tcp(p, begin + TCP_AT_IPV6, direction, length) ? OTHER : WHOLE;
+			if (begin + TCP_AT_IPV6 + OPTIONS_AT + 4 <= end)
+				p->option = *(__be32 *)(begin + TCP_AT_IPV6 + OPTIONS_AT);
+			return found;
+		}
 	}
 	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, &tcp, sizeof(tcp)) || read_tcp(p, &tcp, direction, length))
 		return OTHER;
@@ -163,12 +175,31 @@ static __always_inline void set_seq(struct __sk_buff *skb, struct packet *p, __u
 	replace(skb, p, SEQ_AT, p->seq, seq);
 }
 
-static __always_inline void set_flags(struct __sk_buff *skb, struct packet *p, __u32 flags)
+/*
+ * A lower sequence number, and the same checksum: the urgent pointer, which has no meaning without URG, takes up the
+ * difference. So nothing needs to be known of the state that the checksum is in.
+ */
+static __always_inline void lower(struct tcphdr *tcp, __u32 seq, __u32 by)
 {
-	__be16 value = bpf_htons((p->flags & 0xf000) | flags);
+	__u32 less = ~(seq - by), sum = bpf_ntohs(tcp->urg_ptr);
 
-	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htons(p->flags), value, sizeof(value));
-	bpf_skb_store_bytes(skb, p->tcp + FLAGS_AT, &value, sizeof(value), 0);
+	sum += (seq >> 16) + (seq & 0xffff) + (less >> 16) + (less & 0xffff); /* minus, in ones' complement */
+	sum = (sum & 0xffff) + (sum >> 16);
+	tcp->urg_ptr = bpf_htons((sum & 0xffff) + (sum >> 16));
+	tcp->seq = bpf_htonl(seq - by);
+}
+
+/* Lowers the sequence number of a packet for this machine. The usual one is changed where it lies, as it is read. */
+static __always_inline void lower_seq(struct __sk_buff *skb, struct packet *p, __u32 by)
+{
+	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (!(p->flags & URG) && p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
+		lower(begin + TCP_AT_IPV4, p->seq, by);
+	else if (!(p->flags & URG) && p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
+		lower(begin + TCP_AT_IPV6, p->seq, by);
+	else
+		set_seq(skb, p, p->seq - by);
 }
 
 static __always_inline __u16 folded(__u64 sum)
@@ -177,6 +208,46 @@ static __always_inline __u16 folded(__u64 sum)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
+}
+
+/* Whether the checksum is still to be finished by the card, and so holds nothing but the addresses and the length. */
+static __always_inline int is_partial(const struct tcphdr *tcp, const struct packet *p)
+{
+	__u64 sum = bpf_htonl(IPPROTO_TCP + p->header + p->payload);
+
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)p->flow.peer[i] + p->flow.own[i]; /* mapped addresses add nothing */
+	return tcp->check == (__u16)~folded(sum);
+}
+
+/* Raises the acknowledgement of a packet that leaves. The usual one is changed where it lies. */
+static __always_inline void raise_number(struct __sk_buff *skb, struct packet *p, __u32 by)
+{
+	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct tcphdr *tcp;
+
+	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(*tcp) <= end) {
+		tcp = begin + TCP_AT_IPV4;
+		if (is_partial(tcp, p)) {
+			tcp->ack_seq = bpf_htonl(p->ack + by);
+			return;
+		}
+	} else if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(*tcp) <= end) {
+		tcp = begin + TCP_AT_IPV6;
+		if (is_partial(tcp, p)) {
+			tcp->ack_seq = bpf_htonl(p->ack + by);
+			return;
+		}
+	}
+	replace(skb, p, ACK_AT, p->ack, p->ack + by);
+}
+
+static __always_inline void set_flags(struct __sk_buff *skb, struct packet *p, __u32 flags)
+{
+	__be16 value = bpf_htons((p->flags & 0xf000) | flags);
+
+	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htons(p->flags), value, sizeof(value));
+	bpf_skb_store_bytes(skb, p->tcp + FLAGS_AT, &value, sizeof(value), 0);
 }
 
 /* The new length in the IP header, and the packet cut behind the TCP header. */

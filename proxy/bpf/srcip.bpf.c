@@ -18,27 +18,37 @@ static __always_inline struct work *work_of(__u32 direction)
 	return bpf_map_lookup_elem(&works, &direction);
 }
 
-/* A packet of a connection whose client is known. */
-static __always_inline int on_live(struct __sk_buff *skb, struct work *w, const struct live *live)
+/* A packet of a connection whose client is known. Where it ends, nothing is read of the entry behind its removal. */
+static __always_inline int on_live(struct __sk_buff *skb, struct work *w, struct live *live)
 {
 	struct packet *p = &w->packet;
+	__u32 isn = live->isn, shift = live->shift;
 
-	w->live.isn = live->isn;
-	w->live.shift = live->shift;
-	if (live->shift && (p->flags & (MASK & ~FIN)) == ACK && p->seq - live->isn - 1 < live->shift) /* the header again */
+	if (p->flags & FIN)
+		live->peer_end = p->seq + p->payload + 1 - shift;
+	else if (live->is_ending && p->ack == live->own_end)
+		bpf_map_delete_elem(&lives, &p->flow);
+	if (!shift)
+		return PASS;
+	if (p->seq - isn - 1 < shift && (p->flags & (MASK & ~FIN)) == ACK) { /* the header again */
+		w->live.isn = isn;
+		w->live.shift = shift;
 		return deliver(skb, w, state_of(skb, &p->flow));
-	set_seq(skb, p, p->seq - live->shift);
+	}
+	lower_seq(skb, p, shift);
 	return PASS;
 }
 
 /* A SYN of a trusted peer: never Fast Open, which would hand its data to the application at once. */
 static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 {
-	if (w->packet.header != OPTIONS_AT)
+	struct packet *p = &w->packet;
+
+	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(&p->flow) == OFF)
+		return PASS;
+	if (p->header != OPTIONS_AT)
 		forbid_fast_open(skb, w);
-	if (w->packet.payload && trim(skb, w, w->packet.seq))
-		return DROP;
-	return PASS;
+	return p->payload && trim(skb, w, p->seq) ? DROP : PASS;
 }
 
 SEC("tc")
@@ -53,18 +63,17 @@ int srcip_ingress(struct __sk_buff *skb)
 	reading = read_inward(skb, w);
 	if (reading == OTHER || !is_intercepted(w->packet.flow.own_port))
 		return PASS;
+	if (reading == WHOLE && w->packet.flags & SYN)
+		return w->packet.flags & ACK ? PASS : on_syn(skb, w);
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
-	if (live && reading == WHOLE && !(w->packet.flags & SYN))
+	if (live && reading == WHOLE)
 		return on_live(skb, w, live);
 	if (policy_of(&w->packet.flow) == OFF)
 		return PASS;
-	if (reading == FRAGMENT) {
-		count(DROPPED_FRAGMENT);
-		return DROP;
-	}
-	if (w->packet.flags & SYN)
-		return w->packet.flags & ACK ? PASS : on_syn(skb, w);
-	return on_unknown(skb, w);
+	if (reading == WHOLE)
+		return on_unknown(skb, w);
+	count(DROPPED_FRAGMENT);
+	return DROP;
 }
 
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
@@ -72,44 +81,49 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 {
 	struct pending *known, pending = {};
 	struct packet *p = &w->packet;
-	struct held *held;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
 
-	pending.policy = policy_of(&p->flow);
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
 	if (live && live->isn == w->attempt.isn)
 		return PASS; /* the queue of the listener was full: it comes again */
 	if (live)
 		bpf_map_delete_elem(&lives, &p->flow);
+	pending.policy = policy_of(&p->flow);
 	if (pending.policy == OFF)
 		return PASS;
-	held = bpf_map_lookup_elem(&headers, &p->flow);
-	if (held && held->isn != w->attempt.isn)
-		bpf_map_delete_elem(&headers, &p->flow);
-	known = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (known) {
-		known->iss = p->seq;
-		return PASS;
-	}
-	pending.since = bpf_ktime_get_ns();
+	pending.since = bpf_ktime_get_coarse_ns();
 	pending.iss = p->seq;
-	bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_ANY);
-	if (state_of(skb, &p->flow) == TCP_LISTEN)
+	pending.is_cookie = is_cookie(skb, &p->flow);
+	if (bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_NOEXIST)) {
+		known = bpf_map_lookup_elem(&attempts, &w->attempt);
+		if (known) {
+			known->iss = pending.iss;
+			known->is_cookie = pending.is_cookie;
+		}
+	}
+	if (pending.is_cookie)
 		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
 	return PASS;
 }
 
-static __noinline int raise_ack(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
+static __always_inline int raise_ack(struct __sk_buff *skb, struct work *w, __u32 isn, __u32 by, __u32 timestamp)
 {
 	struct packet *p = &w->packet;
 
 	if (!by || !(p->flags & ACK))
 		return PASS;
-	replace(skb, p, ACK_AT, p->ack, p->ack + by);
-	if (p->header != OPTIONS_AT)
+	if (timestamp || !(has_no_sack(p) || hide_header_of(skb, p, isn, by)))
 		change_options(skb, w, by, timestamp);
+	raise_number(skb, p, by);
 	return PASS;
+}
+
+/* A FIN of the Pod. If it acknowledges the peer's, only its own acknowledgement is still to come. */
+static __always_inline void note_end(const struct packet *p, struct live *live)
+{
+	live->own_end = p->seq + p->payload + 1;
+	live->is_ending = p->ack == live->peer_end;
 }
 
 SEC("tc")
@@ -133,36 +147,56 @@ int srcip_egress(struct __sk_buff *skb)
 			bpf_map_delete_elem(&lives, &p->flow);
 		return PASS;
 	}
+	if (live && p->flags & FIN)
+		note_end(p, live);
 	if (live)
-		return raise_ack(skb, w, live->shift, 0);
-	held = p->payload ? 0 : bpf_map_lookup_elem(&headers, &p->flow);
-	return held ? raise_ack(skb, w, held->scratch.have, held->timestamp) : PASS;
+		return raise_ack(skb, w, live->isn, live->shift, 0);
+	if (p->payload || is_established(skb))
+		return PASS;
+	held = bpf_map_lookup_elem(&headers, &p->flow);
+	return held && held->isn == p->ack - 1 ? raise_ack(skb, w, held->isn, held->scratch.have, held->timestamp) : PASS;
 }
 
-/* The client of the socket, or nothing. */
-static __always_inline struct live *client_of(struct bpf_sock_addr *ctx, int is_ipv6)
+/* What the connection of the socket is known by. */
+static __always_inline void flow_of(struct bpf_sock *socket, int is_ipv6, struct flow *flow)
 {
-	struct bpf_sock *socket = ctx->sk;
-	struct flow flow = {};
-
-	if (!socket || ctx->protocol != IPPROTO_TCP)
-		return 0;
 	if (is_ipv6 && (socket->dst_ip6[0] || socket->dst_ip6[1] || socket->dst_ip6[2] != bpf_htonl(0xffff))) {
-		flow.peer[0] = socket->dst_ip6[0];
-		flow.peer[1] = socket->dst_ip6[1];
-		flow.peer[2] = socket->dst_ip6[2];
-		flow.peer[3] = socket->dst_ip6[3];
-		flow.own[0] = socket->src_ip6[0];
-		flow.own[1] = socket->src_ip6[1];
-		flow.own[2] = socket->src_ip6[2];
-		flow.own[3] = socket->src_ip6[3];
+		flow->peer[0] = socket->dst_ip6[0];
+		flow->peer[1] = socket->dst_ip6[1];
+		flow->peer[2] = socket->dst_ip6[2];
+		flow->peer[3] = socket->dst_ip6[3];
+		flow->own[0] = socket->src_ip6[0];
+		flow->own[1] = socket->src_ip6[1];
+		flow->own[2] = socket->src_ip6[2];
+		flow->own[3] = socket->src_ip6[3];
 	} else {
-		set_ipv4(flow.peer, socket->dst_ip4);
-		set_ipv4(flow.own, socket->src_ip4);
+		set_ipv4(flow->peer, socket->dst_ip4);
+		set_ipv4(flow->own, socket->src_ip4);
 	}
-	flow.peer_port = (__u16)socket->dst_port;
-	flow.own_port = bpf_htons(socket->src_port);
-	return bpf_map_lookup_elem(&lives, &flow);
+	flow->peer_port = (__u16)socket->dst_port;
+	flow->own_port = bpf_htons(socket->src_port);
+}
+
+/*
+ * The client of the socket; 0: none. An entry may be given to another connection while it is read, so it is looked up
+ * again: what the second one says the same of is this connection's.
+ */
+static __always_inline int client_of(struct bpf_sock_addr *ctx, int is_ipv6, struct live *client)
+{
+	struct flow flow = {};
+	struct live *live;
+
+	if (!ctx->sk || ctx->protocol != IPPROTO_TCP)
+		return 0;
+	flow_of(ctx->sk, is_ipv6, &flow);
+	live = bpf_map_lookup_elem(&lives, &flow);
+	if (!live)
+		return 0;
+	*client = *(volatile struct live *)live;
+	live = bpf_map_lookup_elem(&lives, &flow);
+	return live && client->family && live->isn == client->isn && live->port == client->port &&
+	       live->client[0] == client->client[0] && live->client[1] == client->client[1] &&
+	       live->client[2] == client->client[2] && live->client[3] == client->client[3];
 }
 
 /* 48 bits of a counter as an address and a port. */
@@ -194,32 +228,31 @@ static __always_inline int is_elsewhere(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername4")
 int srcip_peer4(struct bpf_sock_addr *ctx)
 {
-	struct live *live;
+	struct live client;
 
 	if (is_elsewhere(ctx))
 		return 1;
 	if (ctx->protocol == IPPROTO_UDP && ctx->user_ip4 == bpf_htonl(STATS_ADDRESS))
 		return answer_stats(ctx);
-	live = client_of(ctx, 0);
-	if (!live || live->family != 4)
+	if (!client_of(ctx, 0, &client) || client.family != 4)
 		return 1;
-	ctx->user_ip4 = live->client[3];
-	ctx->user_port = live->port;
+	ctx->user_ip4 = client.client[3];
+	ctx->user_port = client.port;
 	return 1;
 }
 
 SEC("cgroup/getpeername6")
 int srcip_peer6(struct bpf_sock_addr *ctx)
 {
-	struct live *live = client_of(ctx, 1);
+	struct live client;
 
-	if (!live || !live->family || is_elsewhere(ctx))
+	if (is_elsewhere(ctx) || !client_of(ctx, 1, &client))
 		return 1;
-	ctx->user_ip6[0] = live->client[0];
-	ctx->user_ip6[1] = live->client[1];
-	ctx->user_ip6[2] = live->client[2];
-	ctx->user_ip6[3] = live->client[3];
-	ctx->user_port = live->port;
+	ctx->user_ip6[0] = client.client[0];
+	ctx->user_ip6[1] = client.client[1];
+	ctx->user_ip6[2] = client.client[2];
+	ctx->user_ip6[3] = client.client[3];
+	ctx->user_port = client.port;
 	return 1;
 }
 

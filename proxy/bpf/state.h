@@ -56,7 +56,7 @@ struct pending {
 	__u8 policy;
 	__u8 is_held; /* a part of the header lies in `headers` */
 	__u8 is_refused;
-	__u8 reserved;
+	__u8 is_cookie; /* the kernel has no request for it */
 };
 
 /* The part of a header that has arrived, where it came in several segments. */
@@ -73,8 +73,10 @@ struct live {
 	__u32 isn;
 	__u32 shift; /* bytes of the header */
 	__be16 port;
-	__u8 family; /* 4, 6; 0: the connection's own address counts */
-	__u8 reserved;
+	__u8 family;    /* 4, 6; 0: the connection's own address counts */
+	__u8 is_ending; /* both have sent FIN, and the Pod has acknowledged the peer's: LAST_ACK, in RFC 9293's words */
+	__u32 peer_end; /* behind the peer's FIN, as TCP here counts */
+	__u32 own_end;  /* behind the Pod's */
 };
 
 struct network {
@@ -87,7 +89,7 @@ struct settings {
 	struct srcip_own own;
 	__u32 timeout_ms;
 	__u32 is_exact; /* refuse, rather than show the balancer */
-	__u32 fingerprint;
+	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
 	__u32 is_toa; /* the TCP option TOA states the client, and there are no headers */
 	__u64 network; /* cookie of the network namespace that this is about */
 };
@@ -98,6 +100,7 @@ struct packet {
 	__u32 payload; /* bytes */
 	__u32 tcp;     /* where the TCP header begins */
 	__u32 header;  /* bytes of the TCP header */
+	__be32 option; /* the first four bytes of its options, where they are at hand; else 0 */
 	__u16 flags;   /* with the header's length, as they stand in the packet, host order */
 	__u8 is_ipv6;
 	__u8 reserved;
@@ -156,12 +159,14 @@ static __always_inline struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&settings_map, &zero);
 }
 
+/* Whether the port is one of those asked for; none is, until the settings are there. */
 static __always_inline int is_intercepted(__be16 port)
 {
+	struct settings *settings = get_settings();
 	__u32 number = bpf_ntohs(port), index = number >> 6;
 	__u64 *bits = bpf_map_lookup_elem(&ports, &index);
 
-	return bits && (*bits >> (number & 63) & 1);
+	return bits && settings && settings->fingerprint && (*bits >> (number & 63) & 1);
 }
 
 /* What is asked of this peer. */

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from srcip_proxy import capset, ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
@@ -18,10 +19,21 @@ _SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 OBJECT = Path("/usr/lib/srcip/srcip.bpf.o")
 
 
-def attach(plan: Plan, pod: Pod, program: Path, interface: str, cgroup: Path) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where the programs are attached."""
+
+    interface: str
+    cgroup: Path
+    """The Pod's directory in cgroup v2."""
+    tcx: bool = True
+    """Whether tcx is used where the kernel has it: it costs less for each packet than clsact."""
+
+
+def attach(plan: Plan, pod: Pod, program: Path, place: Place) -> str:
     """Attach everything and say what was done. Raises BpfError, TooManyAddressesError, OSError.
 
-    The hook that answers for the fingerprint comes last: whoever gets its answer has all of them.
+    The programs do nothing until the last entry of their maps is written, so an attach that is cut off harms nobody.
     """
     number = ebpf_maps.fingerprint(plan, pod, program.read_bytes())
     before = ebpf_counters.fingerprint()
@@ -29,23 +41,30 @@ def attach(plan: Plan, pod: Pod, program: Path, interface: str, cgroup: Path) ->
         return "in place already"
     if before is not None:
         raise libbpf.BpfError("another configuration is attached to this Pod; a Pod keeps its first one to its end")
-    loaded = _loaded(plan, pod, program, number)
-    loaded.attach_tc("srcip_egress", interface, libbpf.TC_EGRESS)
-    loaded.attach_tc("srcip_ingress", interface, libbpf.TC_INGRESS)
-    loaded.attach_cgroup("srcip_peer6", cgroup, libbpf.GETPEERNAME6)
-    loaded.attach_cgroup("srcip_peer4", cgroup, libbpf.GETPEERNAME4)
-    loaded.close()
-    return f"attached to {interface} and {cgroup}"
-
-
-def _loaded(plan: Plan, pod: Pod, program: Path, number: int) -> libbpf.Object:
     entries = ebpf_maps.entries(plan, pod, number, _network())
     loaded = libbpf.Object(program)
-    loaded.resize("lives", plan.max_connections)
-    loaded.load()
+    try:
+        loaded.resize("lives", plan.max_connections)
+        loaded.load()
+        hook = _attach_to(loaded, place)
+    except (libbpf.BpfError, OSError):
+        loaded.detach()
+        raise
     for entry in entries:
         loaded.put(entry.name, entry.key, entry.value)
-    return loaded
+    loaded.close()
+    return f"attached to {place.interface} ({hook}) and {place.cgroup}"
+
+
+def _attach_to(loaded: libbpf.Object, place: Place) -> str:
+    """Attach all four programs; by which hook of the interface."""
+    ways = (("srcip_egress", libbpf.TC_EGRESS), ("srcip_ingress", libbpf.TC_INGRESS))
+    has_tcx = place.tcx and all(loaded.attach_tcx(program, place.interface, point) for program, point in ways)
+    for program, point in () if has_tcx else ways:
+        loaded.attach_clsact(program, place.interface, point)
+    loaded.attach_cgroup("srcip_peer6", place.cgroup, libbpf.GETPEERNAME6)
+    loaded.attach_cgroup("srcip_peer4", place.cgroup, libbpf.GETPEERNAME4)
+    return "tcx" if has_tcx else "clsact"
 
 
 def _network() -> int:
@@ -71,7 +90,8 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
         return 1
-    print(f"srcip-proxy ebpf: {attach(plan, pod, wanted.object, wanted.interface, wanted.cgroup)}")
+    place = Place(wanted.interface, wanted.cgroup, wanted.hook != "clsact")
+    print(f"srcip-proxy ebpf: {attach(plan, pod, wanted.object, place)}")
     return 0
 
 
@@ -91,5 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     attaching.add_argument("--cgroup", type=Path, required=True, help="the Pod's directory in cgroup v2")
     attaching.add_argument("--interface", default="eth0", help="where the balancers' packets arrive (default: eth0)")
     attaching.add_argument("--object", type=Path, default=OBJECT, help=f"the compiled programs (default: {OBJECT})")
+    attaching.add_argument("--hook", choices=("auto", "clsact"), default="auto", help="auto: tcx if the kernel has it")
     commands.add_parser("stats", help="print the counters of this Pod; needs no capability")
     return parser

@@ -39,14 +39,14 @@ def set_up(
         link = interface(pod, pods.run_ip)
         if reasons := ebpf_preflight.places(link, cgroup, program):
             raise NotPossibleError(reasons)
-        return ebpf.attach(plan, pod, program, link, cgroup)
+        return ebpf.attach(plan, pod, program, ebpf.Place(link, cgroup))
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
         raise NotPossibleError([*explained(str(error)), str(error)], is_untouched(str(error))) from error
 
 
 def is_untouched(said: str) -> bool:
-    """Whether an error came before the first program that changes a packet was attached (ebpf.attach)."""
-    return not said.startswith(("srcip_ingress on", "srcip_peer", "another configuration"))
+    """Whether no packet is touched after this error: programs do nothing until all of them are there (ebpf.attach)."""
+    return not said.startswith("another configuration")
 
 
 def own_cgroup(root: Path, uid: str) -> Path:

@@ -33,13 +33,12 @@ class TooManyAddressesError(ValueError):
 
 
 def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
-    """All that must be written before the programs are attached; `network` is the cookie of the Pod's network
-    namespace. Raises TooManyAddressesError.
+    """All that must be written, the last entry last: it puts the programs to work. `network` is the cookie of the
+    Pod's network namespace. Raises TooManyAddressesError.
     """
-    found = [Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, network))]
-    found += [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
+    found = [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
     found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
-    return found
+    return [*found, Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, network))]
 
 
 def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:

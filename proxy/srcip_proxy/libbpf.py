@@ -16,8 +16,9 @@ from typing import Any
 SONAME = "libbpf.so.1"
 TC_INGRESS, TC_EGRESS = 1, 2  # enum bpf_tc_attach_point
 GETPEERNAME4, GETPEERNAME6 = 29, 30  # enum bpf_attach_type
+_TCX = {TC_INGRESS: 46, TC_EGRESS: 47}
 PRIORITY = 7371
-"""Of our tc filters; a lower one runs before them."""
+"""Of our filters in clsact; a lower one runs before them."""
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI: beside others, such as Cilium's
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -58,6 +59,7 @@ class Object:
         self._lib, self._said = _library(), list[str]()
         self._print = _PRINT(self._hear)  # kept: libbpf calls it
         self._lib.libbpf_set_print(self._print)
+        self._attached: list[tuple[int, int, int]] = []
         self._object = self._lib.bpf_object__open_file(str(path).encode(), None)
         if not self._object:
             raise self._error(f"open {path}")
@@ -75,23 +77,36 @@ class Object:
         handle = self._lib.bpf_map__fd(self._map(name))
         self._check(self._lib.bpf_map_update_elem(handle, key, value, ctypes.c_uint64(0)), f"write to map {name}")
 
-    def attach_tc(self, program: str, interface: str, point: int) -> None:
-        """Attach to clsact of an interface, beside whatever is there, in the place of an earlier one of ours."""
+    def attach_tcx(self, program: str, interface: str, point: int) -> bool:
+        """Attach to an interface, behind whatever is there. False where the kernel has no tcx: before Linux 6.6."""
+        handle, index = self._program(program), socket.if_nametoindex(interface)
+        done = self._lib.bpf_prog_attach(handle, index, _TCX[point], 0)
+        if done == -errno.EINVAL:
+            return False
+        self._check(done, f"{program} on {interface}")
+        self._attached.append((handle, index, _TCX[point]))
+        return True
+
+    def attach_clsact(self, program: str, interface: str, point: int, priority: int = PRIORITY) -> None:
+        """Attach to clsact of an interface, in the place of an earlier filter of this priority."""
         hook = _Hook(ctypes.sizeof(_Hook), socket.if_nametoindex(interface), point, 0)
         made = self._lib.bpf_tc_hook_create(ctypes.byref(hook))
         if made not in (0, -errno.EEXIST):
             self._check(made, f"clsact of {interface}")
-        options = _Options(ctypes.sizeof(_Options), self._program(program), _REPLACE, 0, 1, PRIORITY)
+        options = _Options(ctypes.sizeof(_Options), self._program(program), _REPLACE, 0, 1, priority)
         self._check(self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"{program} on {interface}")
 
     def attach_cgroup(self, program: str, cgroup: Path, kind: int) -> None:
         """Attach to a cgroup of version 2, beside whatever is there."""
-        handle = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            done = self._lib.bpf_prog_attach(self._program(program), handle, kind, _ALLOW_MULTI)
-        finally:
-            os.close(handle)
+        directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        done = self._lib.bpf_prog_attach(self._program(program), directory, kind, _ALLOW_MULTI)
+        os.close(directory)
         self._check(done, f"{program} on {cgroup}")
+
+    def detach(self) -> None:
+        """Take away what this object has attached by tcx; in clsact the next try replaces it."""
+        for handle, index, kind in self._attached:
+            self._lib.bpf_prog_detach2(handle, index, kind)
 
     def close(self) -> None:
         """Let go of everything; what is attached stays, and keeps its maps."""

@@ -1,6 +1,7 @@
 """Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,9 +74,10 @@ class Pod:
         command = [*prefix, sys.executable, "-m", "srcip_proxy", *words]
         return self.run(command, SRCIP_PLAN=self.wanted.to_env(), HOST_IP="10.77.0.1")
 
-    def attach(self, prefix: tuple[str, ...] = ONLY_BPF_AND_NET_ADMIN) -> subprocess.CompletedProcess[str]:
+    def attach(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """Attach the programs, with no other capabilities than in a Pod."""
         words = ("ebpf", "attach", "--cgroup", str(self.cgroup), "--object", str(bpf.compiled()))
-        return self.proxy(*words, prefix=prefix)
+        return self.proxy(*words, *options, prefix=ONLY_BPF_AND_NET_ADMIN)
 
     def start(self, words: list[str]) -> Path:
         """Start an application and wait until it listens; its output is in the file returned."""
@@ -110,6 +112,13 @@ class Pod:
         with self.connect(port, **options) as client:  # type: ignore[arg-type]
             client.send(data)
             return client.seen()
+
+    def programs(self) -> list[str]:
+        """Which programs are on the Pod's interface and its cgroup, as ids (tcx, clsact, getpeername4 and 6)."""
+        said = self.sh("pod", f"{sys.executable} {Path(__file__).parent / 'tcx.py'} eth0")
+        said += self.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress")
+        said += self.sh("pod", f"bpftool cgroup show {self.cgroup} | awk '/^[0-9]/ {{print \" id \" $1}}'")
+        return re.findall(r" id (\d+)", said)
 
     def accepted(self) -> int:
         """How many connections the application has accepted so far."""

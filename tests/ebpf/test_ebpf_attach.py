@@ -1,6 +1,8 @@
 """Attaching: what it needs, that it may be done again, that others may be there, and what it shows to applications."""
 
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,6 @@ from rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 from srcip_lab import bpf
 from srcip_lab.tools import run
 from srcip_proxy import ebpf_preflight
-from srcip_proxy.libbpf import GETPEERNAME4, Object
 
 pytestmark = pytest.mark.dataplane
 
@@ -43,7 +44,7 @@ def test_a_missing_capability_is_named(pods: Pods, readable: Path, missing: str)
         said = attach(pod, readable, ("setpriv", f"--inh-caps=-all,+{has}", f"--bounding-set=-all,+{has}"))
         assert said.returncode == 1
         assert f"CAP_{missing.upper()} is missing" in said.stderr
-        assert pod.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress") == ""
+        assert pod.programs() == []
         assert pod.attach().returncode == 0
 
 
@@ -52,6 +53,12 @@ def attach(pod: Pod, readable: Path, prefix: tuple[str, ...]) -> "subprocess.Com
     script = f"import sys; sys.path.insert(0, {str(readable)!r}); from srcip_proxy.__main__ import main; main()"
     words = ["ebpf", "attach", "--cgroup", str(pod.cgroup), "--object", str(readable / "srcip.bpf.o")]
     return pod.run([*prefix, "/usr/bin/python3", "-Ic", script, *words], SRCIP_PLAN=pod.wanted.to_env())
+
+
+def attached(cgroup: Path) -> str:
+    """What attach says when it is done."""
+    hook = "tcx" if tuple(map(int, platform.release().split(".")[:2])) >= (6, 6) else "clsact"
+    return f"srcip-proxy ebpf: attached to eth0 ({hook}) and {cgroup}\n"
 
 
 @pytest.fixture
@@ -118,7 +125,7 @@ def test_a_new_network_of_the_same_pod_is_set_up_anew(pods: Pods) -> None:
         again = Pod(second.net, first.cgroup, first.wanted)
         assert again.proxy("ebpf", "stats").returncode == 1
         said = again.attach()
-        assert (said.returncode, said.stdout) == (0, f"srcip-proxy ebpf: attached to eth0 and {first.cgroup}\n")
+        assert (said.returncode, said.stdout) == (0, attached(first.cgroup))
         second.processes[0].kill()
         second.processes[0].wait()
         again.processes = [*first.processes]  # for names of logs that are not in use
@@ -143,24 +150,49 @@ def test_stats_need_no_capability(pod: Pod, readable: Path) -> None:
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "behind"])
-def test_others_on_the_same_hooks_go_on(is_first: bool) -> None:
-    """A CNI plugin's programs and ours each see what they need, whoever came first."""
+@pytest.mark.parametrize("hook", ["auto", "clsact"])
+@pytest.mark.parametrize("others", ["tcx", "clsact"])
+def test_others_on_the_same_hooks_go_on(others: str, hook: str, is_first: bool) -> None:
+    """A CNI plugin's programs and ours each see what they need, whoever came first, by whichever hook."""
     with running(attached=False) as pod:
         if not is_first:
-            assert pod.attach().returncode == 0
-        beside = bpf.compiled(HERE / "beside.bpf.c")
-        words = f"tc qdisc replace dev eth0 clsact; tc filter add dev eth0 ingress prio {1 if is_first else 9000}"
-        pod.sh("pod", f"{words} bpf da obj {beside} sec tc")
-        other = Object(beside)
-        other.load()
-        other.attach_cgroup("beside_peer4", pod.cgroup, GETPEERNAME4)
+            assert pod.attach("--hook", hook).returncode == 0
+        before = len(pod.programs())
+        words = [sys.executable, "-c", BESIDE, str(bpf.compiled(HERE / "beside.bpf.c")), str(pod.cgroup), others]
+        said = pod.run(words)
+        if "no tcx" in said.stderr:
+            pytest.skip(f"Linux {platform.release()} has no tcx")
+        assert (said.returncode, len(pod.programs())) == (0, before + 2), said.stderr
         if is_first:
-            assert pod.attach().returncode == 0
+            assert pod.attach("--hook", hook).returncode == 0
+        assert len(pod.programs()) == 6
         assert pod.seen(v1()).peer == CLIENT4
         assert pod.stats()["accepted proxy"] == 1
-        shown = pod.sh("pod", "tc -s filter show dev eth0 ingress")
-        assert "beside_packets" in shown and "srcip_ingress" in shown
-        other.close()
+        packets, questions = seen_beside(pod)
+        assert packets >= 4
+        assert questions >= 1
+
+
+BESIDE = """
+import subprocess, sys
+from pathlib import Path
+from srcip_proxy.libbpf import GETPEERNAME4, TC_INGRESS, Object
+program, cgroup, hook = sys.argv[1:]
+other = Object(Path(program))
+other.load()
+if hook == "clsact":
+    other.attach_clsact("beside_packets", "eth0", TC_INGRESS, 9000)
+elif not other.attach_tcx("beside_packets", "eth0", TC_INGRESS):
+    sys.exit("no tcx")
+other.attach_cgroup("beside_peer4", Path(cgroup), GETPEERNAME4)
+"""
+
+
+def seen_beside(pod: Pod) -> list[int]:
+    """What the others have counted: packets, and questions for a peer."""
+    shown = [json.loads(pod.sh("pod", f"bpftool -j prog show id {number}")) for number in pod.programs()]
+    (number,) = {n for program in shown if program["name"].startswith("beside") for n in program["map_ids"]}
+    return [entry["formatted"]["value"] for entry in json.loads(pod.sh("pod", f"bpftool -j map dump id {number}"))]
 
 
 @pytest.mark.parametrize(

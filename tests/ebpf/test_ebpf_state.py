@@ -1,6 +1,5 @@
 """What the programs remember: forgers harm nobody, room is bounded, nothing outlives its connection."""
 
-import re
 import socket
 import subprocess
 import sys
@@ -62,9 +61,7 @@ def test_parts_of_headers_have_bounded_room() -> None:
 def test_nothing_survives_the_pod() -> None:
     """The programs go with the network namespace and the cgroup, and their maps with them."""
     with running() as pod:
-        shown = pod.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress")
-        shown += pod.sh("pod", f"bpftool cgroup show {pod.cgroup} | awk '/srcip/ {{print \" id \" $1}}'")
-        ids = re.findall(r" id (\d+)", shown)
+        ids = pod.programs()
         assert len(ids) == 4
         assert all(exists(number) for number in ids)
     deadline = time.monotonic() + 5
