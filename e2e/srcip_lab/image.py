@@ -18,7 +18,8 @@ from pathlib import Path
 import srcip_proxy
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
-from srcip_proxy.plan import UID
+from srcip_proxy.ebpf import OBJECT
+from srcip_proxy.plan import CGROUP_MOUNT, UID
 
 SUITE = "trixie"
 ROOTFS = "SRCIP_PROXY_ROOTFS"
@@ -49,6 +50,27 @@ def proxy_rootfs() -> Path:
     return _built(
         f"rootfs-{_key(base.name, *sources, *sources.values())}", lambda aside: _add_package(base, aside, sources)
     )
+
+
+def with_programs() -> Path:
+    """The same with the programs of ebpf mode, which clang compiles. Raises LabError as proxy_rootfs."""
+    from srcip_lab import bpf  # noqa: PLC0415 (it keeps its objects in the cache of this module)
+
+    if os.environ.get(ROOTFS):
+        return proxy_rootfs()
+    plain, compiled = proxy_rootfs(), bpf.compiled()
+
+    def add(aside: Path) -> None:
+        run("cp", "-al", str(plain), str(aside))
+        for directory in (OBJECT.parent, Path(CGROUP_MOUNT)):
+            _inside(aside, directory).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(compiled, _inside(aside, OBJECT))
+
+    return _built(f"rootfs-{_key(plain.name, compiled.read_bytes())}", add)
+
+
+def _inside(rootfs: Path, path: Path) -> Path:
+    return rootfs / path.relative_to("/")
 
 
 def _given(rootfs: Path) -> Path:

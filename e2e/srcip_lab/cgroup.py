@@ -1,0 +1,95 @@
+"""The Pod's own cgroup, named as kubelet names it: srcip-lab-NAME/kubepods/burstable/podUID/CONTAINER, in cgroup v2.
+
+It is below a directory of the lab's own, as with kubelet's `cgroupRoot`: a kubelet of this machine ends whatever it
+finds below its own `kubepods` and does not know. Only root can make it; a lab without root goes without.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from srcip_lab.errors import LabError
+from srcip_lab.state import wait_until
+from srcip_proxy import cgroups
+
+MOUNT = Path("/sys/fs/cgroup")
+"""Where every Linux has its cgroups, and the patched Pod's hostPath."""
+PODS = "kubepods/burstable"
+END_S = 5.0
+"""How long a killed process may stay in its cgroup."""
+_UID = re.compile(r"[0-9A-Za-z-]{1,63}", re.ASCII)
+_JOIN = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
+
+
+def create(lab: str, uid: str) -> bool:
+    """Make the cgroup of the Pod with this UID; False where this machine allows none. Raises LabError for a bad UID."""
+    if not _UID.fullmatch(uid):
+        raise LabError(f"metadata.uid {uid!r}: allowed are letters, digits and -, at most 63")
+    if not (mount := cgroups.version_2(MOUNT)):
+        return False
+    try:
+        (mount / _name(lab) / PODS / f"pod{uid}").mkdir(parents=True, exist_ok=True)
+    except OSError:  # read-only, or not ours
+        return False
+    return True
+
+
+def of_pod(lab: str) -> Path | None:
+    """The directory of the lab's Pod, if it has one."""
+    mount = cgroups.version_2(MOUNT)
+    return next((mount / _name(lab) / PODS).glob("pod*"), None) if mount else None
+
+
+def of_container(lab: str, container: str) -> str | None:
+    """Where runc is to put the container, for its cgroupsPath: the same path in each hierarchy. None: where it likes."""
+    pod = of_pod(lab)
+    return f"/{_name(lab)}/{PODS}/{pod.name}/{container}" if pod else None
+
+
+@contextmanager
+def visiting(lab: str) -> Iterator[list[str]]:
+    """What starts the command after it in the Pod's cgroup, as long as the block lasts; nothing if it has none."""
+    pod = of_pod(lab)
+    if not pod:
+        yield []
+        return
+    group = pod / f"visitor-{os.getpid()}"  # processes are in leaves alone (cgroups(7))
+    group.mkdir()
+    try:
+        yield ["sh", "-c", _JOIN, str(group)]
+    finally:
+        _remove(group)
+
+
+def remove(lab: str) -> None:
+    """Remove what `create` and runc made, in each hierarchy; nothing if there is nothing. Raises LabError if in use."""
+    for hierarchy in (MOUNT,) if cgroups.version_2(MOUNT) == MOUNT else MOUNT.glob("*/"):
+        if not hierarchy.is_symlink():
+            _remove(hierarchy / _name(lab))
+
+
+def _remove(top: Path) -> None:
+    for name, _, _ in os.walk(top, topdown=False):
+        path = Path(name)
+        if not wait_until(lambda path=path: _removed(path), END_S):
+            inside = " ".join((path / "cgroup.procs").read_text().split())
+            raise LabError(f"{path}: made by the lab and in use, it stays: processes {inside or 'unknown'}")
+
+
+def _removed(path: Path) -> bool:
+    """Whether it is gone; a process that has just ended keeps it for a moment."""
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _name(lab: str) -> str:
+    return f"srcip-lab-{lab}"
