@@ -45,7 +45,7 @@ def of_pod(lab: str) -> Path | None:
 
 
 def of_container(lab: str, container: str) -> str | None:
-    """Where runc is to put the container, for its cgroupsPath: the same path in each hierarchy. None: where it likes."""
+    """Where runc is to put the container, for its cgroupsPath, the same in each hierarchy; None: where it likes."""
     pod = of_pod(lab)
     return f"/{_name(lab)}/{PODS}/{pod.name}/{container}" if pod else None
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from srcip_lab import demo as demonstration
-from srcip_lab import image, manifest, rootless, sending
+from srcip_lab import image, manifest, programs, rootless, sending
 from srcip_lab import lab as labs
 from srcip_lab.errors import LabError
 from srcip_lab.lab import DEFAULT_NAME, Lab
@@ -183,6 +183,8 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
         ended = "" if container["exit_code"] is None or container["pid"] else f", exit code {container['exit_code']}"
         again = f", restarted {container['restarts']} times" if container["restarts"] else ""
         yield f"{name}: {running}{ended}{again}; log {container['log']}"
+    if facts["programs"]:
+        yield from programs.text(facts["programs"], facts["name"])
 
 
 def _follow(paths: dict[str, Path], *, follow: bool) -> Iterator[str]:

@@ -48,7 +48,8 @@ def proxy_rootfs() -> Path:
     base = base_rootfs()
     sources = _sources()
     return _built(
-        f"rootfs-{_key(base.name, *sources, *sources.values())}", lambda aside: _add_package(base, aside, sources)
+        f"rootfs-{_key(base.name, CGROUP_MOUNT, *sources, *sources.values())}",
+        lambda aside: _add_package(base, aside, sources),
     )
 
 
@@ -62,14 +63,14 @@ def with_programs() -> Path:
 
     def add(aside: Path) -> None:
         run("cp", "-al", str(plain), str(aside))
-        for directory in (OBJECT.parent, Path(CGROUP_MOUNT)):
-            _inside(aside, directory).mkdir(parents=True, exist_ok=True)
+        _inside(aside, OBJECT.parent).mkdir()
         shutil.copyfile(compiled, _inside(aside, OBJECT))
 
     return _built(f"rootfs-{_key(plain.name, compiled.read_bytes())}", add)
 
 
 def _inside(rootfs: Path, path: Path) -> Path:
+    """An absolute path of the image, on this machine."""
     return rootfs / path.relative_to("/")
 
 
@@ -191,6 +192,7 @@ def _sources() -> dict[str, bytes]:
 
 def _add_package(base: Path, aside: Path, sources: dict[str, bytes]) -> None:
     run("cp", "-al", str(base), str(aside))
+    _inside(aside, Path(CGROUP_MOUNT)).mkdir(parents=True)
     package = aside / DIST_PACKAGES / "srcip_proxy"
     for name, content in sources.items():
         path = package / name

@@ -145,16 +145,12 @@ class Lab:
             "containers": {name: self._facts(status) for name, status in self.containers.items()},
             "node": self.node.facts(),
             "enter": enter_from_outside(),
-            "counters": self.counters(),
+            "programs": programs.facts(self.name, self.pod) if programs.wanted(self.manifest) else None,
             "name": self.name,
             "phase": self.status.get("phase", "starting"),
             "warnings": self.status.get("warnings", []),
             "webhook": self.webhook,
         }
-
-    def counters(self) -> dict[str, int] | None:
-        """What the programs of ebpf mode have counted; None for a Pod that has none."""
-        return programs.counters(self.name, self.pod) if programs.wanted(self.manifest) else None
 
     @staticmethod
     def _facts(status: ContainerStatus) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from srcip_lab import cgroup
 from srcip_lab.namespace import Host
-from srcip_webhook.policy import CGROUP, PROXY
+from srcip_webhook.policy import CGROUP, INIT, PROXY
 
 _EVERYBODY = ["0", "0", "4294967295"]
 """uid_map of the one user namespace that is not inside another."""
@@ -25,17 +25,34 @@ def wanted(pod: Mapping[str, Any]) -> bool:
 def obstacles(pod: Mapping[str, Any]) -> list[str]:
     """Why no lab of this user can attach them. A Pod with a sidecar goes on without: its init container says why."""
     names = [container["name"] for container in pod["spec"].get("initContainers") or []]
-    if not wanted(pod) or PROXY in names or not _in_user_namespace():
+    if not wanted(pod) or PROXY in names or can_load():
         return []
     return [
-        "srcip.io/mode: ebpf needs root: the kernel takes no programs from a user namespace, where the lab runs without",
-        "  run it as root (sudo), or try srcip.io/mode: ebpf,tproxy, which goes on in tproxy mode here, as on a node "
+        "srcip.io/mode: ebpf needs root: from a user namespace, where a lab without root lives, the kernel takes no "
+        "programs",
+        "  run it as root (sudo), or with srcip.io/mode: ebpf,tproxy, which goes on in tproxy mode here, as on a node "
         "that cannot have ebpf mode",
     ]
 
 
-def _in_user_namespace() -> bool:
-    return Path("/proc/self/uid_map").read_text().split() != _EVERYBODY
+def can_load() -> bool:
+    """Whether the kernel takes programs from root here: from the first user namespace alone (capabilities(7))."""
+    return Path("/proc/self/uid_map").read_text().split() == _EVERYBODY
+
+
+def facts(lab: str, pod: Host) -> dict[str, Any]:
+    """What `--json` tells about them; the counters only where they are attached."""
+    found = counters(lab, pod)
+    return {"attached": found is not None, "cgroup": str(cgroup.of_pod(lab) or "") or None, "counters": found}
+
+
+def text(told: Mapping[str, Any], lab: str) -> Iterator[str]:
+    """The same in some lines for a person: counters that have counted nothing are left out."""
+    if told["attached"]:
+        yield f"programs: attached to eth0 and {told['cgroup']}"
+        yield from (f"  {name} {value}" for name, value in told["counters"].items() if value)
+    else:
+        yield f"programs: not attached; the reasons: srcip lab logs --name {lab} {INIT}"
 
 
 def counters(lab: str, pod: Host) -> dict[str, int] | None:

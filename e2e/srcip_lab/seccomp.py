@@ -1,8 +1,8 @@
 """The RuntimeDefault seccomp profile for runc, from the profile that Debian's containers-common ships.
 
 That file is written for many machines at once: each rule says for which capabilities and architectures it holds. runc
-takes only rules that hold. It is Podman's, and the lab stands for a node with containerd: where they differ in what srcip
-needs, containerd's word counts.
+takes only rules that hold. It is Podman's, and the lab stands for a node with containerd: where they differ in what
+srcip needs, containerd's word counts.
 """
 
 from __future__ import annotations

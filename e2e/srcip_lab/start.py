@@ -46,8 +46,9 @@ def write_order(files: Directory, pod: dict[str, Any], wanted: network.Network, 
 
 
 def _rootfs(pod: dict[str, Any]) -> Path:
-    """The image's; with the programs of ebpf mode where the Pod is to attach them, as only that needs a compiler."""
-    return image.with_programs() if programs.wanted(pod) else image.proxy_rootfs()
+    """The image's; with the programs of ebpf mode only where the Pod can attach them, as they need a compiler."""
+    is_attaching = programs.wanted(pod) and programs.can_load()
+    return image.with_programs() if is_attaching else image.proxy_rootfs()
 
 
 def start_kubelet(files: Directory) -> None:
