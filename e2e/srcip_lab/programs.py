@@ -52,7 +52,8 @@ def text(told: Mapping[str, Any], lab: str) -> Iterator[str]:
         yield f"programs: attached to eth0 and {told['cgroup']}"
         yield from (f"  {name} {value}" for name, value in told["counters"].items() if value)
     else:
-        yield f"programs: not attached; the reasons: srcip lab logs --name {lab} {INIT}"
+        why = "" if can_load() else ", as the kernel takes none without root"
+        yield f"programs: not attached{why}; what the init container says: srcip lab logs --name {lab} {INIT}"
 
 
 def counters(lab: str, pod: Host) -> dict[str, int] | None:
