@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ PROFILE = Path("/usr/share/containers/seccomp.json")
 PACKAGE = "golang-github-containers-common"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "s390x": "s390x", "ppc64le": "ppc64le"}
 """The profile's name of each machine that `uname -m` names."""
+ALLOW = "SCMP_ACT_ALLOW"
 OF_CONTAINERD = {"CAP_BPF": "bpf"}
-"""System calls that containerd allows with these capabilities, and this profile with SYS_ADMIN alone."""
+"""System calls that containerd allows with these capabilities; older versions of this profile want SYS_ADMIN."""
 
 
 def runtime_default(capabilities: Collection[str], path: Path = PROFILE) -> dict[str, Any] | None:
@@ -30,10 +31,10 @@ def runtime_default(capabilities: Collection[str], path: Path = PROFILE) -> dict
 
 def convert(profile: dict[str, Any], capabilities: Collection[str], architecture: str) -> dict[str, Any]:
     """`profile` with only the rules that hold for `capabilities` and `architecture` (amd64, arm64, ...)."""
-    more = [name for capability, name in OF_CONTAINERD.items() if capability in capabilities]
-    rules = [_rule(rule, more) for rule in profile["syscalls"] if _holds(rule, capabilities, architecture)]
-    allowed = [{"names": [name], "action": "SCMP_ACT_ALLOW", "args": []} for name in more]
-    rules = [*(rule for rule in rules if rule["names"]), *allowed]
+    held = [rule for rule in profile["syscalls"] if _holds(rule, capabilities, architecture)]
+    more = [name for key, name in OF_CONTAINERD.items() if key in capabilities and not _allows(held, name)]
+    rules = [_rule(rule, more) for rule in held if set(rule["names"]) - set(more)]
+    rules += [{"names": [name], "action": ALLOW, "args": []} for name in more]
     converted: dict[str, Any] = {"defaultAction": profile["defaultAction"], "syscalls": rules}
     if "defaultErrnoRet" in profile:
         converted["defaultErrnoRet"] = profile["defaultErrnoRet"]
@@ -51,6 +52,10 @@ def _holds(rule: dict[str, Any], capabilities: Collection[str], architecture: st
         and architecture not in (exclude.get("arches") or [])
         and not any(name in capabilities for name in exclude.get("caps") or [])
     )
+
+
+def _allows(rules: Iterable[dict[str, Any]], name: str) -> bool:
+    return any(rule["action"] == ALLOW and name in rule["names"] for rule in rules)
 
 
 def _rule(rule: dict[str, Any], but: Collection[str]) -> dict[str, Any]:
