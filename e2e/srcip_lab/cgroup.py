@@ -57,12 +57,41 @@ def visiting(lab: str) -> Iterator[list[str]]:
     if not pod:
         yield []
         return
-    group = pod / f"visitor-{os.getpid()}"  # processes are in leaves alone (cgroups(7))
+    with _lasting(pod / f"visitor-{os.getpid()}") as group:  # processes are in leaves alone (cgroups(7))
+        yield ["sh", "-c", _JOIN, str(group)]
+
+
+@contextmanager
+def balancer(lab: str) -> Iterator[Path]:
+    """A cgroup of the lab outside of its Pod, as long as the block lasts. Raises LabError where there can be none."""
+    pod = of_pod(lab)
+    if not pod:
+        raise LabError("--toa needs a cgroup of its own, which only root can make, where cgroup v2 is mounted")
+    with _lasting(pod.parents[2] / f"balancer-{os.getpid()}") as group:
+        yield group
+
+
+@contextmanager
+def _lasting(group: Path) -> Iterator[Path]:
+    """A new cgroup that goes with the block."""
     group.mkdir()
     try:
-        yield ["sh", "-c", _JOIN, str(group)]
+        yield group
     finally:
         _remove(group)
+
+
+@contextmanager
+def inside(group: Path) -> Iterator[None]:
+    """This process is in `group` meanwhile."""
+    mount = cgroups.version_2(MOUNT)
+    own = next(row for row in Path("/proc/self/cgroup").read_text().splitlines() if row.startswith("0::"))
+    home = mount / own[3:].lstrip("/") if mount else group
+    (group / "cgroup.procs").write_text("0")
+    try:
+        yield
+    finally:
+        (home / "cgroup.procs").write_text("0")
 
 
 def remove(lab: str) -> None:

@@ -84,6 +84,7 @@ def up(path: str, ipv6: bool, name: str, as_json: bool) -> None:
 @click.option("--v1", "form", flag_value="v1", help="PROXY protocol version 1.")
 @click.option("--v2", "form", flag_value="v2", help="PROXY protocol version 2 (the default).")
 @click.option("--hex", "raw", metavar="BYTES", help="These bytes in place of a header, in hexadecimal.")
+@click.option("--toa", "form", flag_value="toa", help="No header: a TCP option names the client (client-from: toa).")
 @click.option("--no-header", "form", flag_value="none", help="No header at all.")
 @click.option(
     "--from", "origin", type=click.Choice(["lb", "other"]), default="lb", show_default=True, help="Who sends."

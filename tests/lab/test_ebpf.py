@@ -258,6 +258,22 @@ def test_without_root_up_says_what_to_do(tmp_path, fresh):
     assert "ebpf,tproxy" in done.stderr and fresh not in names()
 
 
+def test_the_client_of_a_tcp_option_is_seen_and_one_without_is_refused(fresh):
+    """`send --toa` is the balancer, over both versions of IP; nobody believes it from another host."""
+    current = Lab.up(annotated("ebpf", **{"srcip.io/client-from": "toa"}), name=fresh)
+    assert seen("203.0.113.7:54321", "--toa", name=fresh) == "203.0.113.7 54321"
+    assert seen("[2001:db8::7]:54321", "--toa", "--ipv6", name=fresh) == "2001:db8::7 54321"
+    assert seen("203.0.113.7:54321", "--toa", "--from", "other", name=fresh).split()[0] == current.other.ipv4
+    assert lab("send", "--no-header", "--data", "x", "--port", "8080", name=fresh).returncode == 1
+    no_option = 'srcip_refused_connections_total{reason="no_option"}'
+    assert counters(fresh) == {'srcip_accepted_connections_total{header="toa"}': 2, no_option: 1}
+
+
+def test_a_tcp_option_needs_a_client_too(facts):
+    done = lab("send", "--toa", "--port", "8080")
+    assert (done.returncode, done.stderr.count("--client is missing")) == (1, 1)
+
+
 @pytest.mark.parametrize("uid", ["", "../x", "a/b", "x" * 64])
 def test_a_uid_that_could_leave_the_directory_is_refused(uid, fresh):
     with pytest.raises(LabError, match=r"metadata\.uid"):
