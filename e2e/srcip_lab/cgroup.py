@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from srcip_lab import rootless
 from srcip_lab.errors import LabError
 from srcip_lab.state import wait_until
 from srcip_proxy import cgroups
@@ -19,7 +20,7 @@ from srcip_proxy import cgroups
 MOUNT = Path("/sys/fs/cgroup")
 """Where every Linux has its cgroups, and the patched Pod's hostPath."""
 PODS = "kubepods/burstable"
-END_S = 5.0
+END_S = 2.0
 """How long a killed process may stay in its cgroup."""
 _UID = re.compile(r"[0-9A-Za-z-]{1,63}", re.ASCII)
 _JOIN = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
@@ -29,7 +30,7 @@ def create(lab: str, uid: str) -> bool:
     """Make the cgroup of the Pod with this UID; False where this machine allows none. Raises LabError for a bad UID."""
     if not _UID.fullmatch(uid):
         raise LabError(f"metadata.uid {uid!r}: allowed are letters, digits and -, at most 63")
-    if not (mount := cgroups.version_2(MOUNT)):
+    if not (mount := _version_2()):
         return False
     try:
         (mount / _name(lab) / PODS / f"pod{uid}").mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def create(lab: str, uid: str) -> bool:
 
 def of_pod(lab: str) -> Path | None:
     """The directory of the lab's Pod, if it has one."""
-    mount = cgroups.version_2(MOUNT)
+    mount = _version_2()
     return next((mount / _name(lab) / PODS).glob("pod*"), None) if mount else None
 
 
@@ -84,7 +85,7 @@ def _lasting(group: Path) -> Iterator[Path]:
 @contextmanager
 def inside(group: Path) -> Iterator[None]:
     """This process is in `group` meanwhile."""
-    mount = cgroups.version_2(MOUNT)
+    mount = _version_2()
     own = next(row for row in Path("/proc/self/cgroup").read_text().splitlines() if row.startswith("0::"))
     home = mount / own[3:].lstrip("/") if mount else group
     (group / "cgroup.procs").write_text("0")
@@ -96,7 +97,9 @@ def inside(group: Path) -> Iterator[None]:
 
 def remove(lab: str) -> None:
     """Remove what `create` and runc made, in each hierarchy; nothing if there is nothing. Raises LabError if in use."""
-    for hierarchy in (MOUNT,) if cgroups.version_2(MOUNT) == MOUNT else MOUNT.glob("*/"):
+    if rootless.is_inside():
+        return
+    for hierarchy in (MOUNT, *MOUNT.glob("*")):
         if not hierarchy.is_symlink():
             _remove(hierarchy / _name(lab))
 
@@ -118,6 +121,11 @@ def _removed(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _version_2() -> Path | None:
+    """Where it is mounted. Not for a lab without root: it can make nothing there, and another's may have its name."""
+    return None if rootless.is_inside() else cgroups.version_2(MOUNT)
 
 
 def _name(lab: str) -> str:

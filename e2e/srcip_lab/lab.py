@@ -233,8 +233,8 @@ def clean(files: Directory, *, grace: bool) -> None:
     runtime = Runtime(files)
     for identity in runtime.identities():
         runtime.delete(identity)
-    cgroup.remove(files.name)
     network.delete((read_json(files.lab) or {}).get("namespaces", []))
+    cgroup.remove(files.name)
     for path in (read_json(files.status) or {}).get("mount_points", []):
         _remove_empty(Path(path))
     _remove_empty(files.machine)  # nothing is mounted here outside the kubelet; were it, this would refuse

@@ -6,15 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from srcip_lab import cgroup
+from srcip_lab import cgroup, rootless
 from srcip_lab.namespace import Host
 from srcip_webhook.policy import CGROUP, INIT, PROXY
-
-_EVERYBODY = ["0", "0", "4294967295"]
-"""uid_map of the one user namespace that is not inside another."""
 
 
 def wanted(pod: Mapping[str, Any]) -> bool:
@@ -25,7 +21,7 @@ def wanted(pod: Mapping[str, Any]) -> bool:
 def obstacles(pod: Mapping[str, Any]) -> list[str]:
     """Why no lab of this user can attach them. A Pod with a sidecar goes on without: its init container says why."""
     names = [container["name"] for container in pod["spec"].get("initContainers") or []]
-    if not wanted(pod) or PROXY in names or can_load():
+    if not wanted(pod) or PROXY in names or not rootless.is_inside():
         return []
     return [
         "srcip.io/mode: ebpf needs root: from a user namespace, where a lab without root lives, the kernel takes no "
@@ -33,11 +29,6 @@ def obstacles(pod: Mapping[str, Any]) -> list[str]:
         "  run it as root (sudo), or with srcip.io/mode: ebpf,tproxy, which goes on in tproxy mode here, as on a node "
         "that cannot have ebpf mode",
     ]
-
-
-def can_load() -> bool:
-    """Whether the kernel takes programs from root here: from the first user namespace alone (capabilities(7))."""
-    return Path("/proc/self/uid_map").read_text().split() == _EVERYBODY
 
 
 def facts(lab: str, pod: Host) -> dict[str, Any]:
@@ -52,7 +43,7 @@ def text(told: Mapping[str, Any], lab: str) -> Iterator[str]:
         yield f"programs: attached to eth0 and {told['cgroup']}"
         yield from (f"  {name} {value}" for name, value in told["counters"].items() if value)
     else:
-        why = "" if can_load() else ", as the kernel takes none without root"
+        why = "" if not rootless.is_inside() else ", as the kernel takes none without root"
         yield f"programs: not attached{why}; what the init container says: srcip lab logs --name {lab} {INIT}"
 
 

@@ -258,6 +258,29 @@ def test_without_root_up_says_what_to_do(tmp_path, fresh):
     assert "ebpf,tproxy" in done.stderr and fresh not in names()
 
 
+def test_down_names_a_process_that_somebody_put_into_the_pods_cgroup(fresh):
+    """It is not the lab's to kill; when it has ended, a second `down` finishes the work."""
+    Lab.up_pod(pod(), name=fresh)
+    own = cgroup.of_pod(fresh)
+    assert own
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        own.joinpath("mine").mkdir()
+        (own / "mine" / "cgroup.procs").write_text(str(stranger.pid))
+        with pytest.raises(LabError, match=rf"in use, it stays: processes {stranger.pid}$"):
+            down(fresh)
+        assert stranger.poll() is None
+        stranger.kill()
+    assert down(fresh) and cgroups_of(fresh) == [] and fresh not in names()
+
+
+def test_a_lab_without_root_never_takes_the_cgroup_of_another_with_its_name(facts):
+    code = "from srcip_lab import cgroup; import sys; print(cgroup.of_pod(sys.argv[1])); cgroup.remove(sys.argv[1])"
+    inside = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, NAME]
+    done = subprocess.run(inside, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
+    assert Path(facts["programs"]["cgroup"]).is_dir()
+
+
 def test_the_client_of_a_tcp_option_is_seen_and_one_without_is_refused(fresh):
     """`send --toa` is the balancer, over both versions of IP; nobody believes it from another host."""
     current = Lab.up(annotated("ebpf", **{"srcip.io/client-from": "toa"}), name=fresh)
