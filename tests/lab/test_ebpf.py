@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +10,17 @@ from typing import Any
 
 import pytest
 from ebpf_rig import needs_root
-from tests.lab.conftest import container, manifest, pod, srcip
+from tests.lab.conftest import annotated, container, manifest, pod, srcip
 
 from srcip_lab import cgroup, image, programs
 from srcip_lab.errors import LabError
-from srcip_lab.lab import Lab, down, names
+from srcip_lab.lab import Lab, names
 from srcip_lab.plan_pod import IMAGE
-from srcip_lab.state import Process, wait_until
+from srcip_lab.state import wait_until
 from srcip_proxy.plan import CGROUP_MOUNT
 from srcip_webhook.policy import CGROUP
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.dataplane, pytest.mark.usefixtures("possible")]
 NAME = f"ebpf-{os.getpid()}"
 WEB = """
 import http.server, socket, socketserver
@@ -47,7 +46,7 @@ ACCEPTED = 'srcip_accepted_connections_total{header="proxy"}'
 NO_HEADER = 'srcip_refused_connections_total{reason="no_header"}'
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(scope="module")
 def possible() -> None:
     needs_root()
 
@@ -78,14 +77,6 @@ def facts(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     finally:
         lab("down")
     assert NAME not in names()
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """The name of a lab that is gone afterwards."""
-    name = f"{NAME}-2"
-    yield name
-    down(name, grace=False)
 
 
 def test_up_tells_that_the_programs_are_attached_and_no_sidecar_runs(facts):
@@ -165,48 +156,6 @@ def test_the_init_container_has_exactly_what_the_pod_says():
     assert (said["NoNewPrivs"], said["Seccomp"]) == ("1", "2")
 
 
-def attached(current: Lab) -> set[int]:
-    """The programs of this lab's Pod by their numbers: those of its interface and of its cgroup."""
-    words = ("filter", "show", "dev", "eth0")
-    tc = [current.pod.run(["tc", "-j", *words, end], capture_output=True).stdout for end in ("ingress", "egress")]
-    found = {
-        row["options"]["prog"]["id"] for text in tc for row in json.loads(text) if "prog" in row.get("options", {})
-    }
-    own = cgroup.of_pod(current.name)
-    shown = subprocess.run(["bpftool", "-j", "cgroup", "show", str(own)], capture_output=True, check=True).stdout
-    return found | {row["id"] for row in json.loads(shown)}
-
-
-def is_loaded(number: int) -> bool:
-    done = subprocess.run(["bpftool", "prog", "show", "id", str(number)], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def cgroups_of(name: str) -> list[Path]:
-    """Directories of the lab in every hierarchy."""
-    return [*cgroup.MOUNT.glob(f"srcip-lab-{name}"), *cgroup.MOUNT.glob(f"*/srcip-lab-{name}")]
-
-
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_down_leaves_no_cgroup_and_no_program(fresh, tmp_path, is_killed):
-    """Also when the lab's kubelet was killed and its containers run on."""
-    current = Lab.up(annotated("ebpf"), name=fresh)
-    numbers = attached(current)
-    assert len(numbers) == 4 and all(map(is_loaded, numbers))
-    if is_killed:
-        kubelet = Process.read(current.status["kubelet"])
-        assert kubelet and kubelet.signal(signal.SIGKILL) and kubelet.wait(5)
-    assert cgroups_of(fresh) and down(fresh)
-    assert cgroups_of(fresh) == []
-    assert wait_until(lambda: not any(map(is_loaded, numbers)), 5)
-
-
-def annotated(mode: str, **more: str) -> dict[str, Any]:
-    made = pod()
-    made["metadata"]["annotations"] = {"srcip.io/mode": mode, **more}
-    return made
-
-
 def test_labs_of_one_manifest_have_pods_of_their_own():
     """Each Pod has a UID of its own, as from the API server, even where the manifest brings one."""
     with Lab.up(annotated("ebpf")) as one, Lab.up(annotated("ebpf")) as two:
@@ -229,75 +178,48 @@ def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(image.ROOTFS, str(image.proxy_rootfs()))
 
 
-def test_what_is_missing_is_told_in_the_init_containers_words(without_programs, fresh):
+def test_what_is_missing_is_told_in_the_init_containers_words(without_programs, clean_lab):
     with pytest.raises(LabError) as caught:
-        Lab.up(annotated("ebpf"), name=fresh)
+        Lab.up(annotated("ebpf"), name=clean_lab)
     first, second = caught.value.errors
     assert first == "init container srcip-init: exit code 1"
     assert "srcip.bpf.o is missing: it is part of the image" in second
-    assert fresh not in names() and cgroups_of(fresh) == []
+    assert clean_lab not in names() and cgroup.of_pod(clean_lab) is None
 
 
-def test_tproxy_takes_over_where_something_is_missing(without_programs, fresh):
+def test_tproxy_takes_over_where_something_is_missing(without_programs, clean_lab):
     """The log has the reason, the status says that nothing is attached, and the client is seen all the same."""
-    current = Lab.up(annotated("ebpf,tproxy"), name=fresh)
+    current = Lab.up(annotated("ebpf,tproxy"), name=clean_lab)
     assert "no ebpf mode here, so tproxy mode:" in current.log("srcip-init")
     assert current.facts()["programs"]["counters"] is None
-    assert "programs: not attached; what the init container says: srcip lab logs" in lab("status", name=fresh).stdout
-    assert seen(name=fresh) == "203.0.113.7 54321"
+    assert (
+        "programs: not attached; what the init container says: srcip lab logs" in lab("status", name=clean_lab).stdout
+    )
+    assert seen(name=clean_lab) == "203.0.113.7 54321"
 
 
-def test_without_root_up_says_what_to_do(tmp_path, fresh):
+def test_without_root_up_says_what_to_do(tmp_path, clean_lab):
     """From inside a user namespace, which is where a lab without root is."""
     path = manifest(tmp_path / "pod.yaml", {"srcip.io/mode": "ebpf"})
-    command = [sys.executable, "-m", "srcip_webhook.cli", "lab", "up", "--name", fresh, "-f", path]
+    command = [sys.executable, "-m", "srcip_webhook.cli", "lab", "up", "--name", clean_lab, "-f", path]
     inside = ["unshare", "--user", "--map-root-user", *command]
     done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("srcip.io/mode: ebpf needs root: from a user namespace")
-    assert "ebpf,tproxy" in done.stderr and fresh not in names()
+    assert "ebpf,tproxy" in done.stderr and clean_lab not in names()
 
 
-def test_down_names_a_process_that_somebody_put_into_the_pods_cgroup(fresh):
-    """It is not the lab's to kill; when it has ended, a second `down` finishes the work."""
-    Lab.up_pod(pod(), name=fresh)
-    own = cgroup.of_pod(fresh)
-    assert own
-    with subprocess.Popen(["sleep", "60"]) as stranger:
-        own.joinpath("mine").mkdir()
-        (own / "mine" / "cgroup.procs").write_text(str(stranger.pid))
-        with pytest.raises(LabError, match=rf"in use, it stays: processes {stranger.pid}$"):
-            down(fresh)
-        assert stranger.poll() is None
-        stranger.kill()
-    assert down(fresh) and cgroups_of(fresh) == [] and fresh not in names()
-
-
-def test_a_lab_without_root_never_takes_the_cgroup_of_another_with_its_name(facts):
-    code = "from srcip_lab import cgroup; import sys; print(cgroup.of_pod(sys.argv[1])); cgroup.remove(sys.argv[1])"
-    inside = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, NAME]
-    done = subprocess.run(inside, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
-    assert Path(facts["programs"]["cgroup"]).is_dir()
-
-
-def test_the_client_of_a_tcp_option_is_seen_and_one_without_is_refused(fresh):
+def test_the_client_of_a_tcp_option_is_seen_and_one_without_is_refused(clean_lab):
     """`send --toa` is the balancer, over both versions of IP; nobody believes it from another host."""
-    current = Lab.up(annotated("ebpf", **{"srcip.io/client-from": "toa"}), name=fresh)
-    assert seen("203.0.113.7:54321", "--toa", name=fresh) == "203.0.113.7 54321"
-    assert seen("[2001:db8::7]:54321", "--toa", "--ipv6", name=fresh) == "2001:db8::7 54321"
-    assert seen("203.0.113.7:54321", "--toa", "--from", "other", name=fresh).split()[0] == current.other.ipv4
-    assert lab("send", "--no-header", "--data", "x", "--port", "8080", name=fresh).returncode == 1
+    current = Lab.up(annotated("ebpf", **{"srcip.io/client-from": "toa"}), name=clean_lab)
+    assert seen("203.0.113.7:54321", "--toa", name=clean_lab) == "203.0.113.7 54321"
+    assert seen("[2001:db8::7]:54321", "--toa", "--ipv6", name=clean_lab) == "2001:db8::7 54321"
+    assert seen("203.0.113.7:54321", "--toa", "--from", "other", name=clean_lab).split()[0] == current.other.ipv4
+    assert lab("send", "--no-header", "--data", "x", "--port", "8080", name=clean_lab).returncode == 1
     no_option = 'srcip_refused_connections_total{reason="no_option"}'
-    assert counters(fresh) == {'srcip_accepted_connections_total{header="toa"}': 2, no_option: 1}
+    assert counters(clean_lab) == {'srcip_accepted_connections_total{header="toa"}': 2, no_option: 1}
 
 
 def test_a_tcp_option_needs_a_client_too(facts):
     done = lab("send", "--toa", "--port", "8080")
     assert (done.returncode, done.stderr.count("--client is missing")) == (1, 1)
-
-
-@pytest.mark.parametrize("uid", ["", "../x", "a/b", "x" * 64])
-def test_a_uid_that_could_leave_the_directory_is_refused(uid, fresh):
-    with pytest.raises(LabError, match=r"metadata\.uid"):
-        cgroup.create(fresh, uid)
