@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import volumes
+from srcip_lab import cgroup, volumes
 from srcip_lab.environment import PodStatus, environment
 from srcip_lab.network import Network
 from srcip_lab.oci import Place, config, security, wants_seccomp
 from srcip_lab.runtime import Runtime
 from srcip_lab.seccomp import PACKAGE, PROFILE
 from srcip_lab.tools import STANDARD_PATH, machine_path
-from srcip_webhook.policy import CGROUP
 
 HOSTNAME_LENGTH = 63
 
@@ -40,6 +39,7 @@ def write(pod: Mapping[str, Any], runtime: Runtime, network: Network, images: Ma
             hostname=pod["metadata"]["name"][:HOSTNAME_LENGTH],
             environment={"PATH": path, **environment(container, pod, status)},
             mounts=volumes.mounts(container, places),
+            cgroup=cgroup.of_container(runtime.directory.name, container["name"]),
         )
         wanted = config(container, pod, place)
         runtime.prepare(container["name"], _shared(wanted) if image else wanted)
@@ -51,10 +51,3 @@ def write(pod: Mapping[str, Any], runtime: Runtime, network: Network, images: Ma
 def _shared(wanted: dict[str, Any]) -> dict[str, Any]:
     """The same, unable to change its root file system: other labs use it too."""
     return {**wanted, "root": {**wanted["root"], "readonly": True}}
-
-
-def obstacles(pod: Mapping[str, Any]) -> list[str]:
-    """What no lab can give this Pod."""
-    if any(volume.get("name") == CGROUP for volume in pod["spec"].get("volumes") or []):
-        return ["srcip.io/mode: ebpf needs a Pod with a cgroup of its own, which the lab has not: try it on a cluster"]
-    return []

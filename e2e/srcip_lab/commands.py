@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from srcip_lab import demo as demonstration
-from srcip_lab import image, manifest, rootless, sending
+from srcip_lab import image, manifest, programs, rootless, sending
 from srcip_lab import lab as labs
 from srcip_lab.errors import LabError
 from srcip_lab.lab import DEFAULT_NAME, Lab
@@ -84,6 +84,7 @@ def up(path: str, ipv6: bool, name: str, as_json: bool) -> None:
 @click.option("--v1", "form", flag_value="v1", help="PROXY protocol version 1.")
 @click.option("--v2", "form", flag_value="v2", help="PROXY protocol version 2 (the default).")
 @click.option("--hex", "raw", metavar="BYTES", help="These bytes in place of a header, in hexadecimal.")
+@click.option("--toa", "form", flag_value="toa", help="No header: a TCP option names the client (client-from: toa).")
 @click.option("--no-header", "form", flag_value="none", help="No header at all.")
 @click.option(
     "--from", "origin", type=click.Choice(["lb", "other"]), default="lb", show_default=True, help="Who sends."
@@ -183,6 +184,8 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
         ended = "" if container["exit_code"] is None or container["pid"] else f", exit code {container['exit_code']}"
         again = f", restarted {container['restarts']} times" if container["restarts"] else ""
         yield f"{name}: {running}{ended}{again}; log {container['log']}"
+    if facts["programs"]:
+        yield from programs.text(facts["programs"], facts["name"])
 
 
 def _follow(paths: dict[str, Path], *, follow: bool) -> Iterator[str]:

@@ -18,7 +18,8 @@ from pathlib import Path
 import srcip_proxy
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
-from srcip_proxy.plan import UID
+from srcip_proxy.ebpf import OBJECT
+from srcip_proxy.plan import CGROUP_MOUNT, UID
 
 SUITE = "trixie"
 ROOTFS = "SRCIP_PROXY_ROOTFS"
@@ -47,8 +48,30 @@ def proxy_rootfs() -> Path:
     base = base_rootfs()
     sources = _sources()
     return _built(
-        f"rootfs-{_key(base.name, *sources, *sources.values())}", lambda aside: _add_package(base, aside, sources)
+        f"rootfs-{_key(base.name, CGROUP_MOUNT, *sources, *sources.values())}",
+        lambda aside: _add_package(base, aside, sources),
     )
+
+
+def with_programs() -> Path:
+    """The same with the programs of ebpf mode, which clang compiles. Raises LabError as proxy_rootfs."""
+    from srcip_lab import bpf  # noqa: PLC0415 (it keeps its objects in the cache of this module)
+
+    if os.environ.get(ROOTFS):
+        return proxy_rootfs()
+    plain, compiled = proxy_rootfs(), bpf.compiled()
+
+    def add(aside: Path) -> None:
+        run("cp", "-al", str(plain), str(aside))
+        _inside(aside, OBJECT.parent).mkdir()
+        shutil.copyfile(compiled, _inside(aside, OBJECT))
+
+    return _built(f"rootfs-{_key(plain.name, compiled.read_bytes())}", add)
+
+
+def _inside(rootfs: Path, path: Path) -> Path:
+    """An absolute path of the image, on this machine."""
+    return rootfs / path.relative_to("/")
 
 
 def _given(rootfs: Path) -> Path:
@@ -169,6 +192,7 @@ def _sources() -> dict[str, bytes]:
 
 def _add_package(base: Path, aside: Path, sources: dict[str, bytes]) -> None:
     run("cp", "-al", str(base), str(aside))
+    _inside(aside, Path(CGROUP_MOUNT)).mkdir(parents=True)
     package = aside / DIST_PACKAGES / "srcip_proxy"
     for name, content in sources.items():
         path = package / name

@@ -11,24 +11,21 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import bundles, image, network, plan_pod
-from srcip_lab.environment import PodStatus, environment
+from srcip_lab import cgroup, network, plan_pod, programs, start
 from srcip_lab.errors import LabError, raise_all
-from srcip_lab.oci import command_line, security, user
 from srcip_lab.rootless import enter_from_outside, seen_from_outside
 from srcip_lab.runtime import Runtime, tail
-from srcip_lab.state import ContainerStatus, Directory, Process, directory, read_json, root, wait_until, write_json
+from srcip_lab.state import ContainerStatus, Directory, Process, directory, read_json, root, wait_until
 from srcip_lab.tools import require
 from srcip_proxy.plan import Plan
 
 DEFAULT_NAME = "default"
 SIDECAR = "srcip-proxy"
-KUBELET_START_S = 10.0
 STOP_S = 6.0
 """How long the kubelet may take to stop every container; it gives them 1 s and kills them then."""
 _numbers = itertools.count(1)
@@ -83,14 +80,14 @@ class Lab:
     @classmethod
     def up_pod(cls, pod: dict[str, Any], *, name: str | None = None, ipv6: bool = True) -> Lab:
         """Run `pod` as it is, without the webhook."""
-        return cls._run(pod, network.network(name or own_name(), ipv6=ipv6), {})
+        return cls._run(with_uid(pod), network.network(name or own_name(), ipv6=ipv6), {})
 
     @classmethod
     def _run(cls, pod: dict[str, Any], wanted: network.Network, webhook: dict[str, Any]) -> Lab:
         require()
         name = wanted.pod.netns.removeprefix("srcip-").removesuffix("-pod")
         files = directory(name)
-        _check(pod, wanted)
+        start.check(pod, wanted)
         raise_all(f"network namespace {each}: exists already; no lab made it" for each in network.existing(wanted))
         try:
             files.path.mkdir(parents=True)
@@ -98,9 +95,10 @@ class Lab:
             raise LabError(f"lab {name}: it is up, or was not cleaned (srcip lab down --name {name})") from None
         with files.locked():
             try:
-                _write_order(files, pod, wanted, webhook)
+                start.write_order(files, pod, wanted, webhook)
                 network.create(wanted)
-                _start_kubelet(files)
+                cgroup.create(name, pod["metadata"]["uid"])
+                start.start_kubelet(files)
             except BaseException:
                 clean(files, grace=False)
                 raise
@@ -147,6 +145,7 @@ class Lab:
             "containers": {name: self._facts(status) for name, status in self.containers.items()},
             "node": self.node.facts(),
             "enter": enter_from_outside(),
+            "programs": programs.facts(self.name, self.pod) if programs.wanted(self.manifest) else None,
             "name": self.name,
             "phase": self.status.get("phase", "starting"),
             "warnings": self.status.get("warnings", []),
@@ -202,6 +201,11 @@ def own_name() -> str:
     return f"p{os.getpid()}-{next(_numbers)}"
 
 
+def with_uid(pod: dict[str, Any]) -> dict[str, Any]:
+    """The Pod with a UID, which names its cgroup."""
+    return {**pod, "metadata": {"uid": str(uuid.uuid4()), **pod["metadata"]}}
+
+
 def names() -> list[str]:
     """The labs that are up, or were not cleaned."""
     return sorted(path.name for path in root().glob("*") if path.is_dir()) if root().exists() else []
@@ -230,6 +234,7 @@ def clean(files: Directory, *, grace: bool) -> None:
     for identity in runtime.identities():
         runtime.delete(identity)
     network.delete((read_json(files.lab) or {}).get("namespaces", []))
+    cgroup.remove(files.name)
     for path in (read_json(files.status) or {}).get("mount_points", []):
         _remove_empty(Path(path))
     _remove_empty(files.machine)  # nothing is mounted here outside the kubelet; were it, this would refuse
@@ -243,55 +248,3 @@ def _remove_empty(path: Path) -> None:
         return
     except OSError as error:
         raise LabError(f"{path}: made by the lab and not empty now, it stays: {error.strerror}") from error
-
-
-def _check(pod: dict[str, Any], wanted: network.Network) -> None:
-    """Raise LabError with everything in the Pod that the lab cannot run."""
-    place = PodStatus(wanted.pod.ips, wanted.node.ips, wanted.node.netns)
-    errors = bundles.obstacles(pod)
-    for container in bundles.containers(pod):
-        try:
-            command_line(container, environment(container, pod, place))
-            user(container["name"], security(pod, container))
-        except LabError as error:
-            errors += error.errors
-    raise_all(errors)
-
-
-def _write_order(files: Directory, pod: dict[str, Any], wanted: network.Network, webhook: dict[str, Any]) -> None:
-    containers = bundles.containers(pod)
-    needs_image = any(container.get("image") == plan_pod.IMAGE for container in containers)
-    images = {plan_pod.IMAGE: str(image.proxy_rootfs())} if needs_image else {}
-    order = {
-        "pod": pod,
-        "images": images,
-        "ipv6": wanted.ipv6,
-        "namespaces": [host.netns for host in wanted.hosts()],
-        "webhook": webhook,
-    }
-    write_json(files.lab, order)
-
-
-def _start_kubelet(files: Directory) -> None:
-    """Start the kubelet as a process that outlives this one, and wait until every container has started."""
-    with files.kubelet_log.open("w") as log:
-        subprocess.run(
-            ["setsid", "--fork", sys.executable, "-m", "srcip_lab.kubelet", str(files.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=True,
-        )
-    if not wait_until(files.status.exists, KUBELET_START_S):
-        raise LabError("the lab's kubelet does not start", *tail(files.kubelet_log))
-    wait_until(lambda: _phase(files) != "starting", float("inf"), every_s=0.005)
-    status = read_json(files.status)
-    if status["phase"] != "running":
-        errors = status["errors"] or ["the lab's kubelet ended", *tail(files.kubelet_log)]
-        raise LabError(*errors)
-
-
-def _phase(files: Directory) -> str:
-    status = read_json(files.status)
-    kubelet = Process.read(status["kubelet"])
-    return str(status["phase"]) if status["phase"] != "starting" or (kubelet and kubelet.alive()) else "died"

@@ -50,7 +50,7 @@ def _defaults(found: dict[str, Any], owner: str) -> dict[str, Any]:
     spec, metadata = found["spec"], {**(found.get("metadata") or {})}
     metadata.setdefault("name", metadata.get("generateName") or owner)
     metadata.setdefault("namespace", "default")
-    metadata.setdefault("uid", str(uuid.uuid4()))
+    metadata["uid"] = str(uuid.uuid4())  # also where the manifest has that of a Pod that ran somewhere
     spec.setdefault("restartPolicy", "Always")
     for container in [*(spec.get("initContainers") or []), *spec["containers"]]:
         for port in container.get("ports") or [] if isinstance(container, dict) else []:

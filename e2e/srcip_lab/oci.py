@@ -45,6 +45,8 @@ class Place:
     environment: Mapping[str, str]
     mounts: tuple[tuple[Path, str, bool], ...] = ()
     """Source on this machine, path in the container, read-only."""
+    cgroup: str | None = None
+    """Its path in each hierarchy; None: one that runc chooses."""
 
 
 def security(pod: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,13 +105,14 @@ def config(container: Mapping[str, Any], pod: Mapping[str, Any], place: Place) -
         "root": {"path": str(place.rootfs), "readonly": bool(context.get("readOnlyRootFilesystem"))},
         "hostname": place.hostname,
         "mounts": [*_system_mounts(), *_volume_mounts(place.mounts)],
-        "linux": _linux(context, names, place.netns),
+        "linux": _linux(context, names, place),
     }
 
 
-def _linux(context: Mapping[str, Any], names: Sequence[str], netns: Path) -> dict[str, Any]:
+def _linux(context: Mapping[str, Any], names: Sequence[str], place: Place) -> dict[str, Any]:
     namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
-    linux: dict[str, Any] = {"namespaces": [*namespaces, {"type": "network", "path": str(netns)}]}
+    linux: dict[str, Any] = {"namespaces": [*namespaces, {"type": "network", "path": str(place.netns)}]}
+    linux |= {"cgroupsPath": place.cgroup} if place.cgroup else {}
     if context.get("privileged"):
         return linux
     linux |= {"maskedPaths": [*MASKED, "/sys/firmware"], "readonlyPaths": list(READ_ONLY)}

@@ -27,6 +27,8 @@ from srcip_lab.tools import machine_path, run
 HOLDER = "SRCIP_LAB_HOLDER"
 """Set inside: the process number of the holder."""
 UNSHARE = ("unshare", "--user", "--map-root-user", "--map-auto", "--mount")
+EVERYBODY = ["0", "0", "4294967295"]
+"""uid_map of the first user namespace."""
 POLL_S = 1.0
 START_S = 10.0
 PACKAGES = {"newuidmap": "uidmap", "unshare": "util-linux", "nsenter": "util-linux"}
@@ -37,6 +39,11 @@ OWN = ("netns", root().name)
 def needed() -> bool:
     """Whether this process is neither root nor inside already."""
     return os.geteuid() != 0
+
+
+def is_inside() -> bool:
+    """Whether this process is in a user namespace that somebody made (user_namespaces(7)), this module or another."""
+    return Path("/proc/self/uid_map").read_text().split() != EVERYBODY
 
 
 def run_inside(command: Sequence[str]) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_lab import header, http_message
+from srcip_lab import header, http_message, toa
 from srcip_lab.errors import LabError, raise_all
 from srcip_lab.exchange import Outcome, talk, until_quiet, until_whole
+from srcip_lab.header import Endpoint
 from srcip_lab.http_message import Request, Response
 from srcip_lab.lab import Lab
 
@@ -28,6 +30,8 @@ class Sent:
     """What follows the header."""
     http: str | None
     """The method, where the rest is an HTTP request."""
+    option: Endpoint | None = None
+    """Whom a TCP option names in place of a header."""
 
     def whole(self, raw: bytes) -> bool:
         """Whether this answer needs no more bytes."""
@@ -65,6 +69,7 @@ class Sent:
             "sent": (self.header + self.rest).hex(),
             "from": outcome.local,
             "to": [self.target, self.port],
+            "toa": toa.option(self.option).hex() if self.option else None,
             "end": outcome.end,
             "answer": outcome.answer.decode(errors="replace"),
         }
@@ -81,7 +86,8 @@ def send(options: dict[str, Any]) -> tuple[Sent, Outcome]:
     sender = current.lb if options["origin"] == "lb" else current.other
     read = until_quiet if sent.http is None else until_whole(sent.whole)
     target, payload = (sent.target, sent.port), sent.header + sent.rest
-    return sent, talk(sender, target, payload, timeout_s=options["timeout_s"], read=read)
+    with toa.stating(current.name, sent.option) if sent.option else nullcontext():
+        return sent, talk(sender, target, payload, timeout_s=options["timeout_s"], read=read)
 
 
 def _sent(current: Lab, options: dict[str, Any]) -> Sent:
@@ -95,6 +101,7 @@ def _sent(current: Lab, options: dict[str, Any]) -> Sent:
             return otherwise
 
     target = part(lambda: _address(current, options), current.pod.ipv4)
+    option = part(lambda: _client(options), None) if options["form"] == "toa" else None
     head = part(lambda: _header(current, options), b"")
     data = part(lambda: _data(options["data"]), b"")
     method = ("POST" if options["data"] else "GET") if options["method"] is None else options["method"]
@@ -105,7 +112,7 @@ def _sent(current: Lab, options: dict[str, Any]) -> Sent:
         errors += [f"--{name} is for --http alone" for name in ("path", "method") if options[name] is not None]
         errors += ["--header is for --http alone"] if options["headers"] else []
     raise_all(errors)
-    return Sent(target, options["port"], head, data, method if options["http"] else None)
+    return Sent(target, options["port"], head, data, method if options["http"] else None, option)
 
 
 def _address(current: Lab, options: dict[str, Any]) -> str:
@@ -129,17 +136,22 @@ def _header(current: Lab, options: dict[str, Any]) -> bytes:
     """The bytes before the data, as the options of `send` ask."""
     if options["raw"] is not None:
         return _hex(options["raw"])
-    if options["form"] == "none":
+    if options["form"] in ("none", "toa"):
         return b""
-    if options["client"] is None:
-        raise LabError("--client is missing: whom shall the header name? (or --no-header, or --hex)")
-    try:
-        client = header.endpoint(options["client"], random.randint(*EPHEMERAL))  # noqa: S311 (any port will do)
-    except ValueError as error:
-        raise LabError(f"--client: {error}") from None
+    client = _client(options)
     family = {4: current.pod.ipv4, 6: current.pod.ipv6 or "fd77:0:0:3::2"}
     server = header.endpoint(family[client.ip.version], options["port"])
     return (header.v1 if options["form"] == "v1" else header.v2)(client, server)
+
+
+def _client(options: dict[str, Any]) -> Endpoint:
+    """Whom the header or the TCP option names."""
+    if options["client"] is None:
+        raise LabError("--client is missing: whom shall the header name? (or --no-header, or --hex)")
+    try:
+        return header.endpoint(options["client"], random.randint(*EPHEMERAL))  # noqa: S311 (any port will do)
+    except ValueError as error:
+        raise LabError(f"--client: {error}") from None
 
 
 def _hex(text: str) -> bytes:

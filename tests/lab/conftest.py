@@ -71,6 +71,13 @@ def manifest(path: Path, annotations: dict[str, str], *containers: dict[str, Any
     return str(path)
 
 
+def annotated(mode: str, **more: str) -> dict[str, Any]:
+    """A Pod that tells each peer its address and asks for this mode."""
+    made = pod()
+    made["metadata"]["annotations"] = {"srcip.io/mode": mode, **more}
+    return made
+
+
 @pytest.fixture
 def clean_lab() -> Iterator[str]:
     """The name of a lab that is gone afterwards, whatever happens."""

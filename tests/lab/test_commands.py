@@ -135,15 +135,6 @@ def test_a_refusal_prints_every_reason(tmp_path):
     assert f"{NAME}-no" not in names()
 
 
-def test_ebpf_mode_is_refused_with_the_reason(tmp_path):
-    """The lab's Pods have no cgroup of their own, by which the programs would know their sockets."""
-    annotations = {"srcip.io/mode": "ebpf"}
-    done = srcip("lab", "up", "--name", f"{NAME}-no", "-f", manifest(tmp_path / "pod.yaml", annotations))
-    assert done.returncode == 1
-    assert "srcip.io/mode: ebpf needs a Pod with a cgroup of its own" in done.stderr
-    assert f"{NAME}-no" not in names()
-
-
 def test_the_pods_own_trust_goes_before_the_labs(tmp_path):
     annotations = {"srcip.io/mode": "tproxy", "srcip.io/trusted-cidrs": "10.77.2.0/24"}
     name = f"{NAME}-own"

@@ -1,6 +1,7 @@
 """The rules of kubelet and containerd that the lab follows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.lab.conftest import container, pod
@@ -130,7 +131,9 @@ def test_the_configuration_holds_what_the_pod_says(tmp_path):
         "options": ["rbind", "rprivate", "ro"],
     }
     assert "/proc/sys" in made["linux"]["readonlyPaths"]
-    assert "seccomp" not in made["linux"]
+    assert "seccomp" not in made["linux"] and "cgroupsPath" not in made["linux"]
+    in_pod = oci.config(sidecar, pod(), replace(place, cgroup="/kubepods/podu-1/app"))
+    assert in_pod["linux"]["cgroupsPath"] == "/kubepods/podu-1/app"
 
 
 RULES = [
@@ -162,6 +165,16 @@ PROFILE = {
 def test_seccomp_keeps_the_rules_that_hold(capabilities, architecture, kept):
     made = seccomp.convert(PROFILE, capabilities, architecture)
     assert [(rule["names"][0], rule["action"].removeprefix("SCMP_ACT_")) for rule in made["syscalls"]] == kept
+
+
+@pytest.mark.parametrize(("capabilities", "action"), [(["CAP_BPF"], "ALLOW"), ([], "ERRNO")])
+def test_seccomp_gives_cap_bpf_its_system_call_as_containerd_does(capabilities, action):
+    """Also where the profile gives it to SYS_ADMIN alone; what stands beside it stays refused."""
+    both = {"names": ["bpf", "setns"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_SYS_ADMIN"]}}
+    made = seccomp.convert({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [both]}, capabilities, "amd64")
+    decided = {name: rule["action"] for rule in made["syscalls"] for name in rule["names"]}
+    assert decided == {"setns": "SCMP_ACT_ERRNO", "bpf": f"SCMP_ACT_{action}"}
+    assert sum("bpf" in rule["names"] for rule in made["syscalls"]) == 1
 
 
 def test_seccomp_keeps_defaults_errors_and_architectures():
@@ -214,6 +227,12 @@ def test_the_pod_of_a_workload_is_taken(kind):
     assert made["spec"]["containers"][0]["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
     assert made["spec"]["restartPolicy"] == "Always"
     assert "protocol" not in json.dumps(workload)
+
+
+def test_a_pod_has_a_uid_of_its_own_whatever_the_manifest_says():
+    """As from the API server: the UID names the Pod's cgroup, and of a copied one there would be two."""
+    uids = {manifest.pod(pod())["metadata"]["uid"] for _ in range(2)}
+    assert len(uids | {pod()["metadata"]["uid"]}) == 3
 
 
 @pytest.mark.parametrize(
