@@ -9,6 +9,7 @@
 #define KIND_NOP 1
 #define KIND_SACK 5
 #define KIND_TIMESTAMP 8
+#define KIND_MPTCP 30
 #define KIND_FAST_OPEN 34
 #define KIND_TOA 200
 #define KIND_EXPERIMENT 254 /* TOA, too, wherever it is no SYN */
@@ -186,7 +187,8 @@ static long no_fast_open(__u32 i, void *context)
 	kind = next_option(w, &size);
 	if (kind == KIND_END)
 		return 1;
-	if (kind == KIND_FAST_OPEN || (kind == KIND_EXPERIMENT && (number(w, w->at) & 0xffff) == FAST_OPEN_MAGIC))
+	if (kind == KIND_FAST_OPEN || kind == KIND_MPTCP ||
+	    (kind == KIND_EXPERIMENT && (number(w, w->at) & 0xffff) == FAST_OPEN_MAGIC))
 		w->shift = size;
 	else
 		w->at += size;
