@@ -8,7 +8,7 @@
 #include "packet.h"
 
 /* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
-enum { NOTHING = 0, TCP_ESTABLISHED = 1, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
+enum { NOTHING = 0, TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { INET = 2, INET6 = 10 };
 
 struct found {
@@ -56,6 +56,14 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *
 static __always_inline int is_cookie(struct __sk_buff *skb, const struct flow *flow)
 {
 	return !skb->sk && state_of(skb, flow) == TCP_LISTEN;
+}
+
+/* Whether a SYN-ACK answers a SYN that crossed one of the Pod's own (RFC 9293, 3.5: simultaneous open). */
+static __always_inline int is_crossing(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk;
+
+	return socket && socket->state == TCP_SYN_RECV;
 }
 
 /* Whether a packet of the Pod is that of an established connection. */

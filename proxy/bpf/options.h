@@ -172,7 +172,7 @@ static __noinline __u32 read_echo(struct __sk_buff *skb, struct work *w)
 }
 
 /* One option, or one byte of an option that goes; w->shift tells how many of those are left. */
-static long no_fast_open(__u32 i, void *context)
+static long withdraw_offer(__u32 i, void *context)
 {
 	struct work *w = ((struct walk *)context)->work;
 	__u32 size, kind, left = w->shift;
@@ -196,8 +196,8 @@ static long no_fast_open(__u32 i, void *context)
 }
 
 /*
- * Whether a SYN's options are as Linux writes them, without Fast Open: MSS, SACK, timestamp, NOP, window scale. It spares
- * most of them the walk.
+ * Whether a SYN's options are as Linux writes them, with nothing to withdraw: MSS, SACK, timestamp, NOP, window scale.
+ * It spares most of them the walk.
  */
 static __always_inline int is_plain_syn(struct __sk_buff *skb, const struct packet *p)
 {
@@ -209,14 +209,15 @@ static __always_inline int is_plain_syn(struct __sk_buff *skb, const struct pack
 	       (option[4] & bpf_htonl(0xffffff00)) == bpf_htonl(0x01030300);
 }
 
-static __noinline void forbid_fast_open(struct __sk_buff *skb, struct work *w)
+/* MPTCP has numbers of its own, which count the header; Fast Open would hand data to the application at once. */
+static __noinline void withdraw_offers(struct __sk_buff *skb, struct work *w)
 {
 	struct walk walk = { w };
 
 	if (read_options(skb, w))
 		return;
 	w->shift = 0;
-	bpf_loop(2 * OPTIONS_SIZE, no_fast_open, &walk, 0);
+	bpf_loop(2 * OPTIONS_SIZE, withdraw_offer, &walk, 0);
 	write_options(skb, w);
 }
 

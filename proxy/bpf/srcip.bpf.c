@@ -39,7 +39,7 @@ static __always_inline int on_live(struct __sk_buff *skb, struct work *w, struct
 	return PASS;
 }
 
-/* A SYN of a trusted peer: never Fast Open, which would hand its data to the application at once. */
+/* A SYN: from a trusted peer its data comes again, behind the handshake. */
 static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
@@ -47,8 +47,24 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(&p->flow) == OFF)
 		return PASS;
 	if (p->header != OPTIONS_AT)
-		forbid_fast_open(skb, w);
+		withdraw_offers(skb, w);
 	return p->payload && trim(skb, w, p->seq) ? DROP : PASS;
+}
+
+/* The answer to a SYN of the Pod's own; where both SYNs crossed, the connection is refused here, too. */
+static __always_inline int on_crossing(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	struct pending *pending;
+
+	w->attempt.flow = p->flow;
+	w->attempt.isn = p->seq;
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	if (!pending || !pending->is_refused)
+		return PASS;
+	set_flags(skb, p, RST | ACK);
+	set_seq(skb, p, p->seq + 1);
+	return PASS;
 }
 
 SEC("tc")
@@ -64,7 +80,7 @@ int srcip_ingress(struct __sk_buff *skb)
 	if (reading == OTHER || !is_intercepted(w->packet.flow.own_port))
 		return PASS;
 	if (reading == WHOLE && w->packet.flags & SYN)
-		return w->packet.flags & ACK ? PASS : on_syn(skb, w);
+		return w->packet.flags & ACK ? on_crossing(skb, w) : on_syn(skb, w);
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
 	if (live && reading == WHOLE)
 		return on_live(skb, w, live);
@@ -95,15 +111,22 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	pending.since = bpf_ktime_get_coarse_ns();
 	pending.iss = p->seq;
 	pending.is_cookie = is_cookie(skb, &p->flow);
+	pending.is_refused = is_crossing(skb);
 	if (bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&attempts, &w->attempt);
 		if (known) {
 			known->iss = pending.iss;
 			known->is_cookie = pending.is_cookie;
 		}
+	} else if (pending.is_refused) {
+		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
 	if (pending.is_cookie)
 		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
+	if (pending.is_refused) { /* nobody accepts such a connection, so nobody could be told its client */
+		set_flags(skb, p, RST | ACK);
+		set_seq(skb, p, p->seq + 1);
+	}
 	return PASS;
 }
 

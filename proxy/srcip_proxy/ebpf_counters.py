@@ -25,6 +25,7 @@ COUNTERS = (
     ("refused", "no_header"),
     ("refused", "no_option"),
     ("refused", "no_room"),
+    ("refused", "simultaneous_open"),
     ("refused", "too_long"),
     ("refused", "unusable_address"),
     ("refused", "version"),

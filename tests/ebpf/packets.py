@@ -41,6 +41,7 @@ class Forger:
     def __init__(self, host: Host, source: tuple[str, int], to: tuple[str, int]) -> None:
         self.source, self.to = source, to
         self.sack: tuple[int, int] | None = None
+        self.options = b""
         self._socket = host.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
         self._socket.settimeout(2)
 
@@ -61,13 +62,14 @@ class Forger:
 
     def receive(self) -> tuple[int, int, int]:
         """Sequence number, acknowledgement and flags of the next segment of the connection from the other side; its
-        SACK block is `self.sack` then."""
+        options are `self.options` then, and its SACK block, if it stands first, `self.sack`."""
         while True:
             packet = self._socket.recv(65536)
             tcp = packet[(packet[0] & 15) * 4 :]
             if struct.unpack(">HH", tcp[:4]) == (self.to[1], self.source[1]):
                 seq, ack = struct.unpack(">II", tcp[4:12])
                 options = tcp[20 : (tcp[12] >> 4) * 4]
+                self.options = options
                 self.sack = struct.unpack(">II", options[4:12]) if options[:4] == b"\1\1\5\n" else None
                 return seq, ack, tcp[13]
 
