@@ -210,7 +210,10 @@ static __always_inline __u16 folded(__u64 sum)
 	return ~sum;
 }
 
-/* Whether the checksum is still to be finished by the card, and so holds nothing but the addresses and the length. */
+/*
+ * Whether the checksum is still to be made by the card, and so holds nothing but the addresses and the length. One that is
+ * made already looks so once in 65,536; that packet is lost then. Only TIME_WAIT's and RST's are made here.
+ */
 static __always_inline int is_partial(const struct tcphdr *tcp, const struct packet *p)
 {
 	__u64 sum = bpf_htonl(IPPROTO_TCP + p->header + p->payload);
