@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from srcip_lab import bpf, cgroup
@@ -17,34 +18,50 @@ from srcip_proxy import libbpf
 
 PROGRAM = Path(__file__).with_name("toa.bpf.c")
 KIND = 254
-LONGEST = 20
+ON_ACK, ON_DATA, EVERYWHERE = 1, 2, 3
+"""Which segments have the option: the ACK that ends the handshake, those with data."""
+_LONGEST = 20
 _SOCK_OPS = 3  # enum bpf_attach_type
 
 
-def option(client: Endpoint) -> bytes:
+def option(client: Endpoint, kind: int = KIND) -> bytes:
     """The TCP option that names `client`."""
     address = client.ip.packed
-    return struct.pack(">BBH", KIND, 4 + len(address), client.port) + address
+    return struct.pack(">BBH", kind, 4 + len(address), client.port) + address
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A cgroup: connections that are opened in it have an option. The program goes with the cgroup."""
+
+    group: Path
+    program: libbpf.Object
+
+    @contextmanager
+    def sending(self, data: bytes, places: int = EVERYWHERE) -> Iterator[None]:
+        """Connections that this process opens meanwhile have the option `data`."""
+        self.program.put("option_map", struct.pack("=I", 0), struct.pack(f"=II{_LONGEST}s", places, len(data), data))
+        with cgroup.inside(self.group):
+            yield
+
+
+@contextmanager
+def sender(group: Path) -> Iterator[Sender]:
+    """Make a sender of a cgroup. Raises BpfError, LabError."""
+    program = libbpf.Object(bpf.compiled(PROGRAM))
+    try:
+        program.load()
+        program.attach_cgroup("toa_sender", group, _SOCK_OPS)
+        yield Sender(group, program)
+    finally:
+        program.close()
 
 
 @contextmanager
 def stating(lab: str, client: Endpoint) -> Iterator[None]:
-    """Connections that this process opens meanwhile have the option in every segment after the SYN. Raises LabError."""
-    with cgroup.balancer(lab) as group:
-        try:
-            _attach(group, option(client))
-        except libbpf.BpfError as error:
-            raise LabError(f"--toa needs root and a kernel that writes TCP options: {error}") from error
-        with cgroup.inside(group):
-            yield
-
-
-def _attach(group: Path, data: bytes) -> None:
-    """The program stays with the cgroup, and goes with it."""
-    sender = libbpf.Object(bpf.compiled(PROGRAM))
+    """Connections that this process opens meanwhile name `client`. Raises LabError."""
     try:
-        sender.load()
-        sender.put("option_map", struct.pack("=I", 0), struct.pack(f"=I{LONGEST}s", len(data), data))
-        sender.attach_cgroup("lab_toa", group, _SOCK_OPS)
-    finally:
-        sender.close()
+        with cgroup.balancer(lab) as group, sender(group) as balancer, balancer.sending(option(client)):
+            yield
+    except libbpf.BpfError as error:
+        raise LabError(f"--toa needs root and a kernel that writes TCP options: {error}") from error

@@ -4,69 +4,41 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 from ebpf_rig import LB4_ADDRESS, Pod, Pods, cgroup_root, needs_root, running
 from packets import ACK, PSH, RST, SYN, Forger
 from rig import CLIENT4, CLIENT6, POD4, POD6, Client, Seen, v1
 
-from srcip_lab import bpf
-from srcip_proxy import libbpf
+from srcip_lab import toa as option_toa
+from srcip_lab.header import Endpoint
+from srcip_lab.toa import EVERYWHERE, ON_ACK, ON_DATA, Sender, sender
 
 pytestmark = pytest.mark.dataplane
 
-SENDER = Path(__file__).with_name("toa.bpf.c")
-SOCK_OPS = 3  # enum bpf_attach_type
-NOWHERE, ON_ACK, ON_DATA, EVERYWHERE = 0, 1, 2, 3
 KINDS = (254, 200)
 IPV4_ALONE = ("0.0.0.0", "7000")
 Connects = Callable[..., Client]
 
 
 def option(client: tuple[str, int], kind: int = 254) -> bytes:
-    address = ip_address(client[0]).packed
-    return struct.pack(">BBH", kind, 4 + len(address), client[1]) + address
-
-
-@dataclass(frozen=True)
-class Balancer:
-    """Whoever connects in its cgroup sends the option that was set last."""
-
-    sender: libbpf.Object
-    cgroup: Path
-
-    @contextmanager
-    def sends(self, data: bytes, places: int = EVERYWHERE) -> Iterator[None]:
-        """Connections that are opened meanwhile belong to the balancer. Nothing else may be started."""
-        self.sender.put("option_map", struct.pack("=I", 0), struct.pack("=II20s", places, len(data), data))
-        row = next(row for row in Path("/proc/self/cgroup").read_text().splitlines() if row.startswith("0::"))
-        home = self.cgroup.parent / row[3:].lstrip("/")
-        (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-        try:
-            yield
-        finally:
-            (home / "cgroup.procs").write_text(str(os.getpid()))
+    return option_toa.option(Endpoint(ip_address(client[0]), client[1]), kind)
 
 
 @pytest.fixture(scope="module")
-def balancer() -> Iterator[Balancer]:
+def balancer() -> Iterator[Sender]:
+    """Whoever connects in its cgroup sends the option that was set last."""
     needs_root()
     root = cgroup_root()
     assert root
-    cgroup = root / f"srcip-balancer-{os.getpid()}"
-    cgroup.mkdir()
-    sender = libbpf.Object(bpf.compiled(SENDER))
+    group = root / f"srcip-balancer-{os.getpid()}"
+    group.mkdir()
     try:
-        sender.load()
-        sender.attach_cgroup("toa_sender", cgroup, SOCK_OPS)
-        yield Balancer(sender, cgroup)
+        with sender(group) as made:
+            yield made
     finally:
-        sender.close()
-        cgroup.rmdir()
+        group.rmdir()
 
 
 @pytest.fixture
@@ -80,11 +52,11 @@ def optional(pods: Pods) -> Pod:
 
 
 @pytest.fixture
-def connect(balancer: Balancer) -> Connects:
+def connect(balancer: Sender) -> Connects:
     """A connection of the balancer's, with an option."""
 
     def connected(pod: Pod, data: bytes = b"", places: int = EVERYWHERE, **options: object) -> Client:
-        with balancer.sends(data, places):
+        with balancer.sending(data, places):
             return pod.connect(**options)  # type: ignore[arg-type]
 
     return connected
