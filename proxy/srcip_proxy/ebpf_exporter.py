@@ -34,6 +34,7 @@ FRESH_S = 1.0
 ANSWER_S = 10.0
 _KIND = "text/plain; version=0.0.4; charset=utf-8"
 _HEAD = struct.Struct("!?I")
+_READY = b"!"
 _NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 
 
@@ -87,8 +88,9 @@ def _start(options: Options, kernel: Kernel) -> int:
         _serve(listener, theirs)
     theirs.close()
     listener.close()
-    say(f"listening on {options.address or ''}:{options.port}")
-    _answer(ours, kernel, root, options.pods)
+    if ours.recv(1) == _READY:
+        say(f"listening on {options.address or ''}:{options.port}")
+        _answer(ours, kernel, root, options.pods)
     return _refuse([f"the process that speaks HTTP has ended: {_ended(child)}"], 1)
 
 
@@ -123,7 +125,7 @@ def _listener(options: Options) -> socket.socket:
         family = socket.AF_INET6 if ":" in (options.address or "") else socket.AF_INET
         return socket.create_server((options.address or "", options.port), family=family, backlog=128)
     except OSError as error:
-        raise OSError(f"--listen {options.address or ''}:{options.port}: {error.strerror}") from None
+        raise OSError(f"--listen {options.address or ''}:{options.port}: {os.strerror(error.errno or 0)}") from None
 
 
 def _answer(channel: socket.socket, kernel: Kernel, root: Path, logs: Path) -> None:
@@ -153,6 +155,7 @@ def _serve(listener: socket.socket, channel: socket.socket) -> NoReturn:
         for number in STOP:
             signal.signal(number, signal.SIG_DFL)
         be_nobody()
+        channel.sendall(_READY)
         Server(listener, channel, Pages(channel)).run()
         code = 0  # the parent has gone
     except (OSError, SourceError) as error:

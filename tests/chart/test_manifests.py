@@ -4,14 +4,33 @@ from itertools import combinations
 
 import kubernetes_validate
 import pytest
-from rendering import AUTHORITY, CASES, NAMESPACE, TRUSTING, Helm, Json, containers, is_hook, merged, nested, one, pods
+from rendering import (
+    AUTHORITY,
+    CASES,
+    NAMESPACE,
+    TRUSTING,
+    Helm,
+    Json,
+    containers,
+    is_hook,
+    merged,
+    nested,
+    one,
+    pods,
+    variables,
+)
 from values_reference import CHART
+
+from srcip_proxy.ebpf_exporter import NEEDED
+from srcip_proxy.ebpf_exporter_options import parse
 
 STRANGERS = ("cert-manager.io/", "monitoring.coreos.com/")
 """API groups that are not Kubernetes' own."""
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 UNPROTECTED = {"everything-on"}
 """Cases that use the node's network, which Pod Security does not let through."""
+EXPORTER = "srcip-ebpf-exporter"
+"""The one Pod of the chart that needs a privileged namespace; off by default."""
 SECRET = {"name": "5", "caBundle": AUTHORITY}
 OUTSIDE_NAMESPACES = {"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "Namespace"}
 
@@ -36,8 +55,9 @@ def test_kubernetes_accepts_every_object(version: str, objects: list[Json]) -> N
 
 
 def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -> None:
-    """The fields that the level `restricted` looks at, in every Pod of the chart."""
+    """The fields that the level `restricted` looks at, in every Pod of the chart but the exporter of ebpf mode."""
     found = dict(pods(objects))
+    found.pop(EXPORTER, None)
     assert set(found) >= {"srcip-webhook", "srcip-test"}
     for name, spec in found.items():
         assert not {"hostPID", "hostIPC"} & spec.keys(), name
@@ -54,6 +74,76 @@ def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -
                 "capabilities": {"drop": ["ALL"]},
             }, name
             assert not any("hostPort" in port for port in container.get("ports", [])), name
+
+
+def test_by_default_no_pod_needs_more(helm: Helm) -> None:
+    """The exporter is nowhere: no object, no account, no line that helm says."""
+    for case, values in CASES.items():
+        text = helm.template(values)
+        assert ("exporter" in text) == ("ebpfExporter" in values), case
+        assert ("SYS_ADMIN" in text) == ("ebpfExporter" in values), case
+
+
+def exporter(helm: Helm, case: str = "exporter-of-ebpf-mode") -> Json:
+    """The template of its Pods."""
+    found: Json = one(helm.objects(CASES[case]), "DaemonSet")["spec"]["template"]
+    return found
+
+
+def test_the_exporter_has_what_it_needs_and_no_more(helm: Helm) -> None:
+    """Four capabilities, two directories of the node to read, and nothing else of the node's; no token."""
+    spec = exporter(helm)["spec"]
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": list(NEEDED)},
+    }
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
+    assert not any("hostPort" in port for port in container["ports"])
+    assert spec["automountServiceAccountToken"] is False
+    paths = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"]}
+    assert paths == {"cgroup": "/sys/fs/cgroup", "pods": "/var/log/pods"}
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    assert container["image"] == variables(containers(helm.objects({}))["webhook"])["SRCIP_PROXY_IMAGE"]
+
+
+@pytest.mark.parametrize(("case", "port"), [("exporter-of-ebpf-mode", 15020), ("everything-on", 9100)])
+def test_the_exporters_command_line_is_understood(case: str, port: int, helm: Helm) -> None:
+    """It listens where the probes, the PodMonitor and the NetworkPolicy look, and reads what is mounted."""
+    (container,) = exporter(helm, case)["spec"]["containers"]
+    assert container["command"] == ["srcip-proxy"]
+    assert container["args"][:2] == ["ebpf", "exporter"]
+    options = parse(container["args"][2:])
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"cgroup": str(options.cgroups), "pods": str(options.pods)} == mounts
+    assert (options.address, options.port) == (None, port)
+    assert container["ports"] == [{"name": "metrics", "containerPort": port, "protocol": "TCP"}]
+    assert {container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")} == {"/healthz"}
+
+
+def test_no_webhook_of_srcip_looks_at_the_exporter(helm: Helm) -> None:
+    """Of no release: neither annotations of its Pods nor labels can make one, and none can keep it from starting."""
+    template = exporter(helm, "everything-on")
+    assert template["metadata"]["annotations"] == {"srcip.io/mode": "ebpf"}
+    assert template["metadata"]["labels"]["srcip.io/inject"] == "false"
+    assert template["metadata"]["labels"]["scrape"] == "yes"
+
+
+def test_the_exporters_series_keep_the_names_of_their_pods(helm: Helm) -> None:
+    """Prometheus takes the page's labels, finds the exporter's Pods, and may reach their only port."""
+    objects = helm.objects(CASES["everything-on"])
+    labels = exporter(helm, "everything-on")["metadata"]["labels"]
+    monitor, policy = one(objects, "PodMonitor", "-exporter"), one(objects, "NetworkPolicy", "-exporter")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["honorLabels"], endpoint["port"], endpoint["path"]) == (True, "metrics", "/metrics")
+    for selector in (monitor["spec"]["selector"], policy["spec"]["podSelector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+    (rule,) = policy["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == ["metrics"]
+    assert rule["from"] == CASES["everything-on"]["networkPolicy"]["metricsFrom"]
+    assert (policy["spec"]["policyTypes"], policy["spec"]["egress"]) == (["Ingress", "Egress"], [])
 
 
 def test_every_container_states_what_it_needs(objects: list[Json]) -> None:
@@ -178,13 +268,18 @@ def test_the_service_leads_to_the_webhook(objects: list[Json]) -> None:
 
 
 def test_who_is_selected_is_labelled(objects: list[Json]) -> None:
-    """Deployment, PodDisruptionBudget, NetworkPolicy and spread all select the webhook's Pods and no other."""
+    """Deployment, PodDisruptionBudget, its NetworkPolicy and spread all select the webhook's Pods and no other."""
     deployment = one(objects, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     others = [each["metadata"]["labels"] for each in objects if each["kind"] == "Pod"]
     others += [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "Job"]
     budgets = [each["spec"]["selector"] for each in objects if each["kind"] == "PodDisruptionBudget"]
-    policies = [each["spec"]["podSelector"] for each in objects if each["kind"] == "NetworkPolicy"]
+    others += [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "DaemonSet"]
+    policies = [
+        each["spec"]["podSelector"]
+        for each in objects
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] != EXPORTER
+    ]
     spread = [each["labelSelector"] for each in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]]
     for selector in (deployment["spec"]["selector"], *budgets, *policies, *spread):
         assert selector["matchLabels"].items() <= labels.items()
@@ -206,7 +301,7 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
     """Not even those outside of namespaces, when name and namespace run together."""
 
     def identities(release: str, namespace: str) -> set[tuple[str, str, str]]:
-        found = helm.objects({}, release=release, namespace=namespace)
+        found = helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace=namespace)
         return {(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]) for each in found}
 
     places = [("srcip", "a"), ("srcip", "b"), ("srcip-a", "b"), ("srcip", "a-b"), ("other", "a")]
@@ -217,9 +312,9 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
 @pytest.mark.parametrize("release", ["a", "x" * 53, "srcip-" + "y" * 47, "a.b.c", "srcip." + "z" * 40 + "." + "q" * 5])
 def test_long_names_stay_legal(release: str, helm: Helm) -> None:
     """Names of Services, Jobs and namespaces are DNS labels of at most 63 characters."""
-    for each in helm.objects({}, release=release, namespace="n" * 63):
+    for each in helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace="n" * 63):
         name = each["metadata"]["name"]
-        if each["kind"] in ("Service", "Job", "Namespace", "Deployment", "Pod"):
+        if each["kind"] in ("Service", "Job", "Namespace", "Deployment", "DaemonSet", "Pod"):
             assert len(name) <= 63 and "." not in name and not name.endswith("-"), name
         assert len(name) <= 253
 

@@ -160,7 +160,7 @@ def free_port() -> int:
 
 @contextmanager
 def exporter(root: Path, logs: Path, *prefix: str) -> Iterator[Exporter]:
-    """The exporter of these directories, once it listens; with its capabilities alone unless `prefix` says otherwise."""
+    """The exporter of these directories, once it listens; with its capabilities alone, unless `prefix` says else."""
     port = free_port()
     words = command(root, logs, port, *(prefix or only(*NEEDED)))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
