@@ -9,6 +9,7 @@ import pytest
 from cluster import chart, clients, workloads
 from cluster.edge import Balancer, Service
 from cluster.kube import Kube, Object, eventually, ip, is_ready, name
+from cluster.node import Node
 from cluster.site import Edge, Site
 from cluster.workloads import App, alone, ebpf, pod
 from srcip_lab.errors import LabError
@@ -74,6 +75,38 @@ def test_connections_are_counted_under_namespace_and_pod(system: Kube, kube: Kub
     kube("delete", "pod", "web", "--grace-period=1")
     eventually(lambda: counted() == {f"other {accepted}": 1}, "the Pod has left the page")
     assert all(sample.startswith("other ") for sample in page(system, kube.namespace))
+
+
+def test_a_new_sandbox_of_a_pod_goes_on_counting(cluster: Site, system: Kube, kube: Kube, edge: Edge) -> None:
+    """Its programs are new ones, on the same cgroup, beside those of the network that is gone."""
+    if not cluster.node:
+        pytest.skip("the node of this cluster is not on this machine")
+    made = ready(kube, App("web", annotations=ebpf(trusted_cidrs=alone(*edge.host.ips))))
+    sample = 'web srcip_accepted_connections_total header="proxy"'
+    for number in (1, 2):
+        with Balancer(edge.host, WEB) as balancer:
+            balancer.serve("web", [(ip(made), 8080)])
+            clients.ask(balancer.connect("web"))
+        eventually(lambda n=number: page(system, kube.namespace).get(sample) == n, "the counter")  # type: ignore[misc]
+        if number == 1:
+            made = with_new_sandbox(cluster.node, kube, made)
+    assert kube.get("pod", "web")["metadata"]["uid"] == made["metadata"]["uid"]
+
+
+def with_new_sandbox(node: Node, kube: Kube, of: Object) -> Object:
+    """The Pod again, once kubelet has replaced its sandbox."""
+    labels = {"io.cri-containerd.kind": "sandbox", "io.kubernetes.pod.uid": of["metadata"]["uid"]}
+    filters = ",".join(f'labels."{label}"=={value}' for label, value in labels.items())
+    sandbox = node.ctr("containers", "ls", "--quiet", filters).strip()
+    node.ctr("task", "kill", "--signal=SIGKILL", sandbox)
+
+    def again() -> Object | None:
+        pod = kube.get("pod", name(of))
+        restarts = pod["status"]["containerStatuses"][0]["restartCount"]
+        return pod if restarts == 1 and is_ready(pod) else None
+
+    found: Object = eventually(again, "ready again", timeout_s=90)
+    return found
 
 
 def test_it_has_no_token_and_four_capabilities(system: Kube) -> None:

@@ -148,8 +148,8 @@ class Exporter:
         return {state: int(number) for state, number in found if number != "0"}
 
 
-def command(root: Path, logs: Path, port: int, *prefix: str) -> list[str]:
-    options = ["--listen", f"127.0.0.1:{port}", "--cgroups", str(root), "--pods", str(logs)]
+def command(root: Path, logs: Path, port: int, *prefix: str, address: str = "127.0.0.1") -> list[str]:
+    options = ["--listen", f"{address}:{port}", "--cgroups", str(root), "--pods", str(logs)]
     return [*prefix, sys.executable, "-m", "srcip_proxy", "ebpf", "exporter", *options]
 
 
@@ -159,10 +159,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def exporter(root: Path, logs: Path, *prefix: str) -> Iterator[Exporter]:
+def exporter(root: Path, logs: Path, *prefix: str, address: str = "127.0.0.1") -> Iterator[Exporter]:
     """The exporter of these directories, once it listens; with its capabilities alone, unless `prefix` says else."""
     port = free_port()
-    words = command(root, logs, port, *(prefix or only(*NEEDED)))
+    words = command(root, logs, port, *(prefix or only(*NEEDED)), address=address)
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -124,6 +125,25 @@ def test_a_program_of_our_name_with_another_map_is_told(here: Node, served: Expo
         programs.attach_cgroup("srcip_peer4", here.cgroup(number), GETPEERNAME4)
         here.name(number, "shop", f"web-{number}")
     assert served.states() == {"shown": 1, "unreadable": 1}
+
+
+def test_the_programs_of_an_older_version_are_read_as_far_as_they_go(
+    here: Node, served: Exporter, loaded: libbpf.Object
+) -> None:
+    """A Pod keeps the programs of its first day. Counters are only ever added behind those that there are."""
+    elder = libbpf.Object(bpf.compiled(HERE / "elder.bpf.c"))
+    elder.load()
+    loaded.put("counters", struct.pack("=I", 0), struct.pack("=Q", 5))
+    for index, value in enumerate((1, 2**40, 2**63)):
+        elder.put("counters", struct.pack("=I", index), struct.pack("=Q", value))
+    for programs, numbers in ((elder, (1, 2)), (loaded, (2,))):
+        for number in numbers:
+            programs.attach_cgroup("srcip_peer4", here.cgroup(number), GETPEERNAME4)
+    here.name(1, "shop", "old")
+    here.name(2, "shop", "both")
+    elders = {"accepted local": 2**40, "accepted none": 2**63}
+    wanted = {"old": {"accepted proxy": 1, **elders}, "both": {"accepted proxy": 6, **elders}}
+    assert served.counters() == {("shop", pod, name): n for pod, its in wanted.items() for name, n in its.items()}
 
 
 def test_pods_that_come_and_go_all_the_time_break_no_page(here: Node, served: Exporter, loaded: libbpf.Object) -> None:
@@ -250,6 +270,15 @@ def test_paths_and_methods(served: Exporter) -> None:
     assert served.ask("/")[0] == served.ask("/metrics/x")[0] == 404
     assert served.ask("/metrics", "POST")[0] == 405
     assert served.ask("/metrics?debug=1")[:2] == (200, text)
+
+
+def test_without_an_address_it_listens_on_all(here: Node) -> None:
+    """Over both versions of IP."""
+    with exporter(here.root, here.logs, address="") as served:
+        for address in ("127.0.0.1", "::1"):
+            with socket.create_connection((address, served.port), timeout=5) as client:
+                client.sendall(b"HEAD /healthz HTTP/1.1\r\n\r\n")
+                assert whole(client).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest.mark.parametrize("noise", [b"\x16\x03\x01\x02\x00\r\n\r\n", b"\0" * 9000, b"GET\r\n\r\n", b"\r\n\r\n" * 9])
