@@ -30,7 +30,7 @@ NEEDED = ("SYS_ADMIN", "NET_ADMIN", "SETUID", "SETGID")
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 is what the image says a container is stopped with: HAProxy wants it so."""
 FRESH_S = 1.0
-"""A page is given out for so long: however many ask, the kernel is asked once."""
+"""A page is given out for so long: however many ask, the kernel is asked once a second."""
 ANSWER_S = 10.0
 _KIND = "text/plain; version=0.0.4; charset=utf-8"
 _HEAD = struct.Struct("!?I")
@@ -129,18 +129,27 @@ def _listener(options: Options) -> socket.socket:
 
 
 def _answer(channel: socket.socket, kernel: Kernel, root: Path, logs: Path) -> None:
-    """Write a page whenever the child asks for one, until it ends."""
+    """Say the page whenever the child asks for it, until it ends."""
+    message, until = b"", 0.0
     while channel.recv(1):
+        if time.monotonic() >= until:
+            message = _message(kernel, root, logs)
+            until = time.monotonic() + FRESH_S
         try:
-            is_good, text = True, read(kernel, root, logs)
-        except OSError as error:
-            is_good, text = False, f"the programs of this node can't be read: {error}\n"
-            say(text.rstrip())
-        try:
-            body = text.encode()
-            channel.sendall(_HEAD.pack(is_good, len(body)) + body)
+            channel.sendall(message)
         except OSError:
             return
+
+
+def _message(kernel: Kernel, root: Path, logs: Path) -> bytes:
+    """The page as it is now, or why there is none."""
+    try:
+        is_good, text = True, read(kernel, root, logs)
+    except OSError as error:
+        is_good, text = False, f"the programs of this node can't be read: {error}\n"
+        say(text.rstrip())
+    body = text.encode()
+    return _HEAD.pack(is_good, len(body)) + body
 
 
 def _ended(child: int) -> str:
@@ -184,17 +193,13 @@ class Pages:
     def __init__(self, channel: socket.socket) -> None:
         channel.settimeout(ANSWER_S)
         self._channel = channel
-        self._metrics, self._until = Answer(500, ""), 0.0
 
     def __call__(self, path: str) -> Answer:
         if path == "/healthz":
             return Answer(200, "ok\n")
         if path != "/metrics":
             return Answer(404, "here are /metrics and /healthz\n")
-        if time.monotonic() >= self._until:
-            self._metrics = self._ask()
-            self._until = time.monotonic() + FRESH_S
-        return self._metrics
+        return self._ask()
 
     def _ask(self) -> Answer:
         try:

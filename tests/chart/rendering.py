@@ -66,6 +66,7 @@ CASES: dict[str, Json] = {
         "ebpfExporter": {
             "enabled": True,
             "port": 9100,
+            "podLogsDirectory": "/data/pod-logs",
             "nodeSelector": {"ebpf": "yes"},
             "tolerations": [{"operator": "Exists"}],
             "affinity": {"nodeAffinity": {}},
