@@ -1,7 +1,7 @@
 """Reads, by libbpf, what programs that another process attached to a cgroup have counted in an array of theirs.
 
 The kernel opens a program or a map by its number for CAP_SYS_ADMIN alone, and lists the programs of a cgroup for
-CAP_NET_ADMIN (newer ones for CAP_SYS_ADMIN as well). Maps are opened so that they can be read only.
+CAP_NET_ADMIN (newer kernels for CAP_SYS_ADMIN as well). Maps are opened so that they can be read only.
 """
 
 from __future__ import annotations
