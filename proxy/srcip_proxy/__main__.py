@@ -18,7 +18,8 @@ The first three read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
   outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
-  ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help
+  ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help; or serve the counters of
+           a whole node: srcip-proxy ebpf exporter --help
 """
 
 
@@ -59,6 +60,10 @@ def _outbound(arguments: list[str]) -> int:
 
 
 def _ebpf(arguments: list[str]) -> int:
+    if arguments[:1] == ["exporter"]:
+        from srcip_proxy import ebpf_exporter  # noqa: PLC0415
+
+        return ebpf_exporter.main(arguments[1:])
     from srcip_proxy import ebpf  # noqa: PLC0415
 
     return ebpf.main(arguments)

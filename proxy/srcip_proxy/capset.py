@@ -1,4 +1,5 @@
-"""Switches on the capabilities that this process may have: file capabilities with +p give them, but switched off."""
+"""Switches on the capabilities that this process may have (file capabilities with +p give them, but switched off), or
+gives all of them up."""
 
 from __future__ import annotations
 
@@ -24,7 +25,15 @@ class _Half(ctypes.Structure):
 
 def use_all() -> None:
     """Make every permitted capability effective. Raises OSError."""
-    permitted = capabilities.held("CapPrm")
+    _set(capabilities.held("CapPrm"))
+
+
+def drop_all() -> None:
+    """Give up every capability, for good. Raises OSError."""
+    _set(0)
+
+
+def _set(permitted: int) -> None:
     halves = (_Half * 2)(*(_Half(half, half, 0) for half in (permitted & 0xFFFFFFFF, permitted >> 32)))
     if ctypes.CDLL(None, use_errno=True).capset(ctypes.byref(_Header(_VERSION_3, 0)), halves):
         raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")

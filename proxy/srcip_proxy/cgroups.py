@@ -26,7 +26,7 @@ def of_pod(root: Path, uid: str) -> Path | None:
     """
     if not _UID.fullmatch(uid):
         return None
-    return next((path for path, name in _pods(root) if name in (uid, uid.replace("-", "_"))), None)
+    return next((path for path, name in pods(root) if name in (uid, uid.replace("-", "_"))), None)
 
 
 def holds(cgroup: Path, process: int) -> bool:
@@ -42,8 +42,11 @@ def _processes(path: Path) -> list[str]:
         return []
 
 
-def _pods(root: Path) -> Iterator[tuple[Path, str]]:
-    """Every Pod's directory and the UID in its name, level by level; nothing is looked for inside of them."""
+def pods(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every Pod's directory and the UID in its name, level by level; nothing is looked for inside of them.
+
+    The UID is as the driver writes it, and some other directories have a name of this kind, too.
+    """
     level = [root]
     for _ in range(DEEPEST):
         below: list[Path] = []

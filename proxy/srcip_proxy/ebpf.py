@@ -1,4 +1,4 @@
-"""`srcip-proxy ebpf attach | stats`: the real client address without a proxy. docs/ebpf.md says how it works."""
+"""`srcip-proxy ebpf attach | stats | exporter`: the real client address without a proxy. docs/ebpf.md says how it works."""
 
 from __future__ import annotations
 
@@ -113,4 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     attaching.add_argument("--object", type=Path, default=OBJECT, help=f"the compiled programs (default: {OBJECT})")
     attaching.add_argument("--hook", choices=("auto", "clsact"), default="auto", help="auto: tcx if the kernel has it")
     commands.add_parser("stats", help="print the counters of this Pod; needs no capability")
+    text = "serve the counters of all Pods of this node: srcip-proxy ebpf exporter --help"
+    commands.add_parser("exporter", add_help=False, help=text)
     return parser

@@ -7,6 +7,7 @@ address which only this module uses; it answers with a counter, 48 bits as addre
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable, Mapping
 
 ADDRESS = "127.83.73.80"
 FINGERPRINT_PORT = 9999
@@ -32,7 +33,11 @@ COUNTERS = (
     ("dropped", "fragment"),
     ("dropped", "early"),
 )
-"""In the order of enum counter in proxy/bpf/state.h."""
+"""In the order of enum counter in proxy/bpf/state.h.
+
+A new one comes last: a Pod keeps the programs of its first day, and the exporter of a newer version reads them.
+"""
+Counters = Mapping[tuple[str, str], int]
 SERIES = {
     "accepted": ("srcip_accepted_connections_total", "header", "Connections that were handed to the application"),
     "fallback": ("srcip_fallback_connections_total", "reason", "Connections whose application saw the balancer"),
@@ -53,13 +58,30 @@ def read() -> dict[tuple[str, str], int] | None:
     return found if len(found) == len(values) else None
 
 
-def text(values: dict[tuple[str, str], int]) -> str:
+def text(values: Counters) -> str:
     """The counters as Prometheus reads them."""
-    lines = []
-    for series, (metric, label, doc) in SERIES.items():
-        lines += [f"# HELP {metric} {doc}.", f"# TYPE {metric} counter"]
-        lines += [f'{metric}{{{label}="{name}"}} {value}' for (kind, name), value in values.items() if kind == series]
-    return "\n".join(lines) + "\n"
+    return page([({}, values)])
+
+
+def page(pods: Iterable[tuple[Mapping[str, str], Counters]]) -> str:
+    """The same of many Pods, each with labels of its own. Pure."""
+    lines: dict[str, list[str]] = {series: [] for series in SERIES}
+    for labels, values in pods:
+        own = "".join(f'{name}="{_escaped(value)}",' for name, value in labels.items())
+        for (series, name), value in values.items():
+            metric, label, _ = SERIES[series]
+            lines[series].append(f'{metric}{{{own}{label}="{name}"}} {value}')
+    return "\n".join(line for series, rows in lines.items() for line in [*_head(series), *rows]) + "\n"
+
+
+def _head(series: str) -> list[str]:
+    metric, _, doc = SERIES[series]
+    return [f"# HELP {metric} {doc}.", f"# TYPE {metric} counter"]
+
+
+def _escaped(value: str) -> str:
+    """A label's value in Prometheus' text form."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _ask(port: int) -> int | None:

@@ -20,7 +20,8 @@ KUBERNETES = "1.36.0"
 RELEASE, NAMESPACE = "srcip", "srcip-system"
 TRUSTING: Json = {"trustedCIDRs": ["192.0.2.0/24", "2001:db8::/32"]}
 """The only values that must be given."""
-POD_PATHS = {"Pod": (), "Deployment": ("spec", "template"), "Job": ("spec", "template")}
+TEMPLATE = ("spec", "template")
+POD_PATHS = {"Pod": (), "Deployment": TEMPLATE, "DaemonSet": TEMPLATE, "Job": TEMPLATE}
 """Where the Pod or its template is in each kind that has one."""
 AUTHORITY = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUAAAA\n-----END CERTIFICATE-----\n"
 CASES: dict[str, Json] = {
@@ -62,8 +63,20 @@ CASES: dict[str, Json] = {
             "prometheusRule": {"enabled": True},
             "dashboard": {"enabled": True, "annotations": {"grafana_folder": "network"}},
         },
+        "ebpfExporter": {
+            "enabled": True,
+            "port": 9100,
+            "podLogsDirectory": "/data/pod-logs",
+            "nodeSelector": {"ebpf": "yes"},
+            "tolerations": [{"operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "system-node-critical",
+            "podLabels": {"srcip.io/inject": "true", "scrape": "yes"},
+            "podAnnotations": {"srcip.io/mode": "ebpf"},
+        },
         "test": {"namespace": "apps"},
     },
+    "exporter-of-ebpf-mode": {"ebpfExporter": {"enabled": True}},
     "without-what-can-be-left-out": {
         "admission": {"hints": False},
         "podDisruptionBudget": {"enabled": False},

@@ -12,6 +12,8 @@ STRANGERS = ("cert-manager.io/", "monitoring.coreos.com/")
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 UNPROTECTED = {"everything-on"}
 """Cases that use the node's network, which Pod Security does not let through."""
+EXPORTER = "srcip-ebpf-exporter"
+"""The one Pod of the chart that needs a privileged namespace; off by default."""
 SECRET = {"name": "5", "caBundle": AUTHORITY}
 OUTSIDE_NAMESPACES = {"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "Namespace"}
 
@@ -36,8 +38,9 @@ def test_kubernetes_accepts_every_object(version: str, objects: list[Json]) -> N
 
 
 def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -> None:
-    """The fields that the level `restricted` looks at, in every Pod of the chart."""
+    """The fields that the level `restricted` looks at, in every Pod of the chart but the exporter of ebpf mode."""
     found = dict(pods(objects))
+    found.pop(EXPORTER, None)
     assert set(found) >= {"srcip-webhook", "srcip-test"}
     for name, spec in found.items():
         assert not {"hostPID", "hostIPC"} & spec.keys(), name
@@ -54,6 +57,14 @@ def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -
                 "capabilities": {"drop": ["ALL"]},
             }, name
             assert not any("hostPort" in port for port in container.get("ports", [])), name
+
+
+def test_by_default_no_pod_needs_more(helm: Helm) -> None:
+    """The exporter is nowhere: no object, no account, no line that helm says."""
+    for case, values in CASES.items():
+        text = helm.template(values)
+        assert ("exporter" in text) == ("ebpfExporter" in values), case
+        assert ("SYS_ADMIN" in text) == ("ebpfExporter" in values), case
 
 
 def test_every_container_states_what_it_needs(objects: list[Json]) -> None:
@@ -178,13 +189,18 @@ def test_the_service_leads_to_the_webhook(objects: list[Json]) -> None:
 
 
 def test_who_is_selected_is_labelled(objects: list[Json]) -> None:
-    """Deployment, PodDisruptionBudget, NetworkPolicy and spread all select the webhook's Pods and no other."""
+    """Deployment, PodDisruptionBudget, its NetworkPolicy and spread all select the webhook's Pods and no other."""
     deployment = one(objects, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     others = [each["metadata"]["labels"] for each in objects if each["kind"] == "Pod"]
     others += [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "Job"]
     budgets = [each["spec"]["selector"] for each in objects if each["kind"] == "PodDisruptionBudget"]
-    policies = [each["spec"]["podSelector"] for each in objects if each["kind"] == "NetworkPolicy"]
+    others += [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "DaemonSet"]
+    policies = [
+        each["spec"]["podSelector"]
+        for each in objects
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] != EXPORTER
+    ]
     spread = [each["labelSelector"] for each in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]]
     for selector in (deployment["spec"]["selector"], *budgets, *policies, *spread):
         assert selector["matchLabels"].items() <= labels.items()
@@ -206,7 +222,7 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
     """Not even those outside of namespaces, when name and namespace run together."""
 
     def identities(release: str, namespace: str) -> set[tuple[str, str, str]]:
-        found = helm.objects({}, release=release, namespace=namespace)
+        found = helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace=namespace)
         return {(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]) for each in found}
 
     places = [("srcip", "a"), ("srcip", "b"), ("srcip-a", "b"), ("srcip", "a-b"), ("other", "a")]
@@ -217,9 +233,9 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
 @pytest.mark.parametrize("release", ["a", "x" * 53, "srcip-" + "y" * 47, "a.b.c", "srcip." + "z" * 40 + "." + "q" * 5])
 def test_long_names_stay_legal(release: str, helm: Helm) -> None:
     """Names of Services, Jobs and namespaces are DNS labels of at most 63 characters."""
-    for each in helm.objects({}, release=release, namespace="n" * 63):
+    for each in helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace="n" * 63):
         name = each["metadata"]["name"]
-        if each["kind"] in ("Service", "Job", "Namespace", "Deployment", "Pod"):
+        if each["kind"] in ("Service", "Job", "Namespace", "Deployment", "DaemonSet", "Pod"):
             assert len(name) <= 63 and "." not in name and not name.endswith("-"), name
         assert len(name) <= 253
 

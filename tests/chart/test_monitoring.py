@@ -9,6 +9,8 @@ import pytest
 from rendering import CASES, Helm, Json, containers, one, variables
 
 from srcip_certs.metrics import Metrics as CertsMetrics
+from srcip_proxy.ebpf_counters import COUNTERS
+from srcip_proxy.ebpf_exporter_pods import Name, Reading, page
 from srcip_webhook.metrics import Metrics as WebhookMetrics
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import from_environ
@@ -53,7 +55,9 @@ def exporters() -> dict[str, set[str]]:
     webhook.observe("inject", "requested", 0.001)
     webhook.rejected[400] += 1
     webhook.reloads["loaded"] += 1
-    series = of_python(webhook.text()) | of_python(CertsMetrics().text()) | of_lua() | {name: set() for name in OTHERS}
+    ebpf = page([Reading("1", 1, (0,) * len(COUNTERS))], {"1": Name("apps", "web")})
+    series = of_python(webhook.text()) | of_python(CertsMetrics().text()) | of_lua() | of_python(ebpf)
+    series |= {name: set() for name in OTHERS}
     scrape = {"namespace", "pod", "service"}
     own = {"apiserver_admission_webhook": {"name", "error_type"}, "haproxy": {"proxy"}}
     return {

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, Pod, Pods, running
+from ebpf_rig import ALL_PORTS, Pod, Pods, needs_root, running
+from exporter_rig import Exporter, Node, exporter, node
+
+from srcip_lab import bpf
+from srcip_proxy import libbpf
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +31,28 @@ def pods() -> Iterator[Pods]:
 def pod(pods: Pods) -> Pod:
     """The Pod of most tests."""
     return pods()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Node]:
+    """A node for the exporter, without Pods."""
+    needs_root()
+    with node(tmp_path / "pods") as made:
+        yield made
+
+
+@pytest.fixture
+def served(here: Node) -> Iterator[Exporter]:
+    """The exporter of this node."""
+    with exporter(here.root, here.logs) as running:
+        yield running
+
+
+@pytest.fixture
+def loaded() -> Iterator[libbpf.Object]:
+    """The programs, loaded and attached to nothing."""
+    programs = libbpf.Object(bpf.compiled())
+    programs.resize("lives", 1)
+    programs.load()
+    yield programs
+    programs.close()

@@ -114,11 +114,8 @@ class Pod:
             return client.seen()
 
     def programs(self) -> list[str]:
-        """Which programs are on the Pod's interface and its cgroup, as ids (tcx, clsact, getpeername4 and 6)."""
-        said = self.sh("pod", f"{sys.executable} {Path(__file__).parent / 'tcx.py'} eth0")
-        said += self.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress")
-        said += self.sh("pod", f"bpftool cgroup show {self.cgroup} | awk '/^[0-9]/ {{print \" id \" $1}}'")
-        return re.findall(r" id (\d+)", said)
+        """Which programs are on the Pod's interface and its cgroup, by the kernel's numbers."""
+        return programs(self.net.pod, self.cgroup)
 
     def accepted(self) -> int:
         """How many connections the application has accepted so far."""
@@ -175,6 +172,17 @@ def _remove(cgroup: Path) -> None:
             return cgroup.rmdir()
         except OSError:
             time.sleep(0.01)
+
+
+def programs(host: Host, cgroup: Path) -> list[str]:
+    """The numbers of those on the interface of `host`, by tcx or clsact, and on the cgroup."""
+    script = f"""
+        {sys.executable} {Path(__file__).parent / "tcx.py"} eth0
+        tc filter show dev eth0 ingress; tc filter show dev eth0 egress
+        bpftool cgroup show {cgroup} | awk '/^[0-9]/ {{print " id " $1}}'"""
+    done = host.run(["sh", "-c", script], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return re.findall(r" id (\d+)", str(done.stdout))
 
 
 def still_echoes(client: Client, text: bytes) -> bool:

@@ -80,7 +80,7 @@ Start = Callable[..., subprocess.Popen[str]]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a container of an image within LIMITS, in the network of this machine; it ends with the test.
 
-    It runs what the image says, or `words`.
+    It runs what the image says, or `words`; `security` is what its security context says in place of LIMITS.
     """
     running: list[tuple[str, subprocess.Popen[str]]] = []
     number = itertools.count()
@@ -88,12 +88,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
     environment = {**os.environ, "PATH": machine_path()}
 
     def run(
-        image: Image, *, words: Sequence[str] = (), env: Mapping[str, str] | None = None, mounts: Sequence[Any] = ()
+        image: Image,
+        *,
+        words: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Any] = (),
+        security: Mapping[str, Any] | None = None,
     ) -> subprocess.Popen[str]:
         identity = f"srcip-images-{os.getpid()}-{next(number)}"
         bundle = tmp_path / identity
         bundle.mkdir()
-        (bundle / "config.json").write_text(json.dumps(bundle_config(image, words, env or {}, mounts)))
+        (bundle / "config.json").write_text(json.dumps(bundle_config(image, words, env or {}, mounts, security or {})))
         command = [*runc, "run", f"--bundle={bundle}", identity]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **pipes)
@@ -106,12 +111,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def bundle_config(image: Image, words: Sequence[str], env: Mapping[str, str], mounts: Sequence[Any]) -> dict[str, Any]:
-    """What a runtime makes of the image's configuration within LIMITS; it runs `words` if there are any."""
+def bundle_config(
+    image: Image, words: Sequence[str], env: Mapping[str, str], mounts: Sequence[Any], security: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a runtime makes of the image's configuration within LIMITS, but for `security`; it runs `words` if given."""
     said = image.config
     uid, gid = image.user
     context = {**LIMITS, "runAsNonRoot": True, "runAsUser": uid, "runAsGroup": gid}
-    context["seccompProfile"] = {"type": "RuntimeDefault"}
+    context |= {"seccompProfile": {"type": "RuntimeDefault"}, **security}
     command = list(words) or [*(said.get("Entrypoint") or []), *(said.get("Cmd") or [])]
     container = {"name": image.name, "command": command, "securityContext": context}
     own = dict(variable.split("=", 1) for variable in said["Env"])

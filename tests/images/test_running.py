@@ -1,9 +1,12 @@
 """The images at work: each program within the strictest limits, and the proxy's whole data plane."""
 
 import json
+import os
+import signal
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,17 @@ from rig import CLIENT4, CLIENT6, POD6, PORT, Rig, Seen, plan, v1, v2
 from rig import start as start_pod
 from support import body, pod
 
+from srcip_lab import bpf
 from srcip_lab import image as lab_image
+from srcip_proxy import cgroups, libbpf
+from srcip_proxy.ebpf_exporter import NEEDED
 
 pytestmark = pytest.mark.images
 
 START_LIMIT_S = 30
+LIMITS = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+UID = f"{os.getpid():08d}-6cd9-4c5c-9a0a-5b9d1b5f7a10"
+EXPORTER_PORT = 15520
 
 
 def said(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -59,6 +68,55 @@ def test_the_programs_of_ebpf_mode_can_be_opened_by_the_loader(finished: Callabl
         "print('opened')\n"
     )
     assert said(start(finished("proxy"), words=["python3", "-I", "-c", code])) == (0, "opened\n")
+
+
+def test_the_exporter_runs_in_the_shipped_image(finished: Callable[[str], Any], start: Any, tmp_path: Path) -> None:
+    """With the chart's security context and the runtime's seccomp profile, libbpf and Python of the image: the counters
+    of a Pod of this node. The image's signal to stop ends it."""
+    root = Path("/sys/fs/cgroup")
+    needed = {**LIMITS, "capabilities": {"drop": ["ALL"], "add": list(NEEDED)}}
+    as_root = {**needed, "runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
+    (tmp_path / "pods" / f"shop_web_{UID}").mkdir(parents=True)
+    words = ["srcip-proxy", "ebpf", "exporter", f"--listen=127.0.0.1:{EXPORTER_PORT}"]
+    words += ["--cgroups=/host/cgroup", "--pods=/host/pods"]
+    mounts = [(root, "/host/cgroup", True), (tmp_path / "pods", "/host/pods", True)]
+    with pod_with_programs(root):
+        process = start(finished("proxy"), words=words, mounts=mounts, security=as_root)
+        line = process.stdout.readline()
+        assert "listening" in line, line + process.stdout.read()
+        text = httpx.get(f"http://127.0.0.1:{EXPORTER_PORT}/metrics", trust_env=False).text
+    assert 'srcip_refused_connections_total{namespace="shop",pod="web",reason="no_header"} 0\n' in text
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(10) == 0
+
+
+@contextmanager
+def pod_with_programs(root: Path) -> Iterator[None]:
+    """A Pod's cgroup with the program that the exporter looks for."""
+    top = cgroups.version_2(root)
+    assert top, "needs cgroup v2"
+    cgroup = top / f"pod{UID}"
+    programs = libbpf.Object(bpf.compiled())
+    programs.resize("lives", 1)
+    programs.load()
+    cgroup.mkdir()
+    try:
+        programs.attach_cgroup("srcip_peer4", cgroup, libbpf.GETPEERNAME4)
+        yield
+    finally:
+        programs.close()
+        cgroup.rmdir()
+
+
+@pytest.mark.parametrize("lost", ["SYS_ADMIN", "SETUID"])
+def test_the_exporter_names_what_the_container_lacks(finished: Callable[[str], Any], start: Any, lost: str) -> None:
+    added = [name for name in NEEDED if name != lost]
+    context = {**LIMITS, "capabilities": {"drop": ["ALL"], "add": added}, "runAsNonRoot": False, "runAsUser": 0}
+    words = ["srcip-proxy", "ebpf", "exporter", "--cgroups=/sys", "--pods=/tmp"]
+    code, out = said(start(finished("proxy"), words=words, security=context))
+    assert code == 1
+    assert f"CAP_{lost} is missing" in out
+    assert "--cgroups /sys is not cgroup v2" in out
 
 
 def test_certs_starts_and_names_what_is_missing(finished: Callable[[str], Any], start: Any) -> None:

@@ -1,13 +1,12 @@
 """The Pod's own cgroup in the lab: what goes with it, and whose it is."""
 
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from ebpf_rig import needs_root
+from ebpf_rig import needs_root, programs
 from tests.lab.conftest import annotated, pod
 
 from srcip_lab import cgroup
@@ -23,20 +22,15 @@ def possible() -> None:
     needs_root()
 
 
-def attached(current: Lab) -> set[int]:
-    """The programs of this lab's Pod by their numbers: those of its interface and of its cgroup."""
-    words = ("filter", "show", "dev", "eth0")
-    tc = [current.pod.run(["tc", "-j", *words, end], capture_output=True).stdout for end in ("ingress", "egress")]
-    found = {
-        row["options"]["prog"]["id"] for text in tc for row in json.loads(text) if "prog" in row.get("options", {})
-    }
+def attached(current: Lab) -> list[str]:
+    """The programs of this lab's Pod by their numbers."""
     own = cgroup.of_pod(current.name)
-    shown = subprocess.run(["bpftool", "-j", "cgroup", "show", str(own)], capture_output=True, check=True).stdout
-    return found | {row["id"] for row in json.loads(shown)}
+    assert own
+    return programs(current.pod, own)
 
 
-def is_loaded(number: int) -> bool:
-    done = subprocess.run(["bpftool", "prog", "show", "id", str(number)], capture_output=True, check=False)
+def is_loaded(number: str) -> bool:
+    done = subprocess.run(["bpftool", "prog", "show", "id", number], capture_output=True, check=False)
     return done.returncode == 0
 
 

@@ -8,6 +8,10 @@
 {{ include "srcip.fullname" . }}-webhook
 {{- end }}
 
+{{- define "srcip.exporterName" -}}
+{{ include "srcip.fullname" . }}-ebpf-exporter
+{{- end }}
+
 {{/* Of objects outside of namespaces: a namespace has no dot, so two releases never share a name. */}}
 {{- define "srcip.clusterName" -}}
 {{ include "srcip.fullname" . }}.{{ .Release.Namespace }}
