@@ -1,4 +1,4 @@
-"""`srcip-proxy ebpf attach | stats | exporter`: the real client address without a proxy. docs/ebpf.md says how it works."""
+"""`srcip-proxy ebpf attach | stats | exporter`: the real client address without a proxy. See docs/ebpf.md."""
 
 from __future__ import annotations
 

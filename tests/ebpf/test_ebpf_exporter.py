@@ -26,7 +26,6 @@ from srcip_proxy.libbpf import GETPEERNAME4
 pytestmark = pytest.mark.dataplane
 HERE = Path(__file__).parent
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-"""For a page of 100 Pods, on two CPUs shared with other work; the figure itself is in docs/exporter.md."""
 
 
 def test_each_pod_has_its_own_counters_under_its_name(here: Node, served: Exporter) -> None:

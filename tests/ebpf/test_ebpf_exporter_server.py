@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from exporter_rig import Exporter, Node, exporter, only
 
+from srcip_lab.state import wait_until
 from srcip_proxy import libbpf
 from srcip_proxy.ebpf_exporter import FRESH_S, NEEDED
 from srcip_proxy.ebpf_exporter_http import DEADLINE_S, MOST
@@ -110,11 +111,8 @@ def test_a_client_that_never_reads_is_cut_off(here: Node, served: Exporter, load
     stuck.connect(("127.0.0.1", served.port))
     stuck.sendall(GET)
     assert served.states() == {"shown": 40}
-    assert len(connections(served)) == 1
-    deadline = time.monotonic() + 2 * DEADLINE_S
-    while connections(served):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert wait_until(lambda: len(connections(served)) == 1, 2)
+    assert wait_until(lambda: not connections(served), 2 * DEADLINE_S)
     stuck.close()
 
 
