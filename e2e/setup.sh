@@ -32,6 +32,10 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
         need /usr/include/bpf/bpf_helpers.h libbpf-dev
         need bpftool bpftool
         need ethtool ethtool
+        need qemu-system-x86_64 qemu-system-x86 # boots other kernels, with
+        need /usr/lib/qemu/virtiofsd qemu-system-common
+        need busybox busybox-static
+        need modprobe kmod
         need etcd etcd-server
         need "$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null || echo /none)" libfaketime # a clock that jumps
         ;;

@@ -5,11 +5,13 @@ $b mkdir -p /proc /shared /memory /root
 $b mount -t proc proc /proc
 word() { $b tr ' ' '\n' </proc/cmdline | $b sed -n "s/^srcip\.$1=//p"; }
 for module in $($b cat /order); do $b insmod "/$module"; done
-$b mount -t virtiofs -o ro shared /shared &&
-    $b mount -t tmpfs memory /memory && $b mkdir /memory/upper /memory/work &&
-    $b mount -t overlay -o lowerdir=/shared,upperdir=/memory/upper,workdir=/memory/work overlay /root || $b poweroff -f
-$b mkdir -p "/root/lib/modules/$($b uname -r)"
-$b mount --bind "/root$(word modules)" "/root/lib/modules/$($b uname -r)"
+$b mount -t virtiofs -o ro shared /shared && $b mount -t tmpfs memory /memory || $b poweroff -f
+modules=usr/lib/modules/$($b uname -r)
+# These are there from the beginning: before Linux 6.0 an overlay can't copy a directory that comes by virtiofs.
+$b mkdir -p "/memory/upper/$modules" /memory/upper/usr/local/lib /memory/upper/tmp /memory/work
+$b chmod 1777 /memory/upper/tmp
+$b mount -t overlay -o lowerdir=/shared,upperdir=/memory/upper,workdir=/memory/work overlay /root || $b poweroff -f
+$b mount --bind "/shared$(word modules)" "/root/$modules"
 $b mount -t proc proc /root/proc
 $b mount -t sysfs sysfs /root/sys
 $b mount -t devtmpfs devtmpfs /root/dev

@@ -42,7 +42,10 @@ def run_in(kernel: Kernel, command: Sequence[str], output: TextIO, *, seconds: i
 
 
 def has_kvm() -> bool:
-    """Whether the processor itself runs guests. Some virtual machines offer /dev/kvm without, and boot no usual kernel."""
+    """Whether the processor itself runs guests. Some virtual machines offer /dev/kvm without, and boot no usual kernel.
+
+    Without it one CPU must do: with two in software, kernels that change their own code fail now and then.
+    """
     flags = re.search(r"^flags\b.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return bool(flags) and os.access(KVM, os.R_OK | os.W_OK)
 
@@ -51,7 +54,10 @@ def _initramfs(kernel: Kernel, place: Path) -> None:
     """busybox, the init script and the first modules."""
     tree = place / "initramfs"
     tree.mkdir()
-    shutil.copy(shutil.which("busybox", path=machine_path()) or "busybox", tree / "busybox")
+    busybox = Path(shutil.which("busybox", path=machine_path()) or "")
+    if not busybox.is_file() or b"ld-linux" in busybox.read_bytes():
+        raise LabError("busybox that needs no library is missing (Debian package busybox-static)")
+    shutil.copy(busybox, tree / "busybox")
     shutil.copy(INIT, tree / "init")
     (tree / "init").chmod(0o755)
     order = []
@@ -96,13 +102,15 @@ def _boot(kernel: Kernel, place: Path, output: TextIO, seconds: int) -> int:
     words = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-machine", "q35,memory-backend=memory", "-object", f"memory-backend-memfd,id=memory,size={MEMORY},share=on"),
-        *(("-accel", "kvm", "-cpu", "host") if has_kvm() else ("-accel", "tcg,thread=multi", "-cpu", "max")),
-        *("-m", MEMORY, "-smp", str(min(2, os.cpu_count() or 1))),
+        *(("-accel", "kvm", "-cpu", "host", "-smp", "2") if has_kvm() else ("-accel", "tcg", "-cpu", "max")),
+        *("-m", MEMORY),
         *("-chardev", f"socket,id=shared,path={place / 'socket'}"),
         *("-device", "vhost-user-fs-pci,chardev=shared,tag=shared"),
         *("-kernel", str(kernel.image), "-initrd", str(place / "initramfs.cpio"), "-append", told),
     ]
-    with subprocess.Popen(["timeout", str(seconds), *words], stdin=subprocess.DEVNULL, stdout=PIPE, text=True) as machine:
+    with subprocess.Popen(
+        ["timeout", str(seconds), *words], stdin=subprocess.DEVNULL, stdout=PIPE, text=True
+    ) as machine:
         assert machine.stdout
         for line in machine.stdout:
             if end := _END.match(line):
