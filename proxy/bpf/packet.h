@@ -106,12 +106,13 @@ static __always_inline int read_tcp(struct packet *p, const struct tcphdr *tcp, 
 	return 0;
 }
 
+#ifndef SRCIP_COPIES
 /* The usual packet is read where it lies: copies by a helper would cost more than the rest of a packet not ours. */
 static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __u32 direction)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct packet *p = &w->packet;
-	struct tcphdr tcp;
+	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
 	__u32 length = 0;
 	int found = OTHER;
 
@@ -130,13 +131,40 @@ static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __
 			return read_tcp(p, begin + ETH_HLEN + sizeof(struct iphdr), direction, length) ? OTHER : WHOLE;
 	} else if (p->is_ipv6) {
 		found = read_ipv6(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && begin + SHORTEST + sizeof(tcp) <= end)
+		if (found == WHOLE && begin + SHORTEST + sizeof(*tcp) <= end)
 			return read_tcp(p, begin + SHORTEST, direction, length) ? OTHER : WHOLE;
 	}
-	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, &tcp, sizeof(tcp)) || read_tcp(p, &tcp, direction, length))
+	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, tcp, sizeof(*tcp)) || read_tcp(p, tcp, direction, length))
 		return OTHER;
 	return found;
 }
+
+#else
+/*
+ * Before Linux 6.6 (6.1.53) the verifier lets nobody without CAP_PERFMON compare pointers into a packet: it is copied.
+ */
+static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __u32 direction)
+{
+	struct packet *p = &w->packet;
+	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
+	__u32 length = 0;
+	int found = OTHER;
+
+	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct iphdr)))
+			return OTHER;
+		found = read_ipv4(skb, p, (struct iphdr *)w->tcp, direction, &length);
+	} else if (p->is_ipv6) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct ipv6hdr)))
+			return OTHER;
+		found = read_ipv6(skb, p, (struct ipv6hdr *)w->tcp, direction, &length);
+	}
+	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, tcp, sizeof(*tcp)) || read_tcp(p, tcp, direction, length))
+		return OTHER;
+	return found;
+}
+#endif
 
 /* One for each direction: the verifier refuses a pointer that is chosen by a condition. */
 static __noinline int read_inward(struct __sk_buff *skb, struct work *w)

@@ -56,7 +56,7 @@ int srcip_ingress(struct __sk_buff *skb)
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
 	if (live && reading == WHOLE && !(w->packet.flags & SYN))
 		return on_live(skb, w, live);
-	if (policy_of(&w->packet.flow) == OFF)
+	if (policy_of(w) == OFF)
 		return PASS;
 	if (reading == FRAGMENT) {
 		count(DROPPED_FRAGMENT);
@@ -70,19 +70,20 @@ int srcip_ingress(struct __sk_buff *skb)
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
 static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 {
-	struct pending *known, pending = {};
+	struct pending *known, *pending = &w->pending;
 	struct packet *p = &w->packet;
 	struct held *held;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
 
-	pending.policy = policy_of(&p->flow);
+	__builtin_memset(pending, 0, sizeof(*pending));
+	pending->policy = policy_of(w);
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
 	if (live && live->isn == w->attempt.isn)
 		return PASS; /* the queue of the listener was full: it comes again */
 	if (live)
 		bpf_map_delete_elem(&lives, &p->flow);
-	if (pending.policy == OFF)
+	if (pending->policy == OFF)
 		return PASS;
 	held = bpf_map_lookup_elem(&headers, &p->flow);
 	if (held && held->isn != w->attempt.isn)
@@ -92,9 +93,9 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 		known->iss = p->seq;
 		return PASS;
 	}
-	pending.since = bpf_ktime_get_ns();
-	pending.iss = p->seq;
-	bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_ANY);
+	pending->since = bpf_ktime_get_ns();
+	pending->iss = p->seq;
+	bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_ANY);
 	if (state_of(skb, &p->flow) == TCP_LISTEN)
 		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
 	return PASS;
@@ -139,30 +140,64 @@ int srcip_egress(struct __sk_buff *skb)
 	return held ? raise_ack(skb, w, held->scratch.have, held->timestamp) : PASS;
 }
 
-/* The client of the socket, or nothing. */
-static __always_inline struct live *client_of(struct bpf_sock_addr *ctx, int is_ipv6)
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define PAIR(first, second) ((__u64)(first) | (__u64)(second) << 32)
+#else
+#define PAIR(first, second) ((__u64)(first) << 32 | (__u64)(second))
+#endif
+
+/*
+ * The flow is written in words of 64 bits: without CAP_PERFMON no number on the stack may be written over in part. The two
+ * families are functions of their own, or the compiler adds to the pointer to the socket, which is not allowed at all.
+ */
+static __always_inline __u64 ports_of(struct bpf_sock *socket)
+{
+	__u32 peer_port = (__u16)socket->dst_port, own_port = bpf_htons(socket->src_port);
+
+	return (__u64)peer_port | (__u64)own_port << 16;
+}
+
+static __noinline void flow_ipv6(struct bpf_sock_addr *ctx, __u64 *flow)
 {
 	struct bpf_sock *socket = ctx->sk;
-	struct flow flow = {};
 
-	if (!socket || ctx->protocol != IPPROTO_TCP)
-		return 0;
-	if (is_ipv6 && (socket->dst_ip6[0] || socket->dst_ip6[1] || socket->dst_ip6[2] != bpf_htonl(0xffff))) {
-		flow.peer[0] = socket->dst_ip6[0];
-		flow.peer[1] = socket->dst_ip6[1];
-		flow.peer[2] = socket->dst_ip6[2];
-		flow.peer[3] = socket->dst_ip6[3];
-		flow.own[0] = socket->src_ip6[0];
-		flow.own[1] = socket->src_ip6[1];
-		flow.own[2] = socket->src_ip6[2];
-		flow.own[3] = socket->src_ip6[3];
-	} else {
-		set_ipv4(flow.peer, socket->dst_ip4);
-		set_ipv4(flow.own, socket->src_ip4);
-	}
-	flow.peer_port = (__u16)socket->dst_port;
-	flow.own_port = bpf_htons(socket->src_port);
-	return bpf_map_lookup_elem(&lives, &flow);
+	if (!socket)
+		return;
+	flow[0] = PAIR(socket->dst_ip6[0], socket->dst_ip6[1]);
+	flow[1] = PAIR(socket->dst_ip6[2], socket->dst_ip6[3]);
+	flow[2] = PAIR(socket->src_ip6[0], socket->src_ip6[1]);
+	flow[3] = PAIR(socket->src_ip6[2], socket->src_ip6[3]);
+	flow[4] = ports_of(socket);
+}
+
+static __noinline void flow_ipv4(struct bpf_sock_addr *ctx, __u64 *flow)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	if (!socket)
+		return;
+	flow[1] = PAIR(bpf_htonl(0xffff), socket->dst_ip4);
+	flow[3] = PAIR(bpf_htonl(0xffff), socket->src_ip4);
+	flow[4] = ports_of(socket);
+}
+
+static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	return socket && !socket->dst_ip6[0] && !socket->dst_ip6[1] && socket->dst_ip6[2] == bpf_htonl(0xffff);
+}
+
+/* The client of the socket, or nothing: there is none of the flow 0. */
+static __always_inline struct live *client_of(struct bpf_sock_addr *ctx, int is_ipv6)
+{
+	__u64 flow[5] = {};
+
+	if (is_ipv6 && !is_mapped(ctx))
+		flow_ipv6(ctx, flow);
+	else
+		flow_ipv4(ctx, flow);
+	return bpf_map_lookup_elem(&lives, flow);
 }
 
 /* 48 bits of a counter as an address and a port. */
@@ -172,9 +207,12 @@ static __always_inline int answer_stats(struct bpf_sock_addr *ctx)
 	struct settings *settings = get_settings();
 	__u64 *value = bpf_map_lookup_elem(&counters, &index), answer;
 
-	if (!settings || (!value && index + 1 != FINGERPRINT_PORT))
+	if (value)
+		answer = *value;
+	else if (settings && index + 1 == FINGERPRINT_PORT)
+		answer = settings->fingerprint;
+	else
 		return 1;
-	answer = value ? *value : settings->fingerprint;
 	ctx->user_ip4 = bpf_htonl(answer);
 	ctx->user_port = bpf_htons(answer >> 32);
 	return 1;
@@ -200,6 +238,8 @@ int srcip_peer4(struct bpf_sock_addr *ctx)
 		return 1;
 	if (ctx->protocol == IPPROTO_UDP && ctx->user_ip4 == bpf_htonl(STATS_ADDRESS))
 		return answer_stats(ctx);
+	if (ctx->protocol != IPPROTO_TCP)
+		return 1;
 	live = client_of(ctx, 0);
 	if (!live || live->family != 4)
 		return 1;
@@ -211,9 +251,12 @@ int srcip_peer4(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername6")
 int srcip_peer6(struct bpf_sock_addr *ctx)
 {
-	struct live *live = client_of(ctx, 1);
+	struct live *live;
 
-	if (!live || !live->family || is_elsewhere(ctx))
+	if (ctx->protocol != IPPROTO_TCP || is_elsewhere(ctx))
+		return 1;
+	live = client_of(ctx, 1);
+	if (!live || !live->family)
 		return 1;
 	ctx->user_ip6[0] = live->client[0];
 	ctx->user_ip6[1] = live->client[1];
