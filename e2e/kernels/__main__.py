@@ -24,9 +24,14 @@ def main() -> None:
     """Exit code of pytest; 1 with the reasons where no kernel boots."""
     arguments, options = _parser().parse_known_args()
     try:
-        sys.exit(tests(package.kernel(arguments.kernel), [*(options or ALL), *PATIENT]))
+        sys.exit(tests(package.kernel(arguments.kernel), [*PATIENT, *_chosen(options)]))
     except LabError as error:
         sys.exit("\n".join(error.errors))
+
+
+def _chosen(options: list[str]) -> list[str]:
+    """All tests, unless a path is among the options."""
+    return options if any(option.startswith("tests") for option in options) else [*ALL, *options]
 
 
 def tests(kernel: package.Kernel, options: list[str]) -> int:
