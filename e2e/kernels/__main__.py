@@ -14,8 +14,6 @@ from srcip_lab.tools import machine_path
 TESTS = Path("tests/ebpf")
 ALL = (str(TESTS), "-k", "not test_parser or kernel", "--ignore", str(TESTS / "test_ebpf_kernels.py"))
 """All that touches the kernel; the last would boot another one in this one."""
-
-
 PATIENT = ("-vv", "-o", "timeout=600")
 """A line for each test; what takes seconds takes minutes where the processor runs no guests."""
 
@@ -41,7 +39,8 @@ def tests(kernel: package.Kernel, options: list[str]) -> int:
     how = "by KVM" if machine.has_kvm() else "in software"
     print(f"Linux {kernel.release}, {how}", flush=True)
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    return machine.run_in(kernel, words, sys.stdout, PATH=machine_path(), CI="1", TERM="dumb")
+    variables = {"PATH": machine_path(), "TMPDIR": "/dev/shm", "CI": "1", "TERM": "dumb"}
+    return machine.run_in(kernel, words, sys.stdout, **variables)
 
 
 def _parser() -> argparse.ArgumentParser:
