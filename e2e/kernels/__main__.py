@@ -39,8 +39,7 @@ def tests(kernel: package.Kernel, options: list[str]) -> int:
     how = "by KVM" if machine.has_kvm() else "in software"
     print(f"Linux {kernel.release}, {how}", flush=True)
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    variables = {"PATH": machine_path(), "TMPDIR": "/dev/shm", "CI": "1", "TERM": "dumb"}
-    return machine.run_in(kernel, words, sys.stdout, **variables)
+    return machine.run_in(kernel, words, sys.stdout, PATH=machine_path(), TMPDIR="/run", CI="1", TERM="dumb")
 
 
 def _parser() -> argparse.ArgumentParser:
