@@ -14,8 +14,6 @@ from srcip_lab.tools import machine_path
 TESTS = Path("tests/ebpf")
 ALL = (str(TESTS), "-k", "not test_parser or kernel", "--ignore", str(TESTS / "test_ebpf_kernels.py"))
 """All that touches the kernel; the last would boot another one in this one."""
-
-
 PATIENT = ("-vv", "-o", "timeout=600")
 """A line for each test; what takes seconds takes minutes where the processor runs no guests."""
 
@@ -24,9 +22,14 @@ def main() -> None:
     """Exit code of pytest; 1 with the reasons where no kernel boots."""
     arguments, options = _parser().parse_known_args()
     try:
-        sys.exit(tests(package.kernel(arguments.kernel), [*(options or ALL), *PATIENT]))
+        sys.exit(tests(package.kernel(arguments.kernel), [*PATIENT, *_chosen(options)]))
     except LabError as error:
         sys.exit("\n".join(error.errors))
+
+
+def _chosen(options: list[str]) -> list[str]:
+    """All tests, unless a path is among the options."""
+    return options if any(option.startswith("tests") for option in options) else [*ALL, *options]
 
 
 def tests(kernel: package.Kernel, options: list[str]) -> int:
@@ -36,7 +39,7 @@ def tests(kernel: package.Kernel, options: list[str]) -> int:
     how = "by KVM" if machine.has_kvm() else "in software"
     print(f"Linux {kernel.release}, {how}", flush=True)
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-    return machine.run_in(kernel, words, sys.stdout, PATH=machine_path(), CI="1", TERM="dumb")
+    return machine.run_in(kernel, words, sys.stdout, PATH=machine_path(), TMPDIR="/run", CI="1", TERM="dumb")
 
 
 def _parser() -> argparse.ArgumentParser:

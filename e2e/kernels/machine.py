@@ -31,7 +31,7 @@ _END = re.compile(r"srcip-kernels: (\d+)")
 
 def run_in(kernel: Kernel, command: Sequence[str], output: TextIO, *, seconds: int = 3600, **variables: str) -> int:
     """Run a command in the working directory on another kernel and return its exit code. Raises LabError."""
-    with tempfile.TemporaryDirectory(prefix="srcip-kernel-", dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(prefix="srcip-kernel-") as name:
         place = Path(name)
         words = [f"cd {shlex.quote(str(Path.cwd()))}", *(f"export {k}={shlex.quote(v)}" for k, v in variables.items())]
         words += [f"{shlex.join(command)} </dev/null", 'echo "srcip-kernels: $?"', "busybox poweroff -f"]
@@ -55,7 +55,7 @@ def _initramfs(kernel: Kernel, place: Path) -> None:
     tree = place / "initramfs"
     tree.mkdir()
     busybox = Path(shutil.which("busybox", path=machine_path()) or "")
-    if not busybox.is_file() or b"ld-linux" in busybox.read_bytes():
+    if not busybox.is_file() or b"ld-linux" in busybox.read_bytes()[:4096]:
         raise LabError("busybox that needs no library is missing (Debian package busybox-static)")
     shutil.copy(busybox, tree / "busybox")
     shutil.copy(INIT, tree / "init")

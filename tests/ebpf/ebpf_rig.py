@@ -1,5 +1,6 @@
 """Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from srcip_proxy.plan import Plan
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"
+_NUMBERS = itertools.count()
 ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 
 
@@ -139,7 +141,7 @@ Pods = Callable[..., Pod]
 def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **changes: object) -> Iterator[Pod]:
     """A Pod with the test application. Where there can be none, the test is skipped (see needs_root)."""
     needs_root()
-    name = f"e{os.getpid()}{time.monotonic_ns() % 1000}"
+    name = f"e{os.getpid()}x{next(_NUMBERS)}"
     net = network.network(name)
     root = cgroup_root()
     assert root

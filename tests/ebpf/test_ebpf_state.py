@@ -63,7 +63,7 @@ def test_nothing_survives_the_pod() -> None:
     """The programs go with the network namespace and the cgroup, and their maps with them."""
     with running() as pod:
         shown = pod.sh("pod", "tc filter show dev eth0 ingress; tc filter show dev eth0 egress")
-        shown += pod.sh("pod", f"bpftool cgroup show {pod.cgroup} | awk '/srcip/ {{print \" id \" $1}}'")
+        shown += pod.sh("pod", f"bpftool cgroup show {pod.cgroup} effective | awk '/srcip/ {{print \" id \" $1}}'")
         ids = re.findall(r" id (\d+)", shown)
         assert len(ids) == 4
         assert all(exists(number) for number in ids)
