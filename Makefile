@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 # what the Kubernetes client's second, asynchronous client needs; srcip-certs imports none of it
 UNUSED_BY_CERTS := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
 
-.PHONY: demo test e2e quick lint bench binaries images rotations figures docs lock clean
+.PHONY: demo test e2e quick lint bench binaries kernels images rotations figures docs lock clean
 demo: setup
 	.venv/bin/srcip demo
 
@@ -32,6 +32,9 @@ rotations: binaries ## certificates change under load; needs root, 5 minutes; wr
 
 figures: setup-e2e ## times and memory on a real node; needs root; writes docs/figures.md
 	PYTHONPATH=e2e $(PYTHON) -m cluster figures
+
+kernels: setup-test ## ring 2 of ebpf mode on the oldest kernel that Debian has, or KERNELS="--kernel 6.12"; needs root
+	PYTHONPATH=e2e $(PYTHON) -m kernels $(KERNELS)
 
 images: setup-test ## the three images from their Dockerfiles, as archives in dist/
 	PYTHONPATH=e2e $(PYTHON) -m images --output dist

@@ -32,6 +32,10 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
         need /usr/include/bpf/bpf_helpers.h libbpf-dev
         need bpftool bpftool
         need ethtool ethtool
+        need qemu-system-x86_64 qemu-system-x86 # boots other kernels, with
+        need /usr/lib/qemu/virtiofsd qemu-system-common
+        need busybox busybox-static
+        need modprobe kmod
         need etcd etcd-server
         need java default-jre-headless # servers that ebpf mode is tested with; Go is that of ring 3
         need javac ecj # a compiler by this name that needs the runtime alone: half of the JDK's download

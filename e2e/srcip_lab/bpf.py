@@ -15,6 +15,8 @@ from srcip_lab.tools import machine_path, run
 SOURCES = Path(srcip_proxy.__file__).parents[1] / "bpf"
 FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf")
 PROGRAMS = SOURCES / "srcip.bpf.c"
+BOTH = (PROGRAMS, SOURCES / "srcip-copies.bpf.c")
+"""For newer and for older kernels."""
 HEADERS = Path("/usr/include/bpf/bpf_helpers.h")
 
 

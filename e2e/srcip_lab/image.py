@@ -18,7 +18,7 @@ from pathlib import Path
 import srcip_proxy
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
-from srcip_proxy.ebpf import OBJECT
+from srcip_proxy.ebpf import OBJECTS
 from srcip_proxy.plan import CGROUP_MOUNT, UID
 
 SUITE = "trixie"
@@ -59,14 +59,15 @@ def with_programs() -> Path:
 
     if os.environ.get(ROOTFS):
         return proxy_rootfs()
-    plain, compiled = proxy_rootfs(), bpf.compiled()
+    plain, compiled = proxy_rootfs(), [bpf.compiled(source) for source in bpf.BOTH]
 
     def add(aside: Path) -> None:
         run("cp", "-al", str(plain), str(aside))
-        _inside(aside, OBJECT.parent).mkdir()
-        shutil.copyfile(compiled, _inside(aside, OBJECT))
+        _inside(aside, OBJECTS[0].parent).mkdir()
+        for made, shipped in zip(compiled, OBJECTS, strict=True):
+            shutil.copyfile(made, _inside(aside, shipped))
 
-    return _built(f"rootfs-{_key(plain.name, compiled.read_bytes())}", add)
+    return _built(f"rootfs-{_key(plain.name, *(made.read_bytes() for made in compiled))}", add)
 
 
 def _inside(rootfs: Path, path: Path) -> Path:

@@ -11,45 +11,56 @@
 enum { NOTHING = 0, TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { INET = 2, INET6 = 10 };
 
-struct found {
-	__u32 state, family;
-};
-
-/* The socket that the kernel would hand a packet of `flow` to. NOTHING when there is none. */
-static __noinline int find_socket(struct __sk_buff *skb, const struct flow *flow, struct found *found)
+/* What the kernel has for a packet of a flow: a state, NOTHING when there is none, and above it a family. */
+static __always_inline __u32 told(struct bpf_sock *socket)
 {
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *socket;
+	__u32 found;
 
-	found->state = NOTHING;
-	found->family = 0;
-	if (flow->peer[2] == bpf_htonl(0xffff) && !flow->peer[0] && !flow->peer[1]) {
-		tuple.ipv4.saddr = flow->peer[3];
-		tuple.ipv4.daddr = flow->own[3];
-		tuple.ipv4.sport = flow->peer_port;
-		tuple.ipv4.dport = flow->own_port;
-		socket = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		__builtin_memcpy(tuple.ipv6.saddr, flow->peer, 16);
-		__builtin_memcpy(tuple.ipv6.daddr, flow->own, 16);
-		tuple.ipv6.sport = flow->peer_port;
-		tuple.ipv6.dport = flow->own_port;
-		socket = bpf_skc_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
-	}
 	if (!socket)
-		return 0;
-	found->state = socket->state;
-	found->family = socket->family;
+		return NOTHING;
+	found = socket->state | socket->family << 8;
 	bpf_sk_release(socket);
-	return 0;
+	return found;
+}
+
+static __noinline __u32 find_ipv4(struct __sk_buff *skb, const struct flow *flow)
+{
+	__u32 zero = 0;
+	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
+
+	if (!tuple)
+		return NOTHING;
+	tuple->ipv4.saddr = flow->peer[3];
+	tuple->ipv4.daddr = flow->own[3];
+	tuple->ipv4.sport = flow->peer_port;
+	tuple->ipv4.dport = flow->own_port;
+	return told(bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv4), BPF_F_CURRENT_NETNS, 0));
+}
+
+static __noinline __u32 find_ipv6(struct __sk_buff *skb, const struct flow *flow)
+{
+	__u32 zero = 0;
+	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
+
+	if (!tuple)
+		return NOTHING;
+	__builtin_memcpy(tuple->ipv6.saddr, flow->peer, 16);
+	__builtin_memcpy(tuple->ipv6.daddr, flow->own, 16);
+	tuple->ipv6.sport = flow->peer_port;
+	tuple->ipv6.dport = flow->own_port;
+	return told(bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0));
+}
+
+static __always_inline __u32 find_socket(struct __sk_buff *skb, const struct flow *flow)
+{
+	if (flow->peer[2] == bpf_htonl(0xffff) && !flow->peer[0] && !flow->peer[1])
+		return find_ipv4(skb, flow);
+	return find_ipv6(skb, flow);
 }
 
 static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *flow)
 {
-	struct found found;
-
-	find_socket(skb, flow, &found);
-	return found.state;
+	return find_socket(skb, flow) & 0xff;
 }
 
 /* Whether a SYN-ACK is a SYN cookie: the kernel has no request then that the packet could belong to. */
@@ -75,14 +86,12 @@ static __always_inline int is_established(struct __sk_buff *skb)
 }
 
 /* Whether the application that listens for `flow` can be shown an IPv6 client. */
-static __always_inline int can_show_ipv6(struct __sk_buff *skb, const struct flow *flow)
+static __always_inline int can_show_ipv6(struct __sk_buff *skb, struct work *w)
 {
-	struct flow nobody = *flow;
-	struct found found;
 
-	nobody.peer_port = 0; /* no connection has it, so that the listener is found */
-	find_socket(skb, &nobody, &found);
-	return found.family != INET;
+	w->nobody = w->packet.flow;
+	w->nobody.peer_port = 0; /* no connection has it, so that the listener is found */
+	return find_socket(skb, &w->nobody) >> 8 != INET;
 }
 
 #define SWEEP_EVERY 100000000 /* ns */
@@ -135,7 +144,7 @@ static long forget_old(void *map, const void *key, void *value, void *context)
 }
 
 /* Keeps the first part of a header. Room is made of those that nobody went on with in time. */
-static __noinline int add_held(struct work *w)
+static __noinline int add_held(struct work *w, struct held *held)
 {
 	struct settings *settings = get_settings();
 	__u64 oldest;
@@ -143,12 +152,12 @@ static __noinline int add_held(struct work *w)
 
 	if (!settings)
 		return -1;
-	failure = bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+	failure = bpf_map_update_elem(&headers, &w->packet.flow, held, BPF_ANY);
 	if (failure != -E2BIG)
 		return failure;
 	oldest = bpf_ktime_get_coarse_ns() - settings->timeout_ms * 1000000ULL;
 	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
-	return bpf_map_update_elem(&headers, &w->packet.flow, &w->held, BPF_ANY);
+	return bpf_map_update_elem(&headers, &w->packet.flow, held, BPF_ANY);
 }
 
 #endif

@@ -143,7 +143,7 @@ static __noinline int promote_claim(struct __sk_buff *skb, struct work *w, struc
 		counter = ACCEPTED_TOA;
 	if (!srcip_usable(claim, &settings->own))
 		return refuse(skb, w, pending, REFUSED_UNUSABLE_ADDRESS);
-	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, &w->packet.flow)) {
+	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, w)) {
 		if (settings->is_exact)
 			return refuse(skb, w, pending, REFUSED_FAMILY);
 		count(FALLBACK_FAMILY);
@@ -174,99 +174,134 @@ static long append_byte(__u32 i, void *context)
 	return 0;
 }
 
-/* Reads `size` bytes of the payload, from `skip` on, into w->held. */
-static __noinline int read_header(struct __sk_buff *skb, struct work *w, __u32 skip, __u32 size)
+/* Reads `size` bytes of the payload, from `skip` on. */
+static __noinline int read_header(struct __sk_buff *skb, struct work *w, struct held *to, __u32 skip, __u32 size)
 {
 	struct packet *p = &w->packet;
 
 	if (!size || size > SRCIP_MAX_HEADER)
 		return -1;
-	w->held.scratch.have = size;
-	return bpf_skb_load_bytes(skb, p->tcp + p->header + skip, w->held.scratch.bytes,
-				  length_of(size, SRCIP_MAX_HEADER));
+	to->scratch.have = size;
+	return bpf_skb_load_bytes(skb, p->tcp + p->header + skip, to->scratch.bytes, length_of(size, SRCIP_MAX_HEADER));
 }
 
 /* Puts what was read behind what is held. */
-static __noinline void append(struct work *w, struct held *held)
+static __noinline void append(struct held *from, struct held *to)
 {
 	struct {
 		struct srcip_scratch *to, *from;
-	} both = { &held->scratch, &w->held.scratch };
+	} both = { &to->scratch, &from->scratch };
 
 	bpf_loop(SRCIP_MAX_HEADER, append_byte, &both, 0);
 }
 
-/* The header goes on: its part is kept, and the kernel made to acknowledge it. */
-static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 have)
+/* The header goes on: its first part is kept. 0, or what becomes of the packet. */
+static __noinline int keep(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *first)
 {
-	struct packet *p = &w->packet;
 	int failure;
 
-	if (!pending->is_held) {
-		w->held.isn = w->attempt.isn;
-		w->held.since = bpf_ktime_get_coarse_ns();
-		w->held.timestamp = read_echo(skb, w);
-		failure = add_held(w);
-		if (failure == -ENOMEM) /* for a moment: it comes again */
-			return DROP;
-		if (failure)
-			return refuse(skb, w, pending, REFUSED_NO_ROOM);
-		pending->is_held = 1;
-	}
+	first->isn = w->attempt.isn;
+	first->since = bpf_ktime_get_coarse_ns();
+	first->timestamp = read_echo(skb, w);
+	failure = add_held(w, first);
+	if (failure == -ENOMEM) /* for a moment: it comes again */
+		return DROP;
+	if (failure)
+		return refuse(skb, w, pending, REFUSED_NO_ROOM);
+	pending->is_held = 1;
+	return 0;
+}
+
+/* The kernel is made to acknowledge a part of a header. */
+static __noinline int acknowledge(struct __sk_buff *skb, struct work *w, __u32 have)
+{
+	struct packet *p = &w->packet;
+
 	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
 		return DROP; /* a SYN cookie: nobody is there who could acknowledge it */
 	set_seq(skb, p, p->seq - have);
 	return PASS;
 }
 
-/* `fresh` bytes of the payload, from `skip` on, are new. */
-static __noinline int on_payload(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held,
-				 __u32 skip)
+/* What the header so far means; `is_cut`: it has more than its most bytes. 0: it goes on. */
+static __always_inline int judge(struct __sk_buff *skb, struct work *w, struct pending *pending,
+				 struct srcip_scratch *scratch, __u32 is_first, __u32 is_cut)
 {
 	struct settings *settings = get_settings();
-	struct packet *p = &w->packet;
-	struct srcip_scratch *scratch = held ? &held->scratch : &w->held.scratch;
-	__u32 have = held ? scratch->have : 0, fresh = p->payload - skip, size = fresh;
 	int verdict;
 
-	if (!settings || have > SRCIP_MAX_HEADER)
+	if (!settings)
 		return DROP;
-	if (size > SRCIP_MAX_HEADER - have)
-		size = SRCIP_MAX_HEADER - have;
-	if (read_header(skb, w, skip, size))
-		return DROP;
-	if (held)
-		append(w, held);
 	verdict = srcip_parse(scratch, &settings->limits);
 	if (verdict == SRCIP_ACCEPT)
 		return promote_claim(skb, w, pending, &scratch->claim);
 	if (verdict == SRCIP_REJECT) {
-		if (scratch->reason == SRCIP_NO_HEADER && pending->policy == OPTIONAL && !held)
+		if (is_first && scratch->reason == SRCIP_NO_HEADER && pending->policy == OPTIONAL)
 			return promote_none(skb, w, pending);
 		return refuse(skb, w, pending, counter_of(scratch->reason));
 	}
-	if (p->flags & FIN)
+	if (w->packet.flags & FIN)
 		return refuse(skb, w, pending, REFUSED_HEADER_CLOSED);
-	if (size < fresh)
-		return refuse(skb, w, pending, REFUSED_TOO_LONG);
-	return hold(skb, w, pending, have + size);
+	return is_cut ? refuse(skb, w, pending, REFUSED_TOO_LONG) : 0;
+}
+
+/* The first part of a header. */
+static __noinline int on_first(struct __sk_buff *skb, struct work *w, struct pending *pending)
+{
+	__u32 payload = w->packet.payload, size = payload;
+	struct held *part = get_fresh();
+	int done;
+
+	if (!part)
+		return DROP;
+	if (size > SRCIP_MAX_HEADER)
+		size = SRCIP_MAX_HEADER;
+	if (read_header(skb, w, part, 0, size))
+		return DROP;
+	done = judge(skb, w, pending, &part->scratch, 1, size < payload);
+	if (done)
+		return done;
+	done = keep(skb, w, pending, part);
+	if (done)
+		return done;
+	return acknowledge(skb, w, size);
+}
+
+/* Another part: bytes of the payload, from `skip` on, are new. */
+static __noinline int on_next(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held, __u32 skip)
+{
+	__u32 have = held->scratch.have, fresh = w->packet.payload - skip, size = fresh;
+	struct held *part = get_fresh();
+	int done;
+
+	if (!part || have > SRCIP_MAX_HEADER)
+		return DROP;
+	if (size > SRCIP_MAX_HEADER - have)
+		size = SRCIP_MAX_HEADER - have;
+	if (read_header(skb, w, part, skip, size))
+		return DROP;
+	append(part, held);
+	done = judge(skb, w, pending, &held->scratch, 0, size < fresh);
+	if (done)
+		return done;
+	return acknowledge(skb, w, have + size);
 }
 
 /* Nothing new in it: an ACK, or the end. */
 static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, struct pending *pending,
-				      struct held *held, __u32 is_late)
+				      __u32 have, __u32 is_late)
 {
 	struct packet *p = &w->packet;
 
 	if (p->flags & FIN)
-		return refuse(skb, w, pending, held ? REFUSED_HEADER_CLOSED : REFUSED_EMPTY);
-	if (is_late && !held && pending->policy == OPTIONAL)
+		return refuse(skb, w, pending, have ? REFUSED_HEADER_CLOSED : REFUSED_EMPTY);
+	if (is_late && !have && pending->policy == OPTIONAL)
 		return promote_none(skb, w, pending);
 	if (is_late)
 		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	if (!p->payload || !held || state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
+	if (!p->payload || !have || state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
 		return DROP; /* above all the ACK that ends the handshake */
-	set_seq(skb, p, p->seq - held->scratch.have);
+	set_seq(skb, p, p->seq - have);
 	return PASS;
 }
 
@@ -276,10 +311,12 @@ static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, str
  */
 static __noinline int on_option(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 is_late)
 {
-	struct srcip_claim *claim = &w->held.scratch.claim;
+	struct held *part = get_fresh();
 
-	if (read_toa(skb, w, claim))
-		return promote_claim(skb, w, pending, claim);
+	if (!part)
+		return DROP;
+	if (read_toa(skb, w, &part->scratch.claim))
+		return promote_claim(skb, w, pending, &part->scratch.claim);
 	if (!w->packet.payload)
 		return on_silence(skb, w, pending, 0, is_late);
 	if (pending->policy == OPTIONAL)
@@ -287,35 +324,44 @@ static __noinline int on_option(struct __sk_buff *skb, struct work *w, struct pe
 	return refuse(skb, w, pending, REFUSED_NO_OPTION);
 }
 
+/* Whether a packet cannot belong to the handshake, of whose header `have` bytes are there. */
+static __always_inline int is_early(struct work *w, struct pending *pending, __u32 have)
+{
+	if (w->packet.seq - (w->attempt.isn + 1) <= have && w->packet.ack == pending->iss + 1)
+		return 0;
+	count(DROPPED_EARLY);
+	return 1;
+}
+
+static __always_inline int is_over(struct settings *settings, struct pending *pending)
+{
+	return bpf_ktime_get_coarse_ns() - pending->since > settings->timeout_ms * 1000000ULL;
+}
+
 /* A packet of a handshake that waits for its header. */
-static __always_inline int on_pending(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held)
+static __noinline int on_waiting(struct __sk_buff *skb, struct work *w, struct pending *pending)
 {
 	struct settings *settings = get_settings();
-	struct packet *p = &w->packet;
-	__u32 offset = p->seq - (w->attempt.isn + 1), have = held ? held->scratch.have : 0, is_late;
+	__u32 is_late;
 
 	if (!settings)
 		return DROP;
 	if (pending->is_refused)
 		return refuse_packet(skb, w);
-	if (pending->is_held && !held) /* it made room for others, after its time */
-		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	if (offset > have || p->ack != pending->iss + 1) {
-		count(DROPPED_EARLY);
+	if (is_early(w, pending, 0))
 		return DROP;
-	}
-	is_late = bpf_ktime_get_coarse_ns() - pending->since > settings->timeout_ms * 1000000ULL;
+	is_late = is_over(settings, pending);
 	if (settings->is_toa)
 		return on_option(skb, w, pending, is_late);
-	if (have - offset >= p->payload)
-		return on_silence(skb, w, pending, held, is_late);
-	if (is_late && (held || pending->policy == REQUIRED))
+	if (!w->packet.payload)
+		return on_silence(skb, w, pending, 0, is_late);
+	if (is_late && pending->policy == REQUIRED)
 		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	return on_payload(skb, w, pending, held, have - offset);
+	return on_first(skb, w, pending);
 }
 
 /* A packet that belongs to no handshake that was seen. */
-static __always_inline int on_stray(struct __sk_buff *skb, struct work *w)
+static __noinline int on_stray(struct __sk_buff *skb, struct work *w)
 {
 	struct flow *flow = &w->packet.flow;
 	__u32 state = state_of(skb, flow);
@@ -329,31 +375,59 @@ static __always_inline int on_stray(struct __sk_buff *skb, struct work *w)
 	return PASS; /* of a connection that is older than the rules or begun by the Pod */
 }
 
+/* A packet of a handshake of whose header a part is there. */
+static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct held *held)
+{
+	struct settings *settings = get_settings();
+	struct packet *p = &w->packet;
+	__u32 have = held->scratch.have, offset, is_late;
+	struct pending *pending;
+
+	w->attempt.isn = held->isn;
+	if (p->flags & RST) {
+		set_seq(skb, p, p->seq - have);
+		return PASS;
+	}
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	if (!pending || !settings)
+		return on_stray(skb, w);
+	if (pending->is_refused)
+		return refuse_packet(skb, w);
+	if (is_early(w, pending, have))
+		return DROP;
+	is_late = is_over(settings, pending);
+	offset = p->seq - (w->attempt.isn + 1);
+	if (have - offset >= p->payload)
+		return on_silence(skb, w, pending, have, is_late);
+	if (is_late)
+		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
+	return on_next(skb, w, pending, held, have - offset);
+}
+
+/* A part of its header made room for others, after its time. */
+static __noinline int on_forgotten(struct __sk_buff *skb, struct work *w, struct pending *pending)
+{
+	return pending->is_refused ? refuse_packet(skb, w) : refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
+}
+
 static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
 	struct pending *pending;
-	struct held *held = 0;
+	struct held *held;
 
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->seq - 1;
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (!pending || pending->is_held)
-		held = bpf_map_lookup_elem(&headers, &p->flow);
-	if (!pending && held) {
-		w->attempt.isn = held->isn;
-		pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	}
-	if (held && held->isn != w->attempt.isn) /* of an earlier handshake of the same addresses */
-		held = 0;
-	if (p->flags & RST) {
-		if (held)
-			set_seq(skb, p, p->seq - held->scratch.have);
+	if (pending && !pending->is_held)
+		return p->flags & RST ? PASS : on_waiting(skb, w, pending);
+	held = bpf_map_lookup_elem(&headers, &p->flow);
+	if (held)
+		return on_held(skb, w, held);
+	if (p->flags & RST)
 		return PASS;
-	}
-	if (!pending)
-		return on_stray(skb, w);
-	return on_pending(skb, w, pending, held);
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	return pending ? on_forgotten(skb, w, pending) : on_stray(skb, w);
 }
 
 #endif

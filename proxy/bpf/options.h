@@ -131,7 +131,7 @@ static __always_inline int hide_header_of(struct __sk_buff *skb, const struct pa
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (p->header != OPTIONS_AT + 24 || p->option != bpf_htonl(ONLY_TIMESTAMP))
+	if (!IN_PLACE || p->header != OPTIONS_AT + 24 || p->option != bpf_htonl(ONLY_TIMESTAMP))
 		return 0;
 	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + OPTIONS_AT + 24 <= end && is_partial(begin + TCP_AT_IPV4, p))
 		return hide_header(begin + TCP_AT_IPV4 + OPTIONS_AT + 12, isn, shift);

@@ -33,6 +33,16 @@
 #define TCP_AT_IPV6 (ETH_HLEN + sizeof(struct ipv6hdr))
 #define SHORTEST (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr)) /* as long as with an IPv6 header alone */
 
+/*
+ * Before Linux 6.6 (6.1.53) the verifier lets nobody without CAP_PERFMON compare pointers into a packet. For these kernels
+ * the programs are compiled a second time, with copies.
+ */
+#ifdef SRCIP_COPIES
+#define IN_PLACE 0
+#else
+#define IN_PLACE 1
+#endif
+
 #ifndef offsetof
 #define offsetof(type, member) __builtin_offsetof(type, member)
 #endif
@@ -110,44 +120,58 @@ static __always_inline int read_tcp(struct packet *p, const struct tcphdr *tcp, 
 	return 0;
 }
 
-/* The usual packet is read where it lies: copies by a helper would cost more than the rest of a packet not ours. */
+/* The packet by copies. */
+static __always_inline int read_copies(struct __sk_buff *skb, struct work *w, __u32 direction)
+{
+	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
+	struct packet *p = &w->packet;
+	__u32 length = 0;
+	int found = OTHER;
+
+	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct iphdr)))
+			return OTHER;
+		found = read_ipv4(skb, p, (struct iphdr *)w->tcp, direction, &length);
+	} else if (p->is_ipv6) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct ipv6hdr)))
+			return OTHER;
+		found = read_ipv6(skb, p, (struct ipv6hdr *)w->tcp, direction, &length);
+	}
+	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, tcp, sizeof(*tcp)) || read_tcp(p, tcp, direction, length))
+		return OTHER;
+	if (p->header >= OPTIONS_AT + 4)
+		bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, &p->option, sizeof(p->option));
+	return found;
+}
+
+/* The usual packet is read where it lies: copies would cost more than the rest of a packet not ours. */
 static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __u32 direction)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct packet *p = &w->packet;
-	struct tcphdr tcp;
 	__u32 length = 0;
 	int found = OTHER;
 
-	if (begin + SHORTEST > end) {
-		if (bpf_skb_pull_data(skb, SHORTEST))
-			return OTHER;
-		begin = (void *)(long)skb->data;
-		end = (void *)(long)skb->data_end;
-		if (begin + SHORTEST > end)
-			return OTHER;
-	}
+	if (!IN_PLACE || begin + SHORTEST + 4 > end)
+		return read_copies(skb, w, direction);
 	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		found = read_ipv4(skb, p, begin + ETH_HLEN, direction, &length);
 		if (found == WHOLE && p->tcp == TCP_AT_IPV4) {
 			found = read_tcp(p, begin + TCP_AT_IPV4, direction, length) ? OTHER : WHOLE;
-			if (begin + TCP_AT_IPV4 + OPTIONS_AT + 4 <= end)
-				p->option = *(__be32 *)(begin + TCP_AT_IPV4 + OPTIONS_AT);
+			p->option = *(__be32 *)(begin + TCP_AT_IPV4 + OPTIONS_AT);
 			return found;
 		}
 	} else if (p->is_ipv6) {
 		found = read_ipv6(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && begin + TCP_AT_IPV6 + OPTIONS_AT <= end) {
+		if (found == WHOLE && begin + TCP_AT_IPV6 + OPTIONS_AT + 4 <= end) {
 			found = read_tcp(p, begin + TCP_AT_IPV6, direction, length) ? OTHER : WHOLE;
-			if (begin + TCP_AT_IPV6 + OPTIONS_AT + 4 <= end)
-				p->option = *(__be32 *)(begin + TCP_AT_IPV6 + OPTIONS_AT);
+			p->option = *(__be32 *)(begin + TCP_AT_IPV6 + OPTIONS_AT);
 			return found;
 		}
 	}
-	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, &tcp, sizeof(tcp)) || read_tcp(p, &tcp, direction, length))
-		return OTHER;
-	return found;
+	return found == OTHER ? OTHER : read_copies(skb, w, direction);
 }
 
 /* One for each direction: the verifier refuses a pointer that is chosen by a condition. */
@@ -194,9 +218,11 @@ static __always_inline void lower_seq(struct __sk_buff *skb, struct packet *p, _
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (!(p->flags & URG) && p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
+	if (!IN_PLACE || p->flags & URG)
+		set_seq(skb, p, p->seq - by);
+	else if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
 		lower(begin + TCP_AT_IPV4, p->seq, by);
-	else if (!(p->flags & URG) && p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
+	else if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
 		lower(begin + TCP_AT_IPV6, p->seq, by);
 	else
 		set_seq(skb, p, p->seq - by);
@@ -229,6 +255,10 @@ static __always_inline void raise_number(struct __sk_buff *skb, struct packet *p
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct tcphdr *tcp;
 
+	if (!IN_PLACE) {
+		replace(skb, p, ACK_AT, p->ack, p->ack + by);
+		return;
+	}
 	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(*tcp) <= end) {
 		tcp = begin + TCP_AT_IPV4;
 		if (is_partial(tcp, p)) {

@@ -44,7 +44,7 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
 
-	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(&p->flow) == OFF)
+	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(w) == OFF)
 		return PASS;
 	if (p->header != OPTIONS_AT)
 		withdraw_offers(skb, w);
@@ -84,7 +84,7 @@ int srcip_ingress(struct __sk_buff *skb)
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
 	if (live && reading == WHOLE)
 		return on_live(skb, w, live);
-	if (policy_of(&w->packet.flow) == OFF)
+	if (policy_of(w) == OFF)
 		return PASS;
 	if (reading == WHOLE)
 		return on_unknown(skb, w);
@@ -95,35 +95,37 @@ int srcip_ingress(struct __sk_buff *skb)
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
 static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 {
-	struct pending *known, pending = {};
+	struct pending *known, *pending = &w->pending;
 	struct packet *p = &w->packet;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
 
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
-	if (live && live->isn == w->attempt.isn)
-		return PASS; /* the queue of the listener was full: it comes again */
-	if (live)
+	if (live) {
+		if (live->isn == w->attempt.isn)
+			return PASS; /* the queue of the listener was full: it comes again */
 		bpf_map_delete_elem(&lives, &p->flow);
-	pending.policy = policy_of(&p->flow);
-	if (pending.policy == OFF)
+	}
+	__builtin_memset(pending, 0, sizeof(*pending));
+	pending->policy = policy_of(w);
+	if (pending->policy == OFF)
 		return PASS;
-	pending.since = bpf_ktime_get_coarse_ns();
-	pending.iss = p->seq;
-	pending.is_cookie = is_cookie(skb, &p->flow);
-	pending.is_refused = is_crossing(skb);
-	if (bpf_map_update_elem(&attempts, &w->attempt, &pending, BPF_NOEXIST)) {
+	pending->since = bpf_ktime_get_coarse_ns();
+	pending->iss = p->seq;
+	pending->is_cookie = is_cookie(skb, &p->flow);
+	pending->is_refused = is_crossing(skb);
+	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&attempts, &w->attempt);
 		if (known) {
-			known->iss = pending.iss;
-			known->is_cookie = pending.is_cookie;
+			known->iss = pending->iss;
+			known->is_cookie = pending->is_cookie;
 		}
-	} else if (pending.is_refused) {
+	} else if (pending->is_refused) {
 		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
-	if (pending.is_cookie)
+	if (pending->is_cookie)
 		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
-	if (pending.is_refused) { /* nobody accepts such a connection, so nobody could be told its client */
+	if (pending->is_refused) { /* nobody accepts such a connection, so nobody could be told its client */
 		set_flags(skb, p, RST | ACK);
 		set_seq(skb, p, p->seq + 1);
 	}
@@ -170,56 +172,81 @@ int srcip_egress(struct __sk_buff *skb)
 			bpf_map_delete_elem(&lives, &p->flow);
 		return PASS;
 	}
-	if (live && p->flags & FIN)
-		note_end(p, live);
-	if (live)
+	if (live) {
+		if (p->flags & FIN)
+			note_end(p, live);
 		return raise_ack(skb, w, live->isn, live->shift, 0);
+	}
 	if (p->payload || is_established(skb))
 		return PASS;
 	held = bpf_map_lookup_elem(&headers, &p->flow);
-	return held && held->isn == p->ack - 1 ? raise_ack(skb, w, held->isn, held->scratch.have, held->timestamp) : PASS;
+	if (!held || held->isn != p->ack - 1)
+		return PASS;
+	return raise_ack(skb, w, held->isn, held->scratch.have, held->timestamp);
 }
 
-/* What the connection of the socket is known by. */
-static __always_inline void flow_of(struct bpf_sock *socket, int is_ipv6, struct flow *flow)
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define PAIR(first, second) ((__u64)(first) | (__u64)(second) << 32)
+#define FIRST(pair) ((__u32)(pair))
+#define SECOND(pair) ((__u32)((pair) >> 32))
+#else
+#define PAIR(first, second) ((__u64)(first) << 32 | (__u64)(second))
+#define FIRST(pair) ((__u32)((pair) >> 32))
+#define SECOND(pair) ((__u32)(pair))
+#endif
+#define FLOW_WORDS 5
+
+/*
+ * The flow is written in words of 64 bits: without CAP_PERFMON no number on the stack may be written over in part. The two
+ * families are functions of their own, or the compiler adds to the pointer to the socket, which is not allowed at all.
+ */
+static __always_inline __u64 ports_of(struct bpf_sock *socket)
 {
-	if (is_ipv6 && (socket->dst_ip6[0] || socket->dst_ip6[1] || socket->dst_ip6[2] != bpf_htonl(0xffff))) {
-		flow->peer[0] = socket->dst_ip6[0];
-		flow->peer[1] = socket->dst_ip6[1];
-		flow->peer[2] = socket->dst_ip6[2];
-		flow->peer[3] = socket->dst_ip6[3];
-		flow->own[0] = socket->src_ip6[0];
-		flow->own[1] = socket->src_ip6[1];
-		flow->own[2] = socket->src_ip6[2];
-		flow->own[3] = socket->src_ip6[3];
-	} else {
-		set_ipv4(flow->peer, socket->dst_ip4);
-		set_ipv4(flow->own, socket->src_ip4);
-	}
-	flow->peer_port = (__u16)socket->dst_port;
-	flow->own_port = bpf_htons(socket->src_port);
+	__u32 peer_port = (__u16)socket->dst_port, own_port = bpf_htons(socket->src_port);
+
+	return (__u64)peer_port | (__u64)own_port << 16;
+}
+
+static __noinline void flow_ipv6(struct bpf_sock_addr *ctx, __u64 *flow)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	if (!socket)
+		return;
+	flow[0] = PAIR(socket->dst_ip6[0], socket->dst_ip6[1]);
+	flow[1] = PAIR(socket->dst_ip6[2], socket->dst_ip6[3]);
+	flow[2] = PAIR(socket->src_ip6[0], socket->src_ip6[1]);
+	flow[3] = PAIR(socket->src_ip6[2], socket->src_ip6[3]);
+	flow[4] = ports_of(socket);
+}
+
+static __noinline void flow_ipv4(struct bpf_sock_addr *ctx, __u64 *flow)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	if (!socket)
+		return;
+	flow[1] = PAIR(bpf_htonl(0xffff), socket->dst_ip4);
+	flow[3] = PAIR(bpf_htonl(0xffff), socket->src_ip4);
+	flow[4] = ports_of(socket);
+}
+
+static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *socket = ctx->sk;
+
+	return socket && !socket->dst_ip6[0] && !socket->dst_ip6[1] && socket->dst_ip6[2] == bpf_htonl(0xffff);
 }
 
 /*
- * The client of the socket; 0: none. An entry may be given to another connection while it is read, so it is looked up
- * again: what the second one says the same of is this connection's.
+ * Whether `flow` still has the entry of the handshake `isn`. An entry can be given to another connection while it is read;
+ * then it is this flow's no more.
  */
-static __always_inline int client_of(struct bpf_sock_addr *ctx, int is_ipv6, struct live *client)
+static __always_inline int is_still(const __u64 *flow, __u32 isn)
 {
-	struct flow flow = {};
-	struct live *live;
+	struct live *live = bpf_map_lookup_elem(&lives, flow);
 
-	if (!ctx->sk || ctx->protocol != IPPROTO_TCP)
-		return 0;
-	flow_of(ctx->sk, is_ipv6, &flow);
-	live = bpf_map_lookup_elem(&lives, &flow);
-	if (!live)
-		return 0;
-	*client = *(volatile struct live *)live;
-	live = bpf_map_lookup_elem(&lives, &flow);
-	return live && client->family && live->isn == client->isn && live->port == client->port &&
-	       live->client[0] == client->client[0] && live->client[1] == client->client[1] &&
-	       live->client[2] == client->client[2] && live->client[3] == client->client[3];
+	return live && *(volatile __u32 *)&live->isn == isn;
 }
 
 /* 48 bits of a counter as an address and a port. */
@@ -229,9 +256,12 @@ static __always_inline int answer_stats(struct bpf_sock_addr *ctx)
 	struct settings *settings = get_settings();
 	__u64 *value = bpf_map_lookup_elem(&counters, &index), answer;
 
-	if (!settings || (!value && index + 1 != FINGERPRINT_PORT))
+	if (value)
+		answer = *value;
+	else if (settings && index + 1 == FINGERPRINT_PORT)
+		answer = settings->fingerprint;
+	else
 		return 1;
-	answer = value ? *value : settings->fingerprint;
 	ctx->user_ip4 = bpf_htonl(answer);
 	ctx->user_port = bpf_htons(answer >> 32);
 	return 1;
@@ -251,31 +281,57 @@ static __always_inline int is_elsewhere(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername4")
 int srcip_peer4(struct bpf_sock_addr *ctx)
 {
-	struct live client;
+	__u64 flow[FLOW_WORDS] = {};
+	struct live *live;
+	__u32 isn, client, port;
 
 	if (is_elsewhere(ctx))
 		return 1;
 	if (ctx->protocol == IPPROTO_UDP && ctx->user_ip4 == bpf_htonl(STATS_ADDRESS))
 		return answer_stats(ctx);
-	if (!client_of(ctx, 0, &client) || client.family != 4)
+	if (ctx->protocol != IPPROTO_TCP)
 		return 1;
-	ctx->user_ip4 = client.client[3];
-	ctx->user_port = client.port;
+	flow_ipv4(ctx, flow);
+	live = bpf_map_lookup_elem(&lives, flow);
+	if (!live || live->family != 4)
+		return 1;
+	isn = *(volatile __u32 *)&live->isn;
+	client = live->client[3];
+	port = live->port;
+	if (!is_still(flow, isn))
+		return 1;
+	ctx->user_ip4 = client;
+	ctx->user_port = port;
 	return 1;
 }
 
 SEC("cgroup/getpeername6")
 int srcip_peer6(struct bpf_sock_addr *ctx)
 {
-	struct live client;
+	__u64 flow[FLOW_WORDS] = {}, client[2];
+	struct live *live;
+	__u32 isn, port;
 
-	if (is_elsewhere(ctx) || !client_of(ctx, 1, &client))
+	if (ctx->protocol != IPPROTO_TCP || is_elsewhere(ctx))
 		return 1;
-	ctx->user_ip6[0] = client.client[0];
-	ctx->user_ip6[1] = client.client[1];
-	ctx->user_ip6[2] = client.client[2];
-	ctx->user_ip6[3] = client.client[3];
-	ctx->user_port = client.port;
+	if (is_mapped(ctx))
+		flow_ipv4(ctx, flow);
+	else
+		flow_ipv6(ctx, flow);
+	live = bpf_map_lookup_elem(&lives, flow);
+	if (!live || !live->family)
+		return 1;
+	isn = *(volatile __u32 *)&live->isn;
+	client[0] = PAIR(live->client[0], live->client[1]);
+	client[1] = PAIR(live->client[2], live->client[3]);
+	port = live->port;
+	if (!is_still(flow, isn))
+		return 1;
+	ctx->user_ip6[0] = FIRST(client[0]);
+	ctx->user_ip6[1] = SECOND(client[0]);
+	ctx->user_ip6[2] = FIRST(client[1]);
+	ctx->user_ip6[3] = SECOND(client[1]);
+	ctx->user_port = port;
 	return 1;
 }
 

@@ -116,9 +116,11 @@ struct work {
 	__u32 shift, timestamp, echo;
 	__u32 reserved;
 	__u64 swept; /* when the dead were last looked for */
+	struct flow nobody;
+	struct network key;
+	struct pending pending;
 	__u8 tcp[64];
 	__u8 options[64], before[64];
-	struct held held;
 };
 
 enum { INWARD, OUTWARD, DIRECTIONS };
@@ -136,6 +138,10 @@ MAP(settings_map, ARRAY, 1, __u32, struct settings, 0);
 MAP(ports, ARRAY, 1024, __u32, __u64, 0); /* a bit per port */
 MAP(networks, LPM_TRIE, 1024, struct network, __u32, BPF_F_NO_PREALLOC);
 MAP(counters, ARRAY, COUNTER_SETS, __u32, __u64, 0);
+/* A header that comes in one segment, as a value of the size of those in `headers`: without CAP_PERFMON the verifier
+ * takes additions to pointers at one place only if the values are of one size. */
+MAP(fresh, PERCPU_ARRAY, 1, __u32, struct held, 0);
+MAP(tuples, PERCPU_ARRAY, 1, __u32, struct bpf_sock_tuple, 0);
 MAP(works, PERCPU_ARRAY, DIRECTIONS, __u32, struct work, 0);
 /* Not answered yet: may be forgotten, then the next SYN-ACK brings it back, or the connection is refused. */
 MAP(attempts, LRU_HASH, 8192, struct attempt, struct pending, 0);
@@ -160,6 +166,13 @@ static __always_inline struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&settings_map, &zero);
 }
 
+static __always_inline struct held *get_fresh(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&fresh, &zero);
+}
+
 /* Whether the port is one of those asked for; none is, until the settings are there. */
 static __always_inline int is_intercepted(__be16 port)
 {
@@ -171,13 +184,13 @@ static __always_inline int is_intercepted(__be16 port)
 }
 
 /* What is asked of this peer. */
-static __always_inline __u32 policy_of(const struct flow *flow)
+static __always_inline __u32 policy_of(struct work *w)
 {
-	struct network key = { .length = 128 };
 	__u32 *policy;
 
-	__builtin_memcpy(key.address, flow->peer, sizeof(key.address));
-	policy = bpf_map_lookup_elem(&networks, &key);
+	w->key.length = 128;
+	__builtin_memcpy(w->key.address, w->packet.flow.peer, sizeof(w->key.address));
+	policy = bpf_map_lookup_elem(&networks, &w->key);
 	return policy ? *policy : OFF;
 }
 

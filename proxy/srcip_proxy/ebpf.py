@@ -16,7 +16,8 @@ from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h
-OBJECT = Path("/usr/lib/srcip/srcip.bpf.o")
+OBJECTS = tuple(Path("/usr/lib/srcip") / name for name in ("srcip.bpf.o", "srcip-copies.bpf.o"))
+"""The same programs, compiled for newer and for older kernels."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,21 @@ class Place:
     """Whether tcx is used where the kernel has it: it costs less for each packet than clsact."""
 
 
-def attach(plan: Plan, pod: Pod, program: Path, place: Place) -> str:
+def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
     """Attach everything and say what was done. Raises BpfError, TooManyAddressesError, OSError.
 
-    The programs do nothing until the last entry of their maps is written, so an attach that is cut off harms nobody.
+    Of the `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of
+    their maps is written, so an attach that is cut off harms nobody.
     """
-    number = ebpf_maps.fingerprint(plan, pod, program.read_bytes())
+    number = ebpf_maps.fingerprint(plan, pod, b"".join(each.read_bytes() for each in objects))
     before = ebpf_counters.fingerprint()
     if before == number:
         return "in place already"
     if before is not None:
         raise libbpf.BpfError("another configuration is attached to this Pod; a Pod keeps its first one to its end")
     entries = ebpf_maps.entries(plan, pod, number, _network())
-    loaded = libbpf.Object(program)
+    loaded = _loaded(objects, plan.max_connections)
     try:
-        loaded.resize("lives", plan.max_connections)
-        loaded.load()
         hook = _attach_to(loaded, place)
     except (libbpf.BpfError, OSError):
         loaded.detach()
@@ -54,6 +54,21 @@ def attach(plan: Plan, pod: Pod, program: Path, place: Place) -> str:
         loaded.put(entry.name, entry.key, entry.value)
     loaded.close()
     return f"attached to {place.interface} ({hook}) and {place.cgroup}"
+
+
+def _loaded(objects: Sequence[Path], connections: int) -> libbpf.Object:
+    """The first that can be loaded; raises the BpfError of the last."""
+    first, *others = objects
+    loaded = libbpf.Object(first)
+    try:
+        loaded.resize("lives", connections)
+        loaded.load()
+    except libbpf.BpfError:
+        loaded.close()
+        if not others:
+            raise
+        return _loaded(others, connections)
+    return loaded
 
 
 def _attach_to(loaded: libbpf.Object, place: Place) -> str:
@@ -86,12 +101,13 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
 def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
     capset.use_all()
-    if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, wanted.object):
+    objects = tuple(wanted.object or OBJECTS)
+    if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, objects):
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
         return 1
     place = Place(wanted.interface, wanted.cgroup, wanted.hook != "clsact")
-    print(f"srcip-proxy ebpf: {attach(plan, pod, wanted.object, place)}")
+    print(f"srcip-proxy ebpf: {attach(plan, pod, objects, place)}")
     return 0
 
 
@@ -110,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     attaching = commands.add_parser("attach", help="attach the programs to this Pod; needs CAP_BPF and CAP_NET_ADMIN")
     attaching.add_argument("--cgroup", type=Path, required=True, help="the Pod's directory in cgroup v2")
     attaching.add_argument("--interface", default="eth0", help="where the balancers' packets arrive (default: eth0)")
-    attaching.add_argument("--object", type=Path, default=OBJECT, help=f"the compiled programs (default: {OBJECT})")
+    text = f"the compiled programs; of several the first that the kernel takes (default: {' '.join(map(str, OBJECTS))})"
+    attaching.add_argument("--object", type=Path, action="append", help=text)
     attaching.add_argument("--hook", choices=("auto", "clsact"), default="auto", help="auto: tcx if the kernel has it")
     commands.add_parser("stats", help="print the counters of this Pod; needs no capability")
     text = "serve the counters of all Pods of this node: srcip-proxy ebpf exporter --help"

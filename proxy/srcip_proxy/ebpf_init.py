@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from srcip_proxy import capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
@@ -24,7 +24,7 @@ def set_up(
     pod: Pod,
     environment: Mapping[str, str],
     root: Path = Path(CGROUP_MOUNT),
-    program: Path = ebpf.OBJECT,
+    objects: Sequence[Path] = ebpf.OBJECTS,
 ) -> str:
     """Attach everything and say what was done. Raises NotPossibleError."""
     reasons = ebpf_preflight.obstacles(platform.release())
@@ -37,9 +37,9 @@ def set_up(
     try:
         capset.use_all()
         link = interface(pod, pods.run_ip)
-        if reasons := ebpf_preflight.places(link, cgroup, program):
+        if reasons := ebpf_preflight.places(link, cgroup, objects):
             raise NotPossibleError(reasons)
-        return ebpf.attach(plan, pod, program, ebpf.Place(link, cgroup))
+        return ebpf.attach(plan, pod, objects, ebpf.Place(link, cgroup))
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
         raise NotPossibleError([*explained(str(error)), str(error)], is_untouched(str(error))) from error
 

@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from srcip_proxy import capabilities
@@ -17,9 +18,9 @@ _HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 _ETHERNET = 1  # ARPHRD_ETHER
 
 
-def findings(interface: str, cgroup: Path, program: Path) -> list[str]:
+def findings(interface: str, cgroup: Path, objects: Sequence[Path]) -> list[str]:
     """What is missing, each with what to do; empty when nothing is."""
-    return [*obstacles(platform.release()), *places(interface, cgroup, program)]
+    return [*obstacles(platform.release()), *places(interface, cgroup, objects)]
 
 
 def obstacles(release: str) -> list[str]:
@@ -35,13 +36,12 @@ def _kernel(release: str) -> list[str]:
     return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
 
 
-def places(interface: str, cgroup: Path, program: Path) -> list[str]:
+def places(interface: str, cgroup: Path, objects: Sequence[Path]) -> list[str]:
     """What cannot be attached, or attached to."""
     found = []
     if not (cgroup / "cgroup.controllers").exists():
         found.append(f"{cgroup} is no directory of cgroup v2: mount /sys/fs/cgroup of a node that has it, read-only")
-    if not program.exists():
-        found.append(f"{program} is missing: it is part of the image")
+    found += [f"{program} is missing: it is part of the image" for program in objects if not program.exists()]
     return [*found, *_interface(interface)]
 
 

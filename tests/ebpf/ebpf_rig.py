@@ -1,5 +1,6 @@
 """Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
 
+import itertools
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from srcip_proxy.plan import Plan
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"
+_NUMBERS = itertools.count()
 ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 
 
@@ -44,6 +46,15 @@ def cgroup_root() -> Path | None:
     """Where cgroup v2 is mounted."""
     rows = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     return next((Path(row[1]) for row in rows if row[2] == "cgroup2"), None)
+
+
+def objects() -> list[Path]:
+    """The compiled programs, those that work on newer kernels first."""
+    return [bpf.compiled(source) for source in bpf.BOTH]
+
+
+def object_options(objects: Iterable[Path]) -> list[str]:
+    return [word for path in objects for word in ("--object", str(path))]
 
 
 @dataclass
@@ -76,7 +87,7 @@ class Pod:
 
     def attach(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Attach the programs, with no other capabilities than in a Pod."""
-        words = ("ebpf", "attach", "--cgroup", str(self.cgroup), "--object", str(bpf.compiled()))
+        words = ("ebpf", "attach", "--cgroup", str(self.cgroup), *object_options(objects()))
         return self.proxy(*words, *options, prefix=ONLY_BPF_AND_NET_ADMIN)
 
     def start(self, words: list[str]) -> Path:
@@ -145,7 +156,7 @@ Pods = Callable[..., Pod]
 def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **changes: object) -> Iterator[Pod]:
     """A Pod with the test application. Where there can be none, the test is skipped (see needs_root)."""
     needs_root()
-    name = f"e{os.getpid()}{time.monotonic_ns() % 1000}"
+    name = f"e{os.getpid()}x{next(_NUMBERS)}"
     net = network.network(name)
     root = cgroup_root()
     assert root

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, Pods, running
+from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, Pods, object_options, objects, running
 from rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 
 from srcip_lab import bpf
@@ -51,7 +51,7 @@ def test_a_missing_capability_is_named(pods: Pods, readable: Path, missing: str)
 def attach(pod: Pod, readable: Path, prefix: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
     """With the machine's Python and a copy of the sources, which any user may read."""
     script = f"import sys; sys.path.insert(0, {str(readable)!r}); from srcip_proxy.__main__ import main; main()"
-    words = ["ebpf", "attach", "--cgroup", str(pod.cgroup), "--object", str(readable / "srcip.bpf.o")]
+    words = ["ebpf", "attach", "--cgroup", str(pod.cgroup), *object_options(sorted(readable.glob("*.o")))]
     return pod.run([*prefix, "/usr/bin/python3", "-Ic", script, *words], SRCIP_PLAN=pod.wanted.to_env())
 
 
@@ -67,7 +67,8 @@ def readable() -> Iterator[Path]:
     root = Path(f"/usr/local/lib/srcip-test-{os.getpid()}")
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(bpf.SOURCES.parent / "srcip_proxy", root / "srcip_proxy")
-    shutil.copy(bpf.compiled(), root / "srcip.bpf.o")
+    for number, compiled in enumerate(objects()):
+        shutil.copy(compiled, root / f"{number}.o")
     run("chmod", "-R", "a+rX", str(root))
     yield root
     shutil.rmtree(root)
@@ -83,7 +84,7 @@ def readable() -> Iterator[Path]:
     ],
 )
 def test_what_is_missing_is_named(pod: Pod, wrong: list[str], said: str) -> None:
-    answer = pod.proxy("ebpf", "attach", "--cgroup", str(pod.cgroup), "--object", str(bpf.compiled()), *wrong)
+    answer = pod.proxy("ebpf", "attach", "--cgroup", str(pod.cgroup), *object_options(objects()), *wrong)
     assert answer.returncode == 1
     assert said in answer.stderr
 
@@ -93,6 +94,25 @@ def test_what_is_missing_is_named(pod: Pod, wrong: list[str], said: str) -> None
 )
 def test_the_oldest_kernel(release: str, fits: bool) -> None:
     assert (ebpf_preflight._kernel(release) == []) == fits
+
+
+def test_kernels_that_refuse_the_first_object_take_the_second() -> None:
+    """It has the same programs, which copy each packet's headers rather than look into it."""
+    with running(attached=False) as pod:
+        refused, copies = bpf.compiled(HERE / "refused.bpf.c"), bpf.compiled(bpf.BOTH[1])
+        words = ["ebpf", "attach", "--cgroup", str(pod.cgroup)]
+        said = pod.proxy(*words, "--object", str(refused), prefix=ONLY_BPF_AND_NET_ADMIN)
+        assert (said.returncode, "prog 'refused'" in said.stderr, pod.programs()) == (1, True, [])
+        said = pod.proxy(*words, *object_options([refused, copies]), prefix=ONLY_BPF_AND_NET_ADMIN)
+        assert said.returncode == 0, said.stderr
+        text = b"x" * 100_000
+        for to, header, client in ((POD4, v1(), CLIENT4), (POD6, v2(CLIENT6), CLIENT6)):
+            for number in range(3):
+                with pod.connect(to=to) as sender:
+                    sender.send(header[: 7 * number] if number else header)
+                    sender.send(header[7 * number :] + text if number else text)
+                    seen = sender.seen(rest=len(text), quiet=0.02)
+                    assert (seen.peer, seen.rest) == (client, text)
 
 
 def test_attaching_again_changes_nothing(pod: Pod) -> None:

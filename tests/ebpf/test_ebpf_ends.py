@@ -6,11 +6,9 @@ import sys
 import time
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, running
+from ebpf_rig import LB4_ADDRESS, Pod, object_options, objects, running
 from packets import ACK, PSH, RST, SYN, Forger
 from rig import CLIENT4, POD4, POD6, Client, v1, v2
-
-from srcip_lab import bpf
 
 pytestmark = pytest.mark.dataplane
 
@@ -67,7 +65,7 @@ sys.exit(main())
 def test_an_attach_that_is_killed_harms_nobody(hook: str) -> None:
     """Programs without their last entry do nothing: the connection is native, and the next attach works beside them."""
     with running(attached=False) as pod:
-        words = ["ebpf", "attach", "--cgroup", str(pod.cgroup), "--object", str(bpf.compiled()), "--hook", hook]
+        words = ["ebpf", "attach", "--cgroup", str(pod.cgroup), *object_options(objects()), "--hook", hook]
         killed = pod.run([sys.executable, "-c", ATTACH_AND_DIE, *words], SRCIP_PLAN=pod.wanted.to_env())
         assert killed.returncode == 9, killed.stderr
         assert len(pod.programs()) == 4

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, running
+from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, running
 from rig import APP, CLIENT4, v2
 
-from srcip_lab import bpf
 from srcip_proxy import ebpf_init, ebpf_preflight
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
@@ -24,7 +23,8 @@ import os, sys
 from pathlib import Path
 from srcip_proxy import ebpf_init, init
 try:
-    print(ebpf_init.set_up(*init.load(os.environ), os.environ, Path(sys.argv[1]), Path(sys.argv[2])))
+    root, *objects = map(Path, sys.argv[1:])
+    print(ebpf_init.set_up(*init.load(os.environ), os.environ, root, objects))
 except ebpf_init.NotPossibleError as error:
     sys.exit("\\n".join(error.reasons))
 """
@@ -43,7 +43,7 @@ class Fresh:
         self, *, uid: str = UID, root: Path | None = None, prefix: tuple[str, ...] = ONLY_BPF_AND_NET_ADMIN
     ) -> subprocess.CompletedProcess[str]:
         """Init with these capabilities, which are its own alone, as in a container."""
-        words = [*prefix, sys.executable, "-c", INIT, str(root or self.root), str(bpf.compiled())]
+        words = [*prefix, sys.executable, "-c", INIT, str(root or self.root), *map(str, objects())]
         return self.pod.run(words, SRCIP_PLAN=self.pod.wanted.to_env(), HOST_IP="10.77.0.1", POD_UID=uid)
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
@@ -175,11 +176,11 @@ def test_an_option_of_another_length_is_none(toa: Pod, connect: Connects, kind: 
 )
 @pytest.mark.parametrize("policy", ["required", "optional"])
 def test_an_address_that_no_client_has_is_refused(pods: Pods, connect: Connects, address: str, policy: str) -> None:
-    """At once, by the ACK: not even connect() succeeds."""
+    """At once, by the ACK: not even connect() succeeds, or, on a slow machine, nothing behind it."""
     pod = pods(mode="ebpf", client_from="toa", proxy_protocol=policy)
     before, accepted = pod.stats(), pod.accepted()
-    with pytest.raises(ConnectionResetError):
-        connect(pod, option((address, 1)))
+    with suppress(ConnectionResetError), connect(pod, option((address, 1))) as client:
+        assert client.seen().refused
     assert more(pod, before) == {"refused unusable_address": 1}
     assert (pod.accepted(), pod.half_open()) == (accepted, 0)
 

@@ -62,7 +62,7 @@ def test_the_programs_of_ebpf_mode_can_be_opened_by_the_loader(finished: Callabl
     """ctypes, libbpf and all that they link to are there, and the object is one of BPF, with its maps."""
     code = (
         "from srcip_proxy import ebpf, libbpf\n"
-        "programs = libbpf.Object(ebpf.OBJECT)\n"
+        "programs = libbpf.Object(ebpf.OBJECTS[0])\n"
         "programs.resize('lives', 7)\n"
         "programs.close()\n"
         "print('opened')\n"

@@ -182,7 +182,7 @@ def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_missing_is_told_in_the_init_containers_words(without_programs, clean_lab):
     with pytest.raises(LabError) as caught:
         Lab.up(annotated("ebpf"), name=clean_lab)
-    first, second = caught.value.errors
+    first, second, _ = caught.value.errors
     assert first == "init container srcip-init: exit code 1"
     assert "srcip.bpf.o is missing: it is part of the image" in second
     assert clean_lab not in names() and cgroup.of_pod(clean_lab) is None

@@ -1,0 +1,49 @@
+"""An older kernel takes the programs: the oldest that Debian has for this machine boots in a virtual machine."""
+
+import io
+import os
+import shutil
+import sys
+
+import ebpf_rig
+import pytest
+
+from kernels import machine, package
+from srcip_lab import bpf
+from srcip_lab.errors import LabError
+from srcip_lab.tools import machine_path
+
+pytestmark = pytest.mark.dataplane
+
+OLDEST = "6.1"
+ATTACH = "tests/ebpf/test_ebpf_attach.py"
+TESTS = (f"{ATTACH}::test_bpf_and_net_admin_are_enough", f"{ATTACH}::test_stats_need_no_capability")
+
+
+@pytest.fixture
+def oldest() -> package.Kernel:
+    """The kernel; without what it takes the test is skipped with the reason, which is a failure in CI."""
+    ebpf_rig.needs_root()
+    if os.uname().machine != "x86_64":
+        pytest.skip(f"no machine for {os.uname().machine} is described here")
+    missing = [str(name) for name in ("qemu-system-x86_64", "busybox", machine.SHARING) if not shutil.which(name)]
+    try:
+        if not missing:
+            return package.kernel(OLDEST)
+        reason = f"missing on this machine: {', '.join(missing)} (e2e/setup.sh test)"
+    except LabError as error:
+        reason = str(error)
+    return pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+@pytest.mark.timeout(600)
+def test_the_oldest_kernel_of_debian_shows_the_client(oldest: package.Kernel) -> None:
+    """BPF and NET_ADMIN alone attach the programs there, a connection with a header shows its client, and any process
+    reads the counters. In software, where the processor runs no guests, it takes about a minute."""
+    bpf.compiled()
+    said = io.StringIO()
+    words = ["sh", "-c", 'uname -r; exec "$@"', "sh", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
+    code = machine.run_in(oldest, words, said, seconds=500, PATH=machine_path(), CI="1", TERM="dumb")
+    assert code == 0, said.getvalue()
+    assert said.getvalue().startswith(oldest.release)
+    assert "3 passed" in said.getvalue()
