@@ -36,6 +36,7 @@ def oldest() -> package.Kernel:
     return pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
+@pytest.mark.xfail(strict=True, reason="the verifier of Linux 6.1 refuses the programs: docs/kernels.md")
 @pytest.mark.timeout(600)
 def test_the_oldest_kernel_of_debian_shows_the_client(oldest: package.Kernel) -> None:
     """BPF and NET_ADMIN alone attach the programs there, a connection with a header shows its client, and any process
