@@ -34,7 +34,7 @@ def _chosen(options: list[str]) -> list[str]:
 
 def tests(kernel: package.Kernel, options: list[str]) -> int:
     """Run pytest with `options` on a kernel. Raises LabError."""
-    for source in (bpf.PROGRAMS, *TESTS.glob("*.bpf.c")):
+    for source in (*bpf.BOTH, *TESTS.glob("*.bpf.c")):
         bpf.compiled(source)  # here, where it is faster
     how = "by KVM" if machine.has_kvm() else "in software"
     print(f"Linux {kernel.release}, {how}", flush=True)

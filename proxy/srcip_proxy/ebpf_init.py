@@ -76,6 +76,8 @@ def explained(said: str) -> list[str]:
             "the kernel allows no bpf(2) here though CAP_BPF is there: the node's container runtime may have a seccomp "
             "profile from before Linux 5.8 (update it), or the kernel be locked down"
         ]
+    if first.startswith("load:"):
+        return [f"the verifier of Linux {platform.release()} refuses the programs: choose another node, or mode tproxy"]
     return []
 
 

@@ -21,6 +21,8 @@ PRIORITY = 7371
 """Of our filters in clsact; a lower one runs before them."""
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI: beside others, such as Cilium's
+_LINES = 40
+"""Of libbpf's words, in an error: a verifier's log has thousands, and says the reason at its end."""
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -130,7 +132,8 @@ class Object:
 
     def _error(self, doing: str, number: int = 0) -> BpfError:
         why = os.strerror(number or ctypes.get_errno())
-        return BpfError("\n".join([f"{doing}: {why}", *self._said[-20:]]))
+        said = "\n".join(self._said).splitlines()
+        return BpfError("\n".join([f"{doing}: {why}", *said[-_LINES:]]))
 
     def _hear(self, level: int, form: bytes, arguments: int) -> int:
         """libbpf's warnings, for the message of an error (enum libbpf_print_level: 0 is warning)."""

@@ -142,6 +142,7 @@ def test_kernels_before_bpf_loop_are_told_by_their_version(release: str, is_new:
         ("clsact of eth0: Operation not supported", "CONFIG_NET_SCH_INGRESS"),
         ("srcip_ingress on eth0: No such file or directory", "CONFIG_NET_CLS_BPF"),
         ("load: Operation not permitted\nlibbpf: Error in bpf_object__probe_loading()", "seccomp profile"),
+        ("load: Permission denied\nlibbpf: prog 'srcip_ingress': BPF program load failed", "the verifier of Linux"),
     ],
 )
 def test_an_error_of_the_kernel_is_explained(said: str, what: str) -> None:
