@@ -55,14 +55,19 @@ static __noinline int refuse_packet(struct __sk_buff *skb, struct work *w)
 	return PASS;
 }
 
-static __always_inline int refuse(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 counter)
-{
-	pending->is_refused = 1;
-	count(counter);
-	if (pending->is_held)
-		bpf_map_delete_elem(&headers, &w->packet.flow);
-	return refuse_packet(skb, w);
-}
+/*
+ * What becomes of a packet of a handshake, beside PASS and DROP. Each step says the next one, and all are taken at one place
+ * (conclude): the verifier walks through a function again wherever it is called.
+ */
+enum outcome {
+	JUDGE = 16, /* w's part of a header was read */
+	HOLD,       /* it is the beginning of one */
+	CLAIM,      /* it is whole, or there is an option: both state a client */
+	NATIVE,     /* there is none, and none is needed */
+	PROMOTE,    /* w->live is what is known from now on */
+	AGAIN,      /* it was refused before */
+	REFUSE = 32 /* and the counter of the reason */
+};
 
 static __always_inline __u32 counter_of(__u32 reason)
 {
@@ -101,20 +106,20 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 	return PASS;
 }
 
-/* The header (of `length` bytes; 0: there is none) is whole: from now on the connection is known. */
-static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 length)
+/* From now on the connection is known, as w->live says; its header is w->live.shift bytes long. */
+static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pending *pending)
 {
 	struct packet *p = &w->packet;
 	__u32 was_held = pending->is_held, state = TCP_NEW_SYN_RECV;
 
-	if (pending->is_cookie || p->seq + p->payload == w->attempt.isn + 1 + length) /* for all others the state makes no difference */
-		state = state_of(skb, &p->flow);
 	w->live.isn = w->attempt.isn;
-	w->live.shift = length;
 	w->live.is_ending = 0;
 	w->live.peer_end = w->live.isn; /* before everything: no FIN can end there */
+	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */
+		state = state_of(skb, &p->flow);
 	if (add_live(skb, w))
-		return refuse(skb, w, pending, REFUSED_NO_ROOM);
+		return REFUSE + REFUSED_NO_ROOM;
+	count(w->counter);
 	bpf_map_delete_elem(&attempts, &w->attempt);
 	if (was_held)
 		bpf_map_delete_elem(&headers, &p->flow);
@@ -123,40 +128,40 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	return deliver(skb, w, state);
 }
 
-static __always_inline int promote_none(struct __sk_buff *skb, struct work *w, struct pending *pending)
+static __always_inline int be_native(struct work *w)
 {
 	__builtin_memset(&w->live, 0, sizeof(w->live));
-	count(ACCEPTED_NONE);
-	return promote(skb, w, pending, 0);
+	w->counter = ACCEPTED_NONE;
+	return PROMOTE;
 }
 
-static __noinline int promote_claim(struct __sk_buff *skb, struct work *w, struct pending *pending,
-				    const struct srcip_claim *claim)
+static __noinline int take_claim(struct __sk_buff *skb, struct work *w, const struct srcip_claim *claim)
 {
 	struct settings *settings = get_settings();
 	const __be32 *address = (const __be32 *)claim->address;
-	__u32 family = claim->family, counter = family ? ACCEPTED_PROXY : ACCEPTED_LOCAL;
+	__u32 family = claim->family;
 
 	if (!settings)
 		return DROP;
+	w->counter = family ? ACCEPTED_PROXY : ACCEPTED_LOCAL;
 	if (!claim->version) /* no header, and nothing to lower sequence numbers by */
-		counter = ACCEPTED_TOA;
+		w->counter = ACCEPTED_TOA;
 	if (!srcip_usable(claim, &settings->own))
-		return refuse(skb, w, pending, REFUSED_UNUSABLE_ADDRESS);
+		return REFUSE + REFUSED_UNUSABLE_ADDRESS;
 	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, w)) {
 		if (settings->is_exact)
-			return refuse(skb, w, pending, REFUSED_FAMILY);
+			return REFUSE + REFUSED_FAMILY;
 		count(FALLBACK_FAMILY);
 		family = 0;
 	}
 	w->live.family = family;
 	w->live.port = bpf_htons(claim->port);
+	w->live.shift = claim->length;
 	if (family == 6)
 		__builtin_memcpy(w->live.client, address, 16);
 	else
 		set_ipv4(w->live.client, address[0]);
-	count(counter);
-	return promote(skb, w, pending, claim->length);
+	return PROMOTE;
 }
 
 static long append_byte(__u32 i, void *context)
@@ -185,14 +190,81 @@ static __noinline int read_header(struct __sk_buff *skb, struct work *w, struct 
 	return bpf_skb_load_bytes(skb, p->tcp + p->header + skip, to->scratch.bytes, length_of(size, SRCIP_MAX_HEADER));
 }
 
-/* Puts what was read behind what is held. */
-static __noinline void append(struct held *from, struct held *to)
+static long copy_word(__u32 i, void *context)
 {
 	struct {
 		struct srcip_scratch *to, *from;
-	} both = { &to->scratch, &from->scratch };
+	} *both = context;
+	__u32 at = srcip_index(&both->from->reading, i * 8, SRCIP_MAX_HEADER) & ~7;
 
-	bpf_loop(SRCIP_MAX_HEADER, append_byte, &both, 0);
+	if (i * 8 >= both->from->have)
+		return 1;
+	*(__u64 *)&both->to->bytes[at] = *(__u64 *)&both->from->bytes[at];
+	return 0;
+}
+
+/* Puts what was read behind what is held, and all of that in the place of what was read. */
+static __noinline void append(struct held *part, struct held *held)
+{
+	struct {
+		struct srcip_scratch *to, *from;
+	} more = { &held->scratch, &part->scratch }, all = { &part->scratch, &held->scratch };
+
+	bpf_loop(SRCIP_MAX_HEADER, append_byte, &more, 0);
+	bpf_loop(SRCIP_MAX_HEADER / 8, copy_word, &all, 0);
+	part->scratch.have = held->scratch.have;
+}
+
+/* The first part of a header. */
+static __noinline int on_first(struct __sk_buff *skb, struct work *w)
+{
+	__u32 payload = w->packet.payload, size = payload;
+	struct held *part = get_fresh();
+
+	if (!part)
+		return DROP;
+	if (size > SRCIP_MAX_HEADER)
+		size = SRCIP_MAX_HEADER;
+	w->is_cut = size < payload;
+	return read_header(skb, w, part, 0, size) ? DROP : JUDGE;
+}
+
+/* Another part: bytes of the payload, from `skip` on, are new. */
+static __noinline int on_next(struct __sk_buff *skb, struct work *w, struct held *held, __u32 skip)
+{
+	__u32 have = held->scratch.have, fresh = w->packet.payload - skip, size = fresh;
+	struct held *part = get_fresh();
+
+	if (!part || have > SRCIP_MAX_HEADER)
+		return DROP;
+	if (size > SRCIP_MAX_HEADER - have)
+		size = SRCIP_MAX_HEADER - have;
+	w->is_cut = size < fresh;
+	if (read_header(skb, w, part, skip, size))
+		return DROP;
+	append(part, held);
+	return JUDGE;
+}
+
+/* What the header so far means. */
+static __noinline int judge(struct work *w, struct pending *pending, struct held *part)
+{
+	struct settings *settings = get_settings();
+	int verdict;
+
+	if (!settings)
+		return DROP;
+	verdict = srcip_parse(&part->scratch, &settings->limits);
+	if (verdict == SRCIP_ACCEPT)
+		return CLAIM;
+	if (verdict == SRCIP_REJECT) {
+		if (part->scratch.reason == SRCIP_NO_HEADER && pending->policy == OPTIONAL && !pending->is_held)
+			return NATIVE;
+		return REFUSE + counter_of(part->scratch.reason);
+	}
+	if (w->packet.flags & FIN)
+		return REFUSE + REFUSED_HEADER_CLOSED;
+	return w->is_cut ? REFUSE + REFUSED_TOO_LONG : HOLD;
 }
 
 /* The header goes on: its first part is kept. 0, or what becomes of the packet. */
@@ -207,98 +279,41 @@ static __noinline int keep(struct __sk_buff *skb, struct work *w, struct pending
 	if (failure == -ENOMEM) /* for a moment: it comes again */
 		return DROP;
 	if (failure)
-		return refuse(skb, w, pending, REFUSED_NO_ROOM);
+		return REFUSE + REFUSED_NO_ROOM;
 	pending->is_held = 1;
 	return 0;
 }
 
-/* The kernel is made to acknowledge a part of a header. */
-static __noinline int acknowledge(struct __sk_buff *skb, struct work *w, __u32 have)
+/* The beginning of a header, of `have` bytes: the kernel is made to acknowledge them. */
+static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *part)
 {
 	struct packet *p = &w->packet;
+	__u32 have = part->scratch.have;
+	int failure;
 
+	if (!pending->is_held) {
+		failure = keep(skb, w, pending, part);
+		if (failure)
+			return failure;
+	}
 	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
 		return DROP; /* a SYN cookie: nobody is there who could acknowledge it */
 	set_seq(skb, p, p->seq - have);
 	return PASS;
 }
 
-/* What the header so far means; `is_cut`: it has more than its most bytes. 0: it goes on. */
-static __always_inline int judge(struct __sk_buff *skb, struct work *w, struct pending *pending,
-				 struct srcip_scratch *scratch, __u32 is_first, __u32 is_cut)
-{
-	struct settings *settings = get_settings();
-	int verdict;
-
-	if (!settings)
-		return DROP;
-	verdict = srcip_parse(scratch, &settings->limits);
-	if (verdict == SRCIP_ACCEPT)
-		return promote_claim(skb, w, pending, &scratch->claim);
-	if (verdict == SRCIP_REJECT) {
-		if (is_first && scratch->reason == SRCIP_NO_HEADER && pending->policy == OPTIONAL)
-			return promote_none(skb, w, pending);
-		return refuse(skb, w, pending, counter_of(scratch->reason));
-	}
-	if (w->packet.flags & FIN)
-		return refuse(skb, w, pending, REFUSED_HEADER_CLOSED);
-	return is_cut ? refuse(skb, w, pending, REFUSED_TOO_LONG) : 0;
-}
-
-/* The first part of a header. */
-static __noinline int on_first(struct __sk_buff *skb, struct work *w, struct pending *pending)
-{
-	__u32 payload = w->packet.payload, size = payload;
-	struct held *part = get_fresh();
-	int done;
-
-	if (!part)
-		return DROP;
-	if (size > SRCIP_MAX_HEADER)
-		size = SRCIP_MAX_HEADER;
-	if (read_header(skb, w, part, 0, size))
-		return DROP;
-	done = judge(skb, w, pending, &part->scratch, 1, size < payload);
-	if (done)
-		return done;
-	done = keep(skb, w, pending, part);
-	if (done)
-		return done;
-	return acknowledge(skb, w, size);
-}
-
-/* Another part: bytes of the payload, from `skip` on, are new. */
-static __noinline int on_next(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held, __u32 skip)
-{
-	__u32 have = held->scratch.have, fresh = w->packet.payload - skip, size = fresh;
-	struct held *part = get_fresh();
-	int done;
-
-	if (!part || have > SRCIP_MAX_HEADER)
-		return DROP;
-	if (size > SRCIP_MAX_HEADER - have)
-		size = SRCIP_MAX_HEADER - have;
-	if (read_header(skb, w, part, skip, size))
-		return DROP;
-	append(part, held);
-	done = judge(skb, w, pending, &held->scratch, 0, size < fresh);
-	if (done)
-		return done;
-	return acknowledge(skb, w, have + size);
-}
-
 /* Nothing new in it: an ACK, or the end. */
-static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, struct pending *pending,
-				      __u32 have, __u32 is_late)
+static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 have,
+				      __u32 is_late)
 {
 	struct packet *p = &w->packet;
 
 	if (p->flags & FIN)
-		return refuse(skb, w, pending, have ? REFUSED_HEADER_CLOSED : REFUSED_EMPTY);
+		return REFUSE + (have ? REFUSED_HEADER_CLOSED : REFUSED_EMPTY);
 	if (is_late && !have && pending->policy == OPTIONAL)
-		return promote_none(skb, w, pending);
+		return NATIVE;
 	if (is_late)
-		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
+		return REFUSE + REFUSED_HEADER_TIMEOUT;
 	if (!p->payload || !have || state_of(skb, &p->flow) != TCP_NEW_SYN_RECV)
 		return DROP; /* above all the ACK that ends the handshake */
 	set_seq(skb, p, p->seq - have);
@@ -316,12 +331,10 @@ static __noinline int on_option(struct __sk_buff *skb, struct work *w, struct pe
 	if (!part)
 		return DROP;
 	if (read_toa(skb, w, &part->scratch.claim))
-		return promote_claim(skb, w, pending, &part->scratch.claim);
+		return CLAIM;
 	if (!w->packet.payload)
 		return on_silence(skb, w, pending, 0, is_late);
-	if (pending->policy == OPTIONAL)
-		return promote_none(skb, w, pending);
-	return refuse(skb, w, pending, REFUSED_NO_OPTION);
+	return pending->policy == OPTIONAL ? NATIVE : REFUSE + REFUSED_NO_OPTION;
 }
 
 /* Whether a packet cannot belong to the handshake, of whose header `have` bytes are there. */
@@ -347,7 +360,7 @@ static __noinline int on_waiting(struct __sk_buff *skb, struct work *w, struct p
 	if (!settings)
 		return DROP;
 	if (pending->is_refused)
-		return refuse_packet(skb, w);
+		return AGAIN;
 	if (is_early(w, pending, 0))
 		return DROP;
 	is_late = is_over(settings, pending);
@@ -356,8 +369,29 @@ static __noinline int on_waiting(struct __sk_buff *skb, struct work *w, struct p
 	if (!w->packet.payload)
 		return on_silence(skb, w, pending, 0, is_late);
 	if (is_late && pending->policy == REQUIRED)
-		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	return on_first(skb, w, pending);
+		return REFUSE + REFUSED_HEADER_TIMEOUT;
+	return on_first(skb, w);
+}
+
+/* A packet of a handshake of whose header a part is there. */
+static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *held)
+{
+	struct settings *settings = get_settings();
+	struct packet *p = &w->packet;
+	__u32 have = held->scratch.have, offset = p->seq - (w->attempt.isn + 1), is_late;
+
+	if (!settings)
+		return DROP;
+	if (pending->is_refused)
+		return AGAIN;
+	if (is_early(w, pending, have))
+		return DROP;
+	is_late = is_over(settings, pending);
+	if (have - offset >= p->payload)
+		return on_silence(skb, w, pending, have, is_late);
+	if (is_late)
+		return REFUSE + REFUSED_HEADER_TIMEOUT;
+	return on_next(skb, w, held, have - offset);
 }
 
 /* A packet that belongs to no handshake that was seen. */
@@ -375,39 +409,31 @@ static __noinline int on_stray(struct __sk_buff *skb, struct work *w)
 	return PASS; /* of a connection that is older than the rules or begun by the Pod */
 }
 
-/* A packet of a handshake of whose header a part is there. */
-static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct held *held)
+/* Takes the steps that are left. */
+static __noinline int conclude(struct __sk_buff *skb, struct work *w, struct pending *pending, int outcome)
 {
-	struct settings *settings = get_settings();
-	struct packet *p = &w->packet;
-	__u32 have = held->scratch.have, offset, is_late;
-	struct pending *pending;
+	struct held *part = get_fresh();
 
-	w->attempt.isn = held->isn;
-	if (p->flags & RST) {
-		set_seq(skb, p, p->seq - have);
-		return PASS;
-	}
-	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (!pending || !settings)
-		return on_stray(skb, w);
-	if (pending->is_refused)
-		return refuse_packet(skb, w);
-	if (is_early(w, pending, have))
+	if (!part)
 		return DROP;
-	is_late = is_over(settings, pending);
-	offset = p->seq - (w->attempt.isn + 1);
-	if (have - offset >= p->payload)
-		return on_silence(skb, w, pending, have, is_late);
-	if (is_late)
-		return refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
-	return on_next(skb, w, pending, held, have - offset);
-}
-
-/* A part of its header made room for others, after its time. */
-static __noinline int on_forgotten(struct __sk_buff *skb, struct work *w, struct pending *pending)
-{
-	return pending->is_refused ? refuse_packet(skb, w) : refuse(skb, w, pending, REFUSED_HEADER_TIMEOUT);
+	if (outcome == JUDGE)
+		outcome = judge(w, pending, part);
+	if (outcome == HOLD)
+		outcome = hold(skb, w, pending, part);
+	if (outcome == CLAIM)
+		outcome = take_claim(skb, w, &part->scratch.claim);
+	if (outcome == NATIVE)
+		outcome = be_native(w);
+	if (outcome == PROMOTE)
+		outcome = promote(skb, w, pending);
+	if (outcome >= REFUSE) {
+		pending->is_refused = 1;
+		count(outcome - REFUSE);
+		if (pending->is_held)
+			bpf_map_delete_elem(&headers, &w->packet.flow);
+		outcome = AGAIN;
+	}
+	return outcome == AGAIN ? refuse_packet(skb, w) : outcome;
 }
 
 static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
@@ -420,14 +446,23 @@ static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 	w->attempt.isn = p->seq - 1;
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
 	if (pending && !pending->is_held)
-		return p->flags & RST ? PASS : on_waiting(skb, w, pending);
+		return p->flags & RST ? PASS : conclude(skb, w, pending, on_waiting(skb, w, pending));
 	held = bpf_map_lookup_elem(&headers, &p->flow);
-	if (held)
-		return on_held(skb, w, held);
-	if (p->flags & RST)
+	if (p->flags & RST) {
+		if (held)
+			set_seq(skb, p, p->seq - held->scratch.have);
 		return PASS;
+	}
+	if (held) {
+		w->attempt.isn = held->isn;
+		pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+		return pending ? conclude(skb, w, pending, on_held(skb, w, pending, held)) : on_stray(skb, w);
+	}
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	return pending ? on_forgotten(skb, w, pending) : on_stray(skb, w);
+	if (!pending)
+		return on_stray(skb, w);
+	/* a part of its header made room for others, after its time */
+	return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
 }
 
 #endif

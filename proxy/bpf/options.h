@@ -57,17 +57,13 @@ static __always_inline __u8 *option(struct work *w, __u32 at)
 	return &w->options[*place & (sizeof(w->options) - 1)];
 }
 
-static __always_inline __u32 number(struct work *w, __u32 at)
+/* Four bytes of the options, where Linux writes numbers: at a multiple of four. */
+static __always_inline __be32 *word(struct work *w, __u32 at)
 {
-	return *option(w, at) << 24 | *option(w, at + 1) << 16 | *option(w, at + 2) << 8 | *option(w, at + 3);
-}
+	volatile __u32 *place = &w->place;
 
-static __always_inline void set_number(struct work *w, __u32 at, __u32 value)
-{
-	*option(w, at) = value >> 24;
-	*option(w, at + 1) = value >> 16;
-	*option(w, at + 2) = value >> 8;
-	*option(w, at + 3) = value;
+	*place = at / 4;
+	return &((__be32 *)w->options)[*place & (sizeof(w->options) / 4 - 1)];
 }
 
 /* The next option begins at w->at. Returns its kind, or KIND_END; NOPs are like others, of one byte. */
@@ -86,16 +82,38 @@ static __always_inline __u32 next_option(struct work *w, __u32 *size)
 static long raise_edge(__u32 i, void *context)
 {
 	struct work *w = ((struct walk *)context)->work;
-	__u32 size = *option(w, w->at + 1), edge = w->at + 2 + i * 4;
+	__be32 *edge = word(w, w->at + 2 + i * 4);
 
-	if (2 + i * 4 + 4 > size)
+	if (2 + i * 4 + 4 > w->size)
 		return 1;
-	set_number(w, edge, number(w, edge) + w->shift);
+	*edge = bpf_htonl(bpf_ntohl(*edge) + w->shift);
 	return 0;
 }
 
-/* One option: SACK blocks are raised by w->shift, the time is set to w->timestamp, the echo of the peer is kept. */
+/*
+ * One option: SACK blocks are raised by w->shift, the time is set to w->timestamp, unless that is 0. SACK blocks that stand
+ * where Linux writes none lose their kind, as they would be wrong.
+ */
 static long change_option(__u32 i, void *context)
+{
+	struct work *w = ((struct walk *)context)->work;
+	__u32 kind = next_option(w, &w->size), is_aligned = (w->at & 3) == 2;
+
+	(void)i;
+	if (kind == KIND_END)
+		return 1;
+	if (kind == KIND_SACK && !is_aligned)
+		*option(w, w->at) = KIND_EXPERIMENT;
+	else if (kind == KIND_SACK)
+		bpf_loop(8, raise_edge, context, 0);
+	else if (kind == KIND_TIMESTAMP && is_aligned && w->size == 10 && w->timestamp)
+		*word(w, w->at + 2) = bpf_htonl(w->timestamp);
+	w->at += w->size;
+	return 0;
+}
+
+/* Ends at the timestamp; w->shift is where the echo in it stands then. */
+static long find_echo(__u32 i, void *context)
 {
 	struct work *w = ((struct walk *)context)->work;
 	__u32 size, kind = next_option(w, &size);
@@ -103,12 +121,9 @@ static long change_option(__u32 i, void *context)
 	(void)i;
 	if (kind == KIND_END)
 		return 1;
-	if (kind == KIND_SACK)
-		bpf_loop(8, raise_edge, context, 0);
 	if (kind == KIND_TIMESTAMP && size == 10) {
-		w->echo = number(w, w->at + 6);
-		if (w->timestamp)
-			set_number(w, w->at + 2, w->timestamp);
+		w->shift = w->at + 6;
+		return 1;
 	}
 	w->at += size;
 	return 0;
@@ -164,18 +179,20 @@ static __noinline __u32 read_echo(struct __sk_buff *skb, struct work *w)
 {
 	struct walk walk = { w };
 
-	w->echo = w->shift = w->timestamp = 0;
+	w->shift = 0;
 	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
 		return 0;
-	bpf_loop(OPTIONS_SIZE, change_option, &walk, 0);
-	return w->echo;
+	bpf_loop(OPTIONS_SIZE, find_echo, &walk, 0);
+	if (!w->shift || bpf_skb_load_bytes(skb, w->packet.tcp + OPTIONS_AT + w->shift, &w->echo, sizeof(w->echo)))
+		return 0;
+	return bpf_ntohl(w->echo);
 }
 
 /* One option, or one byte of an option that goes; w->shift tells how many of those are left. */
 static long withdraw_offer(__u32 i, void *context)
 {
 	struct work *w = ((struct walk *)context)->work;
-	__u32 size, kind, left = w->shift;
+	__u32 size, kind, magic, left = w->shift;
 
 	(void)i;
 	if (left) {
@@ -187,8 +204,8 @@ static long withdraw_offer(__u32 i, void *context)
 	kind = next_option(w, &size);
 	if (kind == KIND_END)
 		return 1;
-	if (kind == KIND_FAST_OPEN || kind == KIND_MPTCP ||
-	    (kind == KIND_EXPERIMENT && (number(w, w->at) & 0xffff) == FAST_OPEN_MAGIC))
+	magic = *option(w, w->at + 2) << 8 | *option(w, w->at + 3);
+	if (kind == KIND_FAST_OPEN || kind == KIND_MPTCP || (kind == KIND_EXPERIMENT && magic == FAST_OPEN_MAGIC))
 		w->shift = size;
 	else
 		w->at += size;
@@ -238,33 +255,43 @@ static long find_toa(__u32 i, void *context)
 	return 0;
 }
 
+/* An address of the option TOA. */
+static __always_inline void claim_toa(struct srcip_claim *claim, const struct toa *toa, __u32 is_ipv6)
+{
+	__be32 *address = (__be32 *)claim->address;
+
+	__builtin_memset(claim, 0, sizeof(*claim));
+	claim->port = bpf_ntohs(toa->port);
+	claim->family = 4;
+	if (!is_ipv6) {
+		address[0] = toa->address[0];
+	} else if (!toa->address[0] && !toa->address[1] && toa->address[2] == bpf_htonl(0xffff)) {
+		address[0] = toa->address[3]; /* IPv4 in the clothes of IPv6 */
+	} else {
+		claim->family = 6;
+		__builtin_memcpy(address, toa->address, sizeof(toa->address));
+	}
+}
+
 /* What the option TOA of the packet says of the client. One of any other length is none. */
 static __noinline int read_toa(struct __sk_buff *skb, struct work *w, struct srcip_claim *claim)
 {
+	__u32 begin = w->packet.tcp + OPTIONS_AT + 2; /* behind kind and length */
 	struct walk walk = { w };
-	__be32 *address = (__be32 *)claim->address;
 
 	w->shift = 0;
 	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
 		return 0;
 	bpf_loop(OPTIONS_SIZE, find_toa, &walk, 0);
-	if (!w->shift)
-		return 0;
-	__builtin_memset(claim, 0, sizeof(*claim));
-	claim->port = number(w, w->at) & 0xffff;
-	claim->family = 4;
-	address[0] = bpf_htonl(number(w, w->at + 4));
-	if (w->shift == TOA_IPV4)
+	if (w->shift == TOA_IPV4) {
+		if (bpf_skb_load_bytes(skb, begin + w->at, &w->toa.port, TOA_IPV4 - 2))
+			return 0;
+		claim_toa(claim, &w->toa, 0);
 		return 1;
-	address[1] = bpf_htonl(number(w, w->at + 8));
-	address[2] = bpf_htonl(number(w, w->at + 12));
-	address[3] = bpf_htonl(number(w, w->at + 16));
-	if (!address[0] && !address[1] && address[2] == bpf_htonl(0xffff)) { /* IPv4 in the clothes of IPv6 */
-		address[0] = address[3];
-		address[2] = address[3] = 0;
-	} else {
-		claim->family = 6;
 	}
+	if (w->shift != TOA_IPV6 || bpf_skb_load_bytes(skb, begin + w->at, &w->toa.port, TOA_IPV6 - 2))
+		return 0;
+	claim_toa(claim, &w->toa, 1);
 	return 1;
 }
 

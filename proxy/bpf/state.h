@@ -107,18 +107,28 @@ struct packet {
 	__u8 reserved;
 };
 
+/* The rest of the option of this name, of which an IPv4 address takes the first four bytes. */
+struct toa {
+	__u16 reserved;
+	__be16 port;
+	__be32 address[4];
+};
+
 /* Of one CPU and one direction: what would be on the stack, were the verifier to follow it there. */
 struct work {
 	struct packet packet;
 	struct attempt attempt;
 	struct live live;
-	__u32 at, place; /* in options */
-	__u32 shift, timestamp, echo;
-	__u32 reserved;
+	__u32 at, place, size; /* in options */
+	__u32 shift, timestamp;
+	__be32 echo;
+	__u32 is_cut;  /* there is more of the payload than a header can have */
+	__u32 counter; /* how the connection is counted once it is known */
 	__u64 swept; /* when the dead were last looked for */
 	struct flow nobody;
 	struct network key;
 	struct pending pending;
+	struct toa toa;
 	__u8 tcp[64];
 	__u8 options[64], before[64];
 };
