@@ -17,7 +17,7 @@ from srcip_proxy.pod import Pod
 
 POD = Pod((ipaddress.ip_address("10.0.0.2"),))
 STATE = (bpf.SOURCES / "state.h").read_text()
-PROGRAMS = (bpf.SOURCES / "srcip.bpf.c").read_text()
+PEERS = (bpf.SOURCES / "peers.h").read_text()
 PORTS = st.integers(1, 65535).filter(lambda port: not 15000 < port < 15030)
 
 
@@ -34,8 +34,8 @@ def test_counters_have_the_order_of_the_c() -> None:
 
 
 def test_constants_are_those_of_the_c() -> None:
-    assert f"#define STATS_ADDRESS {int(ipaddress.ip_address(ADDRESS)):#x}" in PROGRAMS
-    assert f"#define FINGERPRINT_PORT {FINGERPRINT_PORT}" in PROGRAMS
+    assert f"#define STATS_ADDRESS {int(ipaddress.ip_address(ADDRESS)):#x}" in PEERS
+    assert f"#define FINGERPRINT_PORT {FINGERPRINT_PORT}" in PEERS
     assert "enum { OFF, REQUIRED, OPTIONAL };" in STATE
     assert ebpf_maps.POLICIES == {"off": 0, "required": 1, "optional": 2}
     header = (bpf.SOURCES / "header.h").read_text()
