@@ -1,6 +1,7 @@
 """How the programs begin and how an entry ends: nothing half attached acts, and nothing is remembered too long."""
 
 import json
+import platform
 import subprocess
 import sys
 import time
@@ -78,7 +79,10 @@ def test_an_attach_that_is_killed_harms_nobody(hook: str) -> None:
 
 
 def test_the_header_is_not_reported_as_data_that_came_twice(pod: Pod) -> None:
-    """TCP would say so in a D-SACK, which sends the balancer through its slow path: NOPs stand in its place."""
+    """TCP would say so in a D-SACK, which sends the balancer through its slow path: NOPs stand in its place. Before Linux
+    6.1 the programs copy headers, and leave it."""
+    if tuple(map(int, platform.release().split(".")[:2])) < (6, 1):
+        pytest.skip(f"Linux {platform.release()} takes no object that looks into packets")
     pod.sh("lb", "nft 'add table ip t; add chain ip t c { type filter hook output priority 0; }'")
     pod.sh("lb", "nft add rule ip t c tcp dport 7000 tcp flags rst drop")
     header, isn = v1(), 1000
