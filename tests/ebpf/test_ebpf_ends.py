@@ -79,8 +79,8 @@ def test_an_attach_that_is_killed_harms_nobody(hook: str) -> None:
 
 
 def test_the_header_is_not_reported_as_data_that_came_twice(pod: Pod) -> None:
-    """TCP would say so in a D-SACK, which sends the balancer through its slow path: NOPs stand in its place. Before Linux
-    6.1 the programs copy headers, and leave it."""
+    """TCP would say so in a D-SACK, which sends the balancer through its slow path: NOPs stand in its place. Before
+    Linux 6.1 the programs copy headers, and leave it."""
     if tuple(map(int, platform.release().split(".")[:2])) < (6, 1):
         pytest.skip(f"Linux {platform.release()} takes no object that looks into packets")
     pod.sh("lb", "nft 'add table ip t; add chain ip t c { type filter hook output priority 0; }'")
