@@ -113,7 +113,8 @@ def test_it_has_no_token_and_four_capabilities(system: Kube) -> None:
     """As it really runs: the process that listens is nobody, under a read-only root and a seccomp filter."""
     (running,) = system.pods(SELECTOR)
     code = (
-        "import os; print([open(f'/proc/{p}/status').read() for p in sorted(filter(str.isdigit, os.listdir('/proc')))],"
+        "import os; numbers = sorted(filter(str.isdigit, os.listdir('/proc')), key=int);"
+        "print([open(f'/proc/{number}/status').read() for number in numbers],"
         "os.path.exists('/var/run/secrets/kubernetes.io/serviceaccount/token'), os.access('/', os.W_OK))"
     )
     said = system.exec(name(running), "python3", "-I", "-c", code, container="exporter")
