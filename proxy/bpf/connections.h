@@ -88,7 +88,6 @@ static __always_inline int is_established(struct __sk_buff *skb)
 /* Whether the application that listens for `flow` can be shown an IPv6 client. */
 static __always_inline int can_show_ipv6(struct __sk_buff *skb, struct work *w)
 {
-
 	w->nobody = w->packet.flow;
 	w->nobody.peer_port = 0; /* no connection has it, so that the listener is found */
 	return find_socket(skb, &w->nobody) >> 8 != INET;
@@ -115,7 +114,7 @@ static long forget_dead(void *map, const void *key, void *value, void *context)
 /*
  * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room, then those of
  * connections in TIME_WAIT: all that they can still need is to acknowledge a FIN once more. Nothing else removes an
- * entry but a new connection of the same flow.
+ * entry but the last packet of its connection (on_live), and a new connection of the same flow.
  */
 static __noinline int add_live(struct __sk_buff *skb, struct work *w)
 {

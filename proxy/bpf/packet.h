@@ -2,8 +2,8 @@
 /*
  * TCP packets: read, and changed in place.
  *
- * Checksums are changed by the difference, which holds for every state a packet can be in (complete, partial for the
- * card to finish, verified, or not). Only a packet that loses its payload gets a new one.
+ * Checksums are changed by the difference, or kept true by another number, which holds for every state a packet can be in
+ * (complete, partial for the card to finish, verified, or not). Only a packet that loses its payload gets a new one.
  */
 #ifndef SRCIP_PACKET_H
 #define SRCIP_PACKET_H
@@ -249,29 +249,27 @@ static __always_inline int is_partial(const struct tcphdr *tcp, const struct pac
 	return tcp->check == (__u16)~folded(sum);
 }
 
+/* Raises the acknowledgement where it lies; 0: the checksum would have to follow. */
+static __always_inline int raise_in_place(struct tcphdr *tcp, const struct packet *p, __u32 by)
+{
+	if (!is_partial(tcp, p))
+		return 0;
+	tcp->ack_seq = bpf_htonl(p->ack + by);
+	return 1;
+}
+
 /* Raises the acknowledgement of a packet that leaves. The usual one is changed where it lies. */
 static __always_inline void raise_number(struct __sk_buff *skb, struct packet *p, __u32 by)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct tcphdr *tcp;
+	int is_done = 0;
 
-	if (!IN_PLACE) {
-		replace(skb, p, ACK_AT, p->ack, p->ack + by);
+	if (IN_PLACE && p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
+		is_done = raise_in_place(begin + TCP_AT_IPV4, p, by);
+	else if (IN_PLACE && p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
+		is_done = raise_in_place(begin + TCP_AT_IPV6, p, by);
+	if (is_done)
 		return;
-	}
-	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(*tcp) <= end) {
-		tcp = begin + TCP_AT_IPV4;
-		if (is_partial(tcp, p)) {
-			tcp->ack_seq = bpf_htonl(p->ack + by);
-			return;
-		}
-	} else if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(*tcp) <= end) {
-		tcp = begin + TCP_AT_IPV6;
-		if (is_partial(tcp, p)) {
-			tcp->ack_seq = bpf_htonl(p->ack + by);
-			return;
-		}
-	}
 	replace(skb, p, ACK_AT, p->ack, p->ack + by);
 }
 

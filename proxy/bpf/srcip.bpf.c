@@ -48,6 +48,13 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 	return p->payload && trim(skb, w, p->seq) ? DROP : PASS;
 }
 
+/* Nobody accepts a connection that both sides opened, so nobody could be told its client: the other end learns it so. */
+static __always_inline void refuse_crossing(struct __sk_buff *skb, struct packet *p)
+{
+	set_flags(skb, p, RST | ACK);
+	set_seq(skb, p, p->seq + 1);
+}
+
 /* The answer to a SYN of the Pod's own; where both SYNs crossed, the connection is refused here, too. */
 static __always_inline int on_crossing(struct __sk_buff *skb, struct work *w)
 {
@@ -57,10 +64,8 @@ static __always_inline int on_crossing(struct __sk_buff *skb, struct work *w)
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->seq;
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (!pending || !pending->is_refused)
-		return PASS;
-	set_flags(skb, p, RST | ACK);
-	set_seq(skb, p, p->seq + 1);
+	if (pending && pending->is_refused)
+		refuse_crossing(skb, p);
 	return PASS;
 }
 
@@ -122,10 +127,8 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	}
 	if (pending->is_cookie)
 		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
-	if (pending->is_refused) { /* nobody accepts such a connection, so nobody could be told its client */
-		set_flags(skb, p, RST | ACK);
-		set_seq(skb, p, p->seq + 1);
-	}
+	if (pending->is_refused)
+		refuse_crossing(skb, p);
 	return PASS;
 }
 

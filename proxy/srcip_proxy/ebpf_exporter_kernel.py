@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_proxy.libbpf import SONAME, BpfError
+from srcip_proxy import libbpf
 
 MOST_PROGRAMS = 64
 """What the kernel attaches to one hook of one cgroup at most (BPF_CGROUP_MAX_PROGS)."""
@@ -77,10 +77,7 @@ class Kernel:
 
     def __init__(self) -> None:
         """Raises BpfError when libbpf is missing."""
-        try:
-            self._lib = ctypes.CDLL(SONAME, use_errno=True)
-        except OSError:
-            raise BpfError(f"{SONAME} is missing (Debian package libbpf1)") from None
+        self._lib = libbpf.library()
 
     def attached(self, cgroup: Path, kind: int) -> list[int]:
         """Numbers of the programs on this hook of the cgroup itself, in the order in which they run."""

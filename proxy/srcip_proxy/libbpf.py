@@ -58,7 +58,7 @@ class Object:
     """A compiled object: opened, then sized, loaded, filled and attached, in this order."""
 
     def __init__(self, path: Path) -> None:
-        self._lib, self._said = _library(), list[str]()
+        self._lib, self._said = _with_types(library()), list[str]()
         self._print = _PRINT(self._hear)  # kept: libbpf calls it
         self._lib.libbpf_set_print(self._print)
         self._attached: list[tuple[int, int, int]] = []
@@ -144,17 +144,17 @@ class Object:
         return 0
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """libbpf as it is. Raises BpfError when it is missing."""
     try:
-        lib = ctypes.CDLL(SONAME, use_errno=True)
+        return ctypes.CDLL(SONAME, use_errno=True)
     except OSError:
         raise BpfError(f"{SONAME} is missing (Debian package libbpf1)") from None
+
+
+def _with_types(lib: ctypes.CDLL) -> ctypes.CDLL:
     for name in ("bpf_object__open_file", "bpf_object__find_map_by_name", "bpf_object__find_program_by_name"):
         getattr(lib, name).restype = ctypes.c_void_p
-    return _with_arguments(lib)
-
-
-def _with_arguments(lib: ctypes.CDLL) -> ctypes.CDLL:
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     lib.bpf_object__open_file.argtypes = (text, pointer)
     lib.bpf_object__load.argtypes = lib.bpf_object__close.argtypes = (pointer,)
