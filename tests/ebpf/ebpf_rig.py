@@ -173,14 +173,16 @@ def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **change
     finally:
         pod.stop()
         network.delete(network.existing(net))
-        _remove(cgroup)
+        remove(cgroup)
 
 
-def _remove(cgroup: Path) -> None:
-    """A cgroup goes when its last process has been collected."""
+def remove(cgroup: Path) -> None:
+    """A cgroup, if it is there, goes when its last process has been collected."""
     for _ in range(200):
         try:
             return cgroup.rmdir()
+        except FileNotFoundError:
+            return
         except OSError:
             time.sleep(0.01)
 

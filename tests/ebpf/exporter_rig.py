@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from ebpf_rig import ALL_PORTS, Pod, cgroup_root, running
+from ebpf_rig import ALL_PORTS, Pod, cgroup_root, remove, running
 from rig import APP
 
 from srcip_proxy.ebpf_exporter import NEEDED
@@ -76,17 +76,6 @@ class Node:
         self.stack.close()
         for each in reversed(self.made):
             remove(each)
-
-
-def remove(cgroup: Path) -> None:
-    """It goes once its last process has been collected."""
-    for _ in range(200):
-        try:
-            return cgroup.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.01)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ebpf_rig import needs_root
-from exporter_rig import CGROUPFS, Exporter, Node, command, free_port, only, remove, uid
+from ebpf_rig import needs_root, remove
+from exporter_rig import CGROUPFS, Exporter, Node, command, free_port, only, uid
 from rig import v2
 
 from srcip_lab import bpf

@@ -4,13 +4,12 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, running
+from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, remove, running
 from rig import APP, CLIENT4, v2
 
 from srcip_proxy import ebpf_init, ebpf_preflight
@@ -65,15 +64,6 @@ def fresh() -> Iterator[Fresh]:
             pod.stop()
             for each in (own, other, own.parent, own.parent.parent):
                 remove(each)
-
-
-def remove(cgroup: Path) -> None:
-    """It goes once its last process has been collected."""
-    for _ in range(200):
-        try:
-            return cgroup.rmdir()
-        except OSError:
-            time.sleep(0.01)
 
 
 def test_init_finds_its_pod_and_the_application_sees_the_client(fresh: Fresh) -> None:

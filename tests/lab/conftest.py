@@ -1,9 +1,11 @@
 """Tests marked `dataplane` make network namespaces and containers: they need root and the lab's tools."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,18 @@ def srcip(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[s
     """The command `srcip` in a process of its own."""
     command = [sys.executable, "-m", "srcip_webhook.cli", *args]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextmanager
+def brought_up(path: str, name: str) -> Iterator[dict[str, Any]]:
+    """The lab of a manifest, as `up --json` tells it; nothing of it is left in the end."""
+    done = srcip("lab", "up", "--name", name, "-f", path, "--json")
+    try:
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+    finally:
+        srcip("lab", "down", "--name", name)
+    assert name not in names()
 
 
 def manifest(path: Path, annotations: dict[str, str], *containers: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.lab.conftest import container, manifest, pod, srcip
+from tests.lab.conftest import brought_up, container, manifest, pod, srcip
 
 from srcip_lab.lab import names
 
@@ -37,13 +37,8 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """A lab that is up, as `up --json` tells it."""
     reads = container("reads", READS, ports=[{"containerPort": 8081}])
     path = manifest(tmp_path_factory.mktemp("lab") / "pod.yaml", {"srcip.io/mode": "tproxy"}, container(), reads)
-    done = lab("up", "-f", path, "--json")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        lab("down")
-    assert NAME not in names()
+    with brought_up(path, NAME) as told:
+        yield told
 
 
 def test_up_tells_namespaces_addresses_and_containers(facts):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ebpf_rig import needs_root
-from tests.lab.conftest import annotated, container, manifest, pod, srcip
+from tests.lab.conftest import annotated, brought_up, container, manifest, pod, srcip
 
 from srcip_lab import cgroup, image, programs
 from srcip_lab.errors import LabError
@@ -71,13 +71,8 @@ def facts(possible: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A lab in ebpf mode that is up, as `up --json` tells it."""
     web = container("web", WEB, ports=[{"containerPort": 8081}])
     path = manifest(tmp_path_factory.mktemp("lab") / "pod.yaml", {"srcip.io/mode": "ebpf"}, container(), web)
-    done = lab("up", "-f", path, "--json")
-    try:
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
-    finally:
-        lab("down")
-    assert NAME not in names()
+    with brought_up(path, NAME) as told:
+        yield told
 
 
 def test_up_tells_that_the_programs_are_attached_and_no_sidecar_runs(facts):
