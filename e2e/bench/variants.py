@@ -39,7 +39,7 @@ defaults
   timeout client 1h
   timeout server 1h
 frontend in
-  bind 127.0.0.1:15001 transparent accept-proxy
+  bind 127.0.0.1:15301 transparent accept-proxy
   default_backend app
 backend app
   server pod 0.0.0.0 source 0.0.0.0 usesrc client
@@ -127,12 +127,12 @@ def plain(rig: Rig) -> Variant:
     rootfs, pod = rootfs_of_srcip(), rig.pod()
     files = files_of(rig, pod)
     (files / "haproxy.cfg").write_text(PLAIN)
-    to_proxy = f'iifname != "lo" ip saddr {pod.trusted} tcp dport {PORTS[0]}-{PORTS[-1]} tproxy ip to 127.0.0.1:15001'
+    to_proxy = f'iifname != "lo" ip saddr {pod.trusted} tcp dport {PORTS[0]}-{PORTS[-1]} tproxy ip to 127.0.0.1:15301'
     intercept = (
         f"chain intercept {{ type filter hook prerouting priority mangle; {to_proxy} meta mark set {MARK} accept; }}"
     )
     _route(rig, pod, intercept)
-    rig.relay(pod, contained(rootfs, files, HAPROXY, "+net_raw", {}), 15001)
+    rig.relay(pod, contained(rootfs, files, HAPROXY, "+net_raw", {}), 15301)
     return Variant("plain HAProxy", pod)
 
 

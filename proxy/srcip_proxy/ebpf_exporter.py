@@ -1,7 +1,7 @@
 """`srcip-proxy ebpf exporter`: the counters of all Pods of a node in ebpf mode. docs/exporter.md says what it needs.
 
 Two processes: this one reads the kernel's programs, for which it needs SYS_ADMIN, and takes nothing from anybody but
-the question for another page. Its child speaks HTTP with whoever comes, as user 1337 without any capability.
+the question for another page. Its child speaks HTTP with whoever comes, as user 7363 without any capability.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _serve(listener: socket.socket, channel: socket.socket) -> NoReturn:
 
 
 def be_nobody() -> None:
-    """User 1337, no capability, and no way to gain one. Raises OSError."""
+    """User 7363, no capability, and no way to gain one. Raises OSError."""
     os.setgroups([])
     os.setgid(UID)
     os.setuid(UID)

@@ -14,16 +14,16 @@ HELP = """usage: srcip-proxy ebpf exporter [OPTION VALUE]...
 Serves the counters of all Pods of this node that are in ebpf mode, for Prometheus: /metrics, and /healthz. Needs cgroup
 v2, and root with the capabilities SYS_ADMIN, NET_ADMIN, SETUID and SETGID: docs/exporter.md says what for.
 
-  --listen ADDRESS:PORT   where to listen; without ADDRESS, on all; default :15020
+  --listen ADDRESS:PORT   where to listen; without ADDRESS, on all; default :15320
   --cgroups DIRECTORY     the node's cgroup file system; default /sys/fs/cgroup
   --pods DIRECTORY        where kubelet keeps the logs of the Pods, whose names are read there; default /var/log/pods
   -h, --help              this text
 
 Exit codes: 0 when it was stopped, 1 when it cannot start or go on, 2 for a wrong command line.
 """
-DEFAULTS = {"listen": ":15020", "cgroups": "/sys/fs/cgroup", "pods": "/var/log/pods"}
+DEFAULTS = {"listen": ":15320", "cgroups": "/sys/fs/cgroup", "pods": "/var/log/pods"}
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]*):([0-9]{1,5})", re.ASCII)
-_EXPECTED = "expected is ADDRESS:PORT, such as :15020, 127.0.0.1:15020 or [::1]:15020"
+_EXPECTED = "expected is ADDRESS:PORT, such as :15320, 127.0.0.1:15320 or [::1]:15320"
 
 
 class UsageError(ValueError):

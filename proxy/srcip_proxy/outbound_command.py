@@ -21,7 +21,7 @@ END = "--"
 HELP = """usage: srcip-proxy outbound [OPTION VALUE]... [-- COMMAND [ARGUMENT]...]
 
 Sets headers in the HTTP requests that this Pod sends. Connections keep their destination; what is not HTTP, TLS too,
-passes untouched. Needs CAP_NET_ADMIN, and user 1337 (a sidecar) or root.
+passes untouched. Needs CAP_NET_ADMIN, and user 7363 (a sidecar) or root.
 
   -P, --port PORT               requests to this port get the headers: 80, or a range such as 8000-8010; default 80
   -H, --header NAME:VALUE       set this header; without a VALUE, take it away

@@ -59,7 +59,7 @@ def lacking(user: int, effective: int, with_application: bool) -> Iterator[str]:
 
 
 def haproxy_command(user: int, effective: int) -> tuple[str, ...]:
-    """HAProxy as user 1337, without any capability and unable to gain one; its configuration is standard input."""
+    """HAProxy as user 7363, without any capability and unable to gain one; its configuration is standard input."""
     words = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"]
     if user != UID:
         words += [f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]

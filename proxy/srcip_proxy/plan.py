@@ -21,7 +21,7 @@ from srcip_proxy.portranges import PortRange, ProbeAlias, merge, port_range
 __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
 
 ENV = "SRCIP_PLAN"
-VERSION = 2
+VERSION = 3
 
 FALLBACK = "ebpf,tproxy"
 """ebpf mode where the node can have it, else tproxy: init decides, as nobody knows the node before."""
@@ -36,15 +36,15 @@ TOA = "toa"
 """The client stands in a TCP option of its connection."""
 CLIENT_FROM = ("proxy-protocol", "x-forwarded-for", TOA)
 
-PROXY_PORT = 15001
+PROXY_PORT = 15301
 """Where the sidecar listens for intercepted connections, on loopback only."""
-HEALTH_PORT = 15020
+HEALTH_PORT = 15320
 """`/healthz`, `/readyz` and `/metrics` of the sidecar."""
-CHECK_PORT = 15021
+CHECK_PORT = 15321
 """Used by `srcip-proxy check` alone."""
-CHECK_PROXY_PORT = 15022
+CHECK_PROXY_PORT = 15322
 """Where the sidecar listens for the check, on loopback only."""
-OUTBOUND_PORT = 15006
+OUTBOUND_PORT = 15306
 """Where the sidecar listens for the Pod's own connections to `outbound_ports`; only the Pod gets there."""
 RESERVED_PORTS = (PROXY_PORT, OUTBOUND_PORT, HEALTH_PORT, CHECK_PORT, CHECK_PROXY_PORT)
 OUTBOUND_WAIT_MS = 250
@@ -55,7 +55,7 @@ LONGEST_IN_KERNEL = 4096
 """Longest header that ebpf mode can hold, in bytes."""
 CGROUP_MOUNT = "/host/cgroup"
 """Where init finds the node's cgroups in ebpf mode."""
-UID = 1337
+UID = 7363
 """User and group of the init container and of the sidecar."""
 
 
@@ -149,7 +149,8 @@ class Plan:
         """Read a plan back. Raises PlanError on bad JSON, an unknown version or field, or a bad value."""
         raw = _object(text)
         if raw.get("version") != VERSION:
-            raise PlanError([f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"])
+            found = f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"
+            raise PlanError([f"{found}: use the image that the Pod was created with"])
         return cls(**_typed(raw))
 
 

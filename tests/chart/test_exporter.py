@@ -32,7 +32,7 @@ def test_the_exporter_has_what_it_needs_and_no_more(helm: Helm) -> None:
     assert container["image"] == variables(containers(helm.objects({}))["webhook"])["SRCIP_PROXY_IMAGE"]
 
 
-@pytest.mark.parametrize(("case", "port"), [("exporter-of-ebpf-mode", 15020), ("everything-on", 9100)])
+@pytest.mark.parametrize(("case", "port"), [("exporter-of-ebpf-mode", 15320), ("everything-on", 9100)])
 def test_the_exporters_command_line_is_understood(case: str, port: int, helm: Helm) -> None:
     """It listens where the probes, the PodMonitor and the NetworkPolicy look, and reads what is mounted."""
     (container,) = exporter(helm, case)["spec"]["containers"]

@@ -70,7 +70,7 @@ NONSENSE: dict[str, list[Any]] = {
     "ebpfExporter.podAnnotations": [{"a": 1}],
     "ebpfExporter.podLabels": [{"a": "b c"}],
     "ebpfExporter.podLogsDirectory": ["var/log/pods", "/var/../etc", "/", "/a b"],
-    "ebpfExporter.port": [80, 65536, ":15020"],
+    "ebpfExporter.port": [80, 65536, ":15320"],
     "ebpfExporter.priorityClassName": ["System Critical"],
     "ebpfExporter.resources.limits": [{"memory": "lots"}],
     "ebpfExporter.resources.requests": [{"cpus": 1}],

@@ -288,7 +288,7 @@ def with_path(made: Object, volume: str, path: str) -> Object:
 
 def metrics(kube: Kube) -> dict[str, str]:
     """The sidecar's metrics."""
-    text = kube("get", "--raw", f"/api/v1/namespaces/{kube.namespace}/pods/web:15020/proxy/metrics")
+    text = kube("get", "--raw", f"/api/v1/namespaces/{kube.namespace}/pods/web:15320/proxy/metrics")
     return dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))  # type: ignore[misc]
 
 

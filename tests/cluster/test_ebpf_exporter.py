@@ -39,7 +39,7 @@ def system(cluster: Site) -> Iterator[Kube]:
 def page(system: Kube, namespace: str = "") -> dict[str, int]:
     """What the exporter says of one namespace, by Pod and the rest of the sample."""
     (running,) = system.pods(SELECTOR)
-    text = system("get", "--raw", f"/api/v1/namespaces/{chart.NAMESPACE}/pods/{name(running)}:15020/proxy/metrics")
+    text = system("get", "--raw", f"/api/v1/namespaces/{chart.NAMESPACE}/pods/{name(running)}:15320/proxy/metrics")
     rows = re.findall(r'^(\w+)\{namespace="(.*)",pod="(.*)",(\w+=".*")\} (\d+)$', text, re.MULTILINE)
     return {f"{pod} {metric} {label}": int(value) for metric, ns, pod, label, value in rows if ns == namespace}
 
@@ -123,7 +123,7 @@ def test_it_has_no_token_and_four_capabilities(system: Kube) -> None:
     permitted = [int(value, 16) for value in re.findall(r"CapPrm:\t([0-9a-f]+)", rows)]
     users = re.findall(r"Uid:\t(\d+)", rows)
     assert permitted[:2] == [sum(1 << bit for bit in (21, 12, 7, 6)), 0]
-    assert users[:2] == ["0", "1337"]
+    assert users[:2] == ["0", "7363"]
     assert re.findall(r"Seccomp:\t(\d)", rows)[:2] == ["2", "2"]
     assert re.findall(r"NoNewPrivs:\t(\d)", rows)[:2] == ["1", "1"]
     assert said.out.split("]")[1].split() == ["False", "False"]

@@ -38,7 +38,7 @@ def test_metrics_count_what_was_handed_over(kube: Kube, edge: Edge, web: str) ->
         balancer.serve("web", [(web, 8080)])
         for _ in range(3):
             clients.ask(balancer.connect("web"))
-    said = kube.exec("web", "curl", "--silent", "--fail", "http://127.0.0.1:15020/metrics")
+    said = kube.exec("web", "curl", "--silent", "--fail", "http://127.0.0.1:15320/metrics")
     assert 'srcip_accepted_connections_total{header="proxy"} 3' in said.out
 
 

@@ -239,7 +239,7 @@ def test_the_sidecar_has_no_capability(pods: dict[str, dict[int, str]], shared_k
     status = dict(line.split(":\t", 1) for line in said.out.splitlines() if ":\t" in line)
     assert status["Name"] == "haproxy"
     assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
-    assert (status["Uid"].split(), status["NoNewPrivs"]) == (["1337"] * 4, "1")
+    assert (status["Uid"].split(), status["NoNewPrivs"]) == (["7363"] * 4, "1")
 
 
 @pytest.mark.parametrize("name", ["headers", "emits"])

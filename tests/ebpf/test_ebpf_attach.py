@@ -20,14 +20,14 @@ from srcip_proxy import ebpf_preflight
 pytestmark = pytest.mark.dataplane
 
 HERE = Path(__file__).parent
-NOBODY = ("setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--no-new-privs", "--bounding-set=-all")
+NOBODY = ("setpriv", "--reuid=7363", "--regid=7363", "--clear-groups", "--no-new-privs", "--bounding-set=-all")
 AS_1337 = (
-    *("setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", "--inh-caps=-all,+bpf,+net_admin"),
+    *("setpriv", "--reuid=7363", "--regid=7363", "--clear-groups", "--inh-caps=-all,+bpf,+net_admin"),
     *("--ambient-caps=+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin", "--no-new-privs"),
 )
 
 
-@pytest.mark.parametrize("prefix", [ONLY_BPF_AND_NET_ADMIN, AS_1337], ids=["uid 0", "uid 1337"])
+@pytest.mark.parametrize("prefix", [ONLY_BPF_AND_NET_ADMIN, AS_1337], ids=["uid 0", "uid 7363"])
 def test_bpf_and_net_admin_are_enough(pods: Pods, readable: Path, prefix: tuple[str, ...]) -> None:
     """All other capabilities are dropped, PERFMON and SYS_ADMIN among them; the user needs not be root."""
     with running(attached=False) as pod:

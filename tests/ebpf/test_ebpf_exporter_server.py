@@ -28,7 +28,7 @@ def fields(process: int) -> dict[str, str]:
 def test_the_process_that_speaks_http_may_do_nothing(served: Exporter) -> None:
     """No capability, no root, no way to gain either; the other one has just the four, and no socket but the channel."""
     child = fields(served.child())
-    assert child["Uid"].split() == child["Gid"].split() == ["1337"] * 4
+    assert child["Uid"].split() == child["Gid"].split() == ["7363"] * 4
     assert child["Groups"] == ""
     assert {int(child[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
     assert child["NoNewPrivs"] == "1"

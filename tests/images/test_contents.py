@@ -19,7 +19,7 @@ pytestmark = pytest.mark.images
 MEGABYTE = 1_000_000
 LARGEST = {"proxy": (18, 48), "webhook": (23, 67), "certs": (35, 150)}
 """MB compressed and unpacked; docs/images.md says what they consist of."""
-USERS = {"proxy": "1337:1337", "webhook": "65532:65532", "certs": "65532:65532"}
+USERS = {"proxy": "7363:7363", "webhook": "65532:65532", "certs": "65532:65532"}
 STARTS = {
     "proxy": {"Cmd": ["srcip-proxy", "--help"], "StopSignal": "SIGUSR1"},
     "webhook": {"Entrypoint": ["srcip-webhook"], "ExposedPorts": {"8443/tcp": {}}},

@@ -209,9 +209,9 @@ def test_the_self_check_holds_in_the_shipped_image(shipped: Rig) -> None:
 
 
 def test_the_shipped_sidecar_holds_one_capability(shipped: Rig) -> None:
-    """NET_RAW (bit 13), as user 1337, unable to gain more."""
+    """NET_RAW (bit 13), as user 7363, unable to gain more."""
     status = sidecar_status(shipped)
-    assert status["Uid"].split() == ["1337"] * 4
+    assert status["Uid"].split() == ["7363"] * 4
     assert int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == 1 << 13
 
 

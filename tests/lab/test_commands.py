@@ -58,7 +58,7 @@ def test_the_sidecar_has_net_raw_and_nothing_else(facts):
     lines = dict(line.split(":\t", 1) for line in status.splitlines())
     net_raw = f"{1 << 13:016x}"
     assert [lines[key] for key in ("CapBnd", "CapEff", "CapInh", "NoNewPrivs")] == [net_raw, net_raw, "0" * 16, "1"]
-    assert lines["Uid"].split() == ["1337"] * 4
+    assert lines["Uid"].split() == ["7363"] * 4
     assert lines["Seccomp"] == "2"
 
 

@@ -133,9 +133,9 @@ def test_a_container_that_starts_again_sees_clients_as_before(facts):
 
 
 def test_the_init_container_has_exactly_what_the_pod_says():
-    """uid 1337, BPF and NET_ADMIN by the image's file capabilities, seccomp, the node's cgroups read-only."""
+    """uid 7363, BPF and NET_ADMIN by the image's file capabilities, seccomp, the node's cgroups read-only."""
     context = {
-        "runAsUser": 1337,
+        "runAsUser": 7363,
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN"]},
         "seccompProfile": {"type": "RuntimeDefault"},
@@ -146,7 +146,7 @@ def test_the_init_container_has_exactly_what_the_pod_says():
     with Lab.up_pod(pod(initContainers=[init], volumes=volumes)) as current:
         first, *status = current.log("init").splitlines()
     said = dict(line.split(":\t", 1) for line in status if ":\t" in line)
-    assert first.split() == ["1337", str(os.ST_RDONLY)]
+    assert first.split() == ["7363", str(os.ST_RDONLY)]
     held = {key: int(said[key], 16) for key in ("CapBnd", "CapPrm", "CapEff", "CapInh", "CapAmb")}
     assert held == {"CapBnd": BPF | NET_ADMIN, "CapPrm": BPF | NET_ADMIN, "CapEff": 0, "CapInh": 0, "CapAmb": 0}
     assert (said["NoNewPrivs"], said["Seccomp"]) == ("1", "2")

@@ -25,8 +25,8 @@ print(json.dumps({**facts, "env": dict(os.environ), "status": open("/proc/self/s
 """
 STAY = "import time; time.sleep(600)"
 RESTRICTED = {
-    "runAsUser": 1337,
-    "runAsGroup": 1337,
+    "runAsUser": 7363,
+    "runAsGroup": 7363,
     "runAsNonRoot": True,
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -60,12 +60,12 @@ def test_a_container_gets_its_environment_user_directory_and_namespaces():
 
 
 def test_a_container_of_the_image_has_exactly_its_capabilities():
-    """uid 1337, NET_ADMIN in the bounding set alone, permitted by the file capability, no new privileges, seccomp."""
+    """uid 7363, NET_ADMIN in the bounding set alone, permitted by the file capability, no new privileges, seccomp."""
     init = container("init", REPORT, image=IMAGE, securityContext=RESTRICTED)
     with Lab.up_pod(pod(initContainers=[init])) as lab:
         said = json.loads(lab.log("init"))
         sets, net_admin = capability_sets(said["status"]), 1 << 12
-        assert said["uid"] == 1337
+        assert said["uid"] == 7363
         assert sets == {"CapInh": 0, "CapPrm": net_admin, "CapEff": 0, "CapBnd": net_admin, "CapAmb": 0}
         assert "NoNewPrivs:\t1" in said["status"] and "Seccomp:\t2" in said["status"]
 
@@ -86,13 +86,13 @@ def test_init_containers_and_sidecars_start_in_order_before_the_applications():
     """The second init container finds what the first wrote, and the sidecar answers already."""
     volume = {"volumeMounts": [{"name": "run", "mountPath": "/run/srcip"}], "image": IMAGE}
     serve = (
-        "import socket, time; time.sleep(.3); server = socket.create_server(('', 15020))\n"
+        "import socket, time; time.sleep(.3); server = socket.create_server(('', 15320))\n"
         "while True: c, _ = server.accept(); c.recv(999); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n'); c.close()"
     )
     sidecar = container("sidecar", serve, restartPolicy="Always", **volume)
-    sidecar["startupProbe"] = {"httpGet": {"path": "/", "port": 15020}}
+    sidecar["startupProbe"] = {"httpGet": {"path": "/", "port": 15320}}
     check = (
-        "import socket, os; socket.create_connection(('127.0.0.1', 15020)); "
+        "import socket, os; socket.create_connection(('127.0.0.1', 15320)); "
         "s = os.statvfs('/run/srcip'); print(open('/run/srcip/x').read(), s.f_blocks * s.f_frsize)"
     )
     inits = [

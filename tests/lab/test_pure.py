@@ -87,8 +87,8 @@ def test_without_a_word_a_container_has_the_fourteen_of_containerd():
 
 def test_the_container_decides_over_the_pod():
     inherited = pod(securityContext={"runAsUser": 1, "runAsNonRoot": True, "fsGroup": 7})
-    context = oci.security(inherited, container(securityContext={"runAsUser": 1337, "runAsGroup": 1337}))
-    assert oci.user("app", context) == {"uid": 1337, "gid": 1337, "additionalGids": [7]}
+    context = oci.security(inherited, container(securityContext={"runAsUser": 7363, "runAsGroup": 7363}))
+    assert oci.user("app", context) == {"uid": 7363, "gid": 7363, "additionalGids": [7]}
 
 
 def test_run_as_non_root_refuses_root():
@@ -106,7 +106,7 @@ def test_the_configuration_holds_what_the_pod_says(tmp_path):
         args=["$(A)"],
         workingDir="/srv",
         securityContext={
-            "runAsUser": 1337,
+            "runAsUser": 7363,
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]},

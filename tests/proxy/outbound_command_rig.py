@@ -30,7 +30,7 @@ ROOT = {**STRICT, "runAsUser": 0, "capabilities": {"drop": ["ALL"], "add": ["NET
 """The least that the one-container form needs."""
 ROOT_BY_DEFAULT = {"capabilities": {"add": ["NET_ADMIN"]}}
 """What a manifest of the nginx image says."""
-USER = {**STRICT, "runAsUser": 1337, "runAsGroup": 1337, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}}
+USER = {**STRICT, "runAsUser": 7363, "runAsGroup": 7363, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}}
 DOCS = Path(__file__).parents[2] / "docs" / "outbound-command.md"
 CLIENT = f"""
 import json, os, signal, socket, sys, time
@@ -176,7 +176,7 @@ def wait_for_haproxy(number: int) -> dict[str, str]:
 def answers(lab: Lab) -> bool:
     """Whether the sidecar is ready, as kubelet asks."""
     try:
-        with lab.node.connect(POD4, 15020) as connection:
+        with lab.node.connect(POD4, 15320) as connection:
             connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
             return b" 200 " in connection.recv(1024)
     except OSError:

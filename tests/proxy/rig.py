@@ -104,7 +104,7 @@ class Rig:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of the sidecar's health port, asked from the node."""
-        with self.lab.node.connect(self.pod_ip, 15020) as sock:
+        with self.lab.node.connect(self.pod_ip, 15320) as sock:
             sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")

@@ -37,14 +37,14 @@ def first(value: int) -> tuple[int, ...]:
 
 
 def test_no_options_are_the_defaults() -> None:
-    assert parse([]) == Options(None, 15020, Path("/sys/fs/cgroup"), Path("/var/log/pods"))
-    for default in (":15020", "/sys/fs/cgroup", "/var/log/pods"):
+    assert parse([]) == Options(None, 15320, Path("/sys/fs/cgroup"), Path("/var/log/pods"))
+    for default in (":15320", "/sys/fs/cgroup", "/var/log/pods"):
         assert f"default {default}\n" in HELP
 
 
 @pytest.mark.parametrize(
     ("text", "address", "port"),
-    [(":1", None, 1), ("127.0.0.1:65535", "127.0.0.1", 65535), ("[::1]:15020", "::1", 15020), ("[::]:80", "::", 80)],
+    [(":1", None, 1), ("127.0.0.1:65535", "127.0.0.1", 65535), ("[::1]:15320", "::1", 15320), ("[::]:80", "::", 80)],
 )
 def test_where_to_listen(text: str, address: str | None, port: int) -> None:
     options = parse(["--listen", text])
@@ -53,7 +53,7 @@ def test_where_to_listen(text: str, address: str | None, port: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["15020", ":0", ":65536", ":x", "", "::1:80", "[127.0.0.1]:80", "localhost:80", "1.2.3:80", "[::1]", ":80 ", ":٣"],
+    ["15320", ":0", ":65536", ":x", "", "::1:80", "[127.0.0.1]:80", "localhost:80", "1.2.3:80", "[::1]", ":80 ", ":٣"],
 )
 def test_nowhere_to_listen(text: str) -> None:
     """The message has the option, the value and what is allowed."""

@@ -234,7 +234,7 @@ def test_the_sidecar_runs_with_what_was_promised(rig: Rig) -> None:
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
     )
     net_raw = f"{1 << 13:016x}"
-    assert status["Uid"].split() == ["1337"] * 4
+    assert status["Uid"].split() == ["7363"] * 4
     assert {status[name] for name in ("CapBnd", "CapPrm", "CapEff")} == {net_raw}
     assert {status[name] for name in ("CapInh", "CapAmb")} == {"0" * 16}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")

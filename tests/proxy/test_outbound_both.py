@@ -90,7 +90,7 @@ def test_what_comes_in_is_tracked_no_more_than_without(leave: Leave, way: str) -
         goes_out(out, to)
     found = out.tracked()
     assert {(origin(line), f"dport={HTTP}" in line) for line in found} == {(POD4, True), (POD6, True)}
-    assert sum(f"sport={15006}" in line for line in found) == 2
+    assert sum(f"sport={15306}" in line for line in found) == 2
     assert len(found) == 4, "one connection of the application, one of the sidecar, for each family"
 
 

@@ -78,7 +78,7 @@ def test_what_follows_the_first_double_dash_is_the_applications() -> None:
         (["-P", "http", *HEADER], "-P http: 'http' is not a port or a range of ports (80 or 8000-8010)"),
         (["-P", *HEADER], "-P: no value; expected is a port or a range of ports"),
         (["-P", "20000-24096", *HEADER], "-P: 4097 ports; at most 4096 are allowed"),
-        (["-P", "15001", *HEADER], "-P 15001: the sidecar's own ports are not allowed: 15001"),
+        (["-P", "15301", *HEADER], "-P 15301: the sidecar's own ports are not allowed: 15301"),
         (["-H", "novalue"], "-H 'novalue': expected is NAME:VALUE"),
         (["-H", "a: b  c"], "one blank at a time"),
         (["-H", ": value"], "-H ': value': expected is NAME:VALUE"),

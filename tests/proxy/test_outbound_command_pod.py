@@ -60,7 +60,7 @@ def test_haproxy_is_user_1337_without_any_capability_and_the_application_is_not(
     )
     _, log = ended(lab)
     haproxy, own, parent = json.loads(next(line for line in log.splitlines() if line.startswith("[")))
-    assert [haproxy[name] for name in ("Uid", "Gid", "Groups")] == [["1337"] * 4, ["1337"] * 4, []]
+    assert [haproxy[name] for name in ("Uid", "Gid", "Groups")] == [["7363"] * 4, ["7363"] * 4, []]
     assert [int(haproxy[name][0], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0] * 4
     assert haproxy["NoNewPrivs"] == ["1"]
     assert own["Uid"] == ["0"] * 4
@@ -130,8 +130,8 @@ def test_a_pod_without_ipv6_works(pods: Pods) -> None:
     [
         ({**ROOT, "capabilities": {"drop": ["ALL"]}}, True, "CAP_NET_ADMIN is missing"),
         ({**ROOT, "capabilities": {"drop": ["ALL"]}}, True, "root lacks the capabilities KILL, SETGID, SETUID"),
-        (USER, True, "the application would run as user 1337"),
-        ({**USER, "runAsUser": 1000}, False, "start the container as user 1337"),
+        (USER, True, "the application would run as user 7363"),
+        ({**USER, "runAsUser": 1000}, False, "start the container as user 7363"),
         ({**USER, "capabilities": {"drop": ["ALL"]}}, False, "CAP_NET_ADMIN is missing"),
     ],
 )
@@ -156,7 +156,7 @@ def held(pods: Pods) -> Lab:
 
 def test_a_port_of_haproxy_that_is_taken_is_said_and_the_application_does_not_start(held: Lab) -> None:
     before = held.log("app").count("ran")
-    with held.pod.listen(15020, "::"):
+    with held.pod.listen(15320, "::"):
         held.release("app")
         log = waited(held, "HAProxy did not start: exit code 1")
         assert log.count("ran") == before

@@ -28,13 +28,13 @@ pytestmark = pytest.mark.dataplane
 
 
 def test_as_a_sidecar_the_process_is_haproxy_alone(pods: Pods) -> None:
-    """User 1337 with NET_ADMIN for the rules; HAProxy itself has nothing left of it, and no Python is resident."""
+    """User 7363 with NET_ADMIN for the rules; HAProxy itself has nothing left of it, and no Python is resident."""
     lab = pods.outbound(OPTIONS, USER)
     waited(lab, f"requests to port {PORT} get")
     process = lab.container("app").process
     assert process
     fields = wait_for_haproxy(process.pid)
-    assert fields["Uid"].split() == ["1337"] * 4
+    assert fields["Uid"].split() == ["7363"] * 4
     assert [int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0] * 4
     assert fields["NoNewPrivs"].strip() == "1"
     assert wait_until(lambda: answers(lab), 10)
@@ -49,12 +49,12 @@ def test_as_a_sidecar_the_process_is_haproxy_alone(pods: Pods) -> None:
 
 
 def test_a_sidecar_that_is_root_gives_up_everything(pods: Pods) -> None:
-    """As the nginx image runs: HAProxy must be user 1337 all the same, or its own requests would come back to it."""
+    """As the nginx image runs: HAProxy must be user 7363 all the same, or its own requests would come back to it."""
     lab = pods.outbound(OPTIONS, ROOT_BY_DEFAULT)
     process = lab.container("app").process
     assert process
     fields = wait_for_haproxy(process.pid)
-    assert fields["Uid"].split() == ["1337"] * 4
+    assert fields["Uid"].split() == ["7363"] * 4
     assert [int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [0] * 5
     assert wait_until(lambda: answers(lab), 10)
     assert ask(lab.pod, OTHER4)[1]["x-team"] == ["shop"]

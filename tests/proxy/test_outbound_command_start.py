@@ -31,7 +31,7 @@ def test_a_wrong_command_line_ends_with_2_and_every_fault_on_standard_error() ->
 
 @pytest.mark.parametrize(
     ("user", "effective", "with_application"),
-    [(0, ALL, True), (0, ALL, False), (0, NET_ADMIN | SETGID | SETUID, False), (1337, 0, False), (1000, ALL, True)],
+    [(0, ALL, True), (0, ALL, False), (0, NET_ADMIN | SETGID | SETUID, False), (7363, 0, False), (1000, ALL, True)],
 )
 def test_who_may_run_haproxy_as_its_user_is_let_through(user: int, effective: int, with_application: bool) -> None:
     assert list(lacking(user, effective, with_application)) == []
@@ -40,11 +40,11 @@ def test_who_may_run_haproxy_as_its_user_is_let_through(user: int, effective: in
 @pytest.mark.parametrize(
     ("user", "effective", "with_application", "said"),
     [
-        (1337, ALL, True, "the application would run as user 1337, whose connections get no headers"),
+        (7363, ALL, True, "the application would run as user 7363, whose connections get no headers"),
         (0, NET_ADMIN | SETGID, True, "root lacks the capabilities KILL, SETUID"),
         (0, NET_ADMIN, False, "root lacks the capabilities SETGID, SETUID"),
         (1000, 0, True, "user 1000 may not start it so: start the container as root (securityContext.runAsUser: 0)"),
-        (1000, 0, False, "user 1000 may not start it so: start the container as user 1337"),
+        (1000, 0, False, "user 1000 may not start it so: start the container as user 7363"),
     ],
 )
 def test_others_are_told_what_to_do(user: int, effective: int, with_application: bool, said: str) -> None:
@@ -52,9 +52,9 @@ def test_others_are_told_what_to_do(user: int, effective: int, with_application:
     assert said in reason
 
 
-@pytest.mark.parametrize(("user", "changes"), [(0, True), (1337, False)])
+@pytest.mark.parametrize(("user", "changes"), [(0, True), (7363, False)])
 def test_haproxy_changes_its_user_only_where_it_must(user: int, changes: bool) -> None:
     words = haproxy_command(user, ALL)
-    assert ("--reuid=1337" in words) is changes
+    assert ("--reuid=7363" in words) is changes
     assert "--no-new-privs" in words
     assert "--bounding-set=-all" not in haproxy_command(user, ALL & ~SETPCAP)

@@ -49,7 +49,7 @@ def test_outgoing_requests_alone_need_no_capability(leave: Leave, mode: str) -> 
     pid = out.rig.lab.container("srcip-proxy").process.pid
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
-    assert (status["Uid"].split(), status["NoNewPrivs"]) == (["1337"] * 4, "1")
+    assert (status["Uid"].split(), status["NoNewPrivs"]) == (["7363"] * 4, "1")
     texts = [haproxy.render(outbound(mode=name), POD).splitlines() for name in (mode, "redirect")]
     assert [line for line in texts[0] if "lua-load" not in line] == [
         line for line in texts[1] if "lua-load" not in line
@@ -69,9 +69,9 @@ def test_the_sidecar_itself_is_exempt(leave: Leave) -> None:
         f"http://{OTHER4}:{HTTP}/",
         f"http://[{OTHER6}]:{HTTP}/",
     ]
-    done = lab.pod.run(["setpriv", "--reuid=1337", "--regid=1337", "--clear-groups", *curl], capture_output=True)
+    done = lab.pod.run(["setpriv", "--reuid=7363", "--regid=7363", "--clear-groups", *curl], capture_output=True)
     assert (done.stdout.count(NATIVE[1]), done.stdout.count("x-forwarded-for")) == (2, 0), done
-    others = lab.pod.run(["setpriv", "--reuid=1338", "--regid=1337", "--clear-groups", *curl], capture_output=True)
+    others = lab.pod.run(["setpriv", "--reuid=1338", "--regid=7363", "--clear-groups", *curl], capture_output=True)
     assert (others.stdout.count(NATIVE[1]), others.stdout.count(f"x-forwarded-for: {POD4}")) == (0, 2), others
 
 

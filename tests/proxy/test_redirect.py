@@ -62,7 +62,7 @@ def test_the_sidecar_has_no_capability(rigs: RigFactory) -> None:
     pid = rig.lab.container("srcip-proxy").process.pid
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
-    assert status["Uid"].split() == ["1337"] * 4
+    assert status["Uid"].split() == ["7363"] * 4
     assert status["NoNewPrivs"] == "1"
 
 
@@ -80,12 +80,12 @@ def test_nobody_enters_by_the_proxy_port(rigs: RigFactory, to: str) -> None:
     rig = web(rigs)
     for host in (rig.lab.lb, rig.lab.other, rig.lab.pod):
         with pytest.raises(ConnectionRefusedError):
-            rig.connect(15001, host=host, to=to)
+            rig.connect(15301, host=host, to=to)
 
 
 def test_the_addresses_that_stand_for_ports_are_no_way_in(rigs: RigFactory) -> None:
     rig = web(rigs)
-    for port in (15001, 7000):
+    for port in (15301, 7000):
         with pytest.raises(OSError, match="refused"):
             rig.connect(port, host=rig.lab.pod, to="fd73:7263:6970:f::1b58").send(v2())
             raise ConnectionRefusedError("refused: the application itself")

@@ -86,7 +86,7 @@ def test_the_proxy_port_itself_is_no_way_in(rig: Rig) -> None:
     """It listens on loopback only, for the kernel's redirection."""
     for host in (rig.lab.lb, rig.lab.other):
         with pytest.raises(ConnectionRefusedError):
-            rig.connect(15001, host=host)
+            rig.connect(15301, host=host)
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "169.254.77.1", POD4])
@@ -100,7 +100,7 @@ def test_a_process_in_the_pod_cannot_forge_to_its_neighbour(rig: Rig, target: st
 
 
 def test_a_process_in_the_pod_cannot_use_the_proxy_port_to_forge(rig: Rig) -> None:
-    with rig.connect(15001, host=rig.lab.pod, to="127.0.0.1") as client:
+    with rig.connect(15301, host=rig.lab.pod, to="127.0.0.1") as client:
         client.send(v2())
         assert client.seen().peer is None
 
