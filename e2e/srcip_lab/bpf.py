@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
 
 import srcip_proxy
-from srcip_lab import image
+from srcip_lab import compiling, image
 from srcip_lab.errors import LabError
-from srcip_lab.tools import machine_path, run
+from srcip_lab.tools import machine_path
 
 SOURCES = Path(srcip_proxy.__file__).parents[1] / "bpf"
 FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf")
@@ -24,16 +23,11 @@ def compiled(source: Path = PROGRAMS) -> Path:
     """The object of `source` as it is now; compiled when it is not in the cache yet. Raises LabError."""
     if not source.exists():
         raise LabError(f"{source} is missing: ebpf mode needs srcip's source tree, or {image.ROOTFS}")
-    sources = sorted({source, *SOURCES.glob("*.[ch]")})
-    key = hashlib.sha256(b"\0".join([" ".join(FLAGS).encode(), *(s.read_bytes() for s in sources)])).hexdigest()[:16]
-    done = image.cache() / f"{source.name.partition('.')[0]}-{key}.bpf.o"
-    if not done.exists():
-        _require_compiler()
-        aside = done.with_suffix(f".{os.getpid()}")
-        headers = f"-I/usr/include/{os.uname().machine}-linux-gnu"
-        run("clang", *FLAGS, headers, "-c", str(source), "-o", str(aside))
-        aside.rename(done)
-    return done
+    _require_compiler()
+    headers = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+    command = ("clang", *FLAGS, headers, "-c", str(source))
+    name = f"{source.name.partition('.')[0]}-{{}}.bpf.o"
+    return compiling.compiled(image.cache(), name, command, {source, *SOURCES.glob("*.[ch]")})
 
 
 def _require_compiler() -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import srcip_proxy
+from srcip_lab.compiling import compiled
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
 from srcip_proxy.ebpf import OBJECTS
@@ -34,6 +35,9 @@ FILE_CAPABILITIES = {
     "usr/bin/setpriv": "cap_net_admin+ep",
     "usr/sbin/haproxy": "cap_net_raw+p",
 }
+CLIENT_PORT = ("client_port.c", "usr/lib/srcip/client_port.so")
+"""What HAProxy calls in place of bind(): its source, and where the image has it."""
+PRELOAD = "etc/ld.so.preload"
 ENTRY_POINT = "#!/usr/bin/python3 -I\nfrom srcip_proxy.__main__ import main\n\nmain()\n"
 
 
@@ -46,11 +50,13 @@ def proxy_rootfs() -> Path:
     if given := os.environ.get(ROOTFS):
         return _given(Path(given))
     base = base_rootfs()
-    sources = _sources()
-    return _built(
-        f"rootfs-{_key(base.name, CGROUP_MOUNT, *sources, *sources.values())}",
-        lambda aside: _add_package(base, aside, sources),
-    )
+    sources, library = _sources(), client_port()
+
+    def add(aside: Path) -> None:
+        _add_package(base, aside, sources)
+        _add_client_port(aside, library)
+
+    return _built(f"rootfs-{_key(base.name, CGROUP_MOUNT, library.name, *sources, *sources.values())}", add)
 
 
 def with_programs() -> Path:
@@ -63,11 +69,31 @@ def with_programs() -> Path:
 
     def add(aside: Path) -> None:
         run("cp", "-al", str(plain), str(aside))
-        _inside(aside, OBJECTS[0].parent).mkdir()
+        _inside(aside, OBJECTS[0].parent).mkdir(exist_ok=True)
         for made, shipped in zip(compiled, OBJECTS, strict=True):
             shutil.copyfile(made, _inside(aside, shipped))
 
     return _built(f"rootfs-{_key(plain.name, *(made.read_bytes() for made in compiled))}", add)
+
+
+def client_port() -> Path:
+    """The library that the Dockerfile compiles, too."""
+    source = _shipped(CLIENT_PORT[0], Path("preload"))
+    flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden")
+    return compiled(cache(), "client_port-{}.so", ("cc", *flags, str(source)), [source])
+
+
+def _add_client_port(rootfs: Path, library: Path) -> None:
+    target = rootfs / CLIENT_PORT[1]
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(library, target)
+    (rootfs / PRELOAD).write_text(f"/{CLIENT_PORT[1]}\n")
+
+
+def _shipped(name: str, folder: Path = Path()) -> Path:
+    """A file of proxy/ that an installed lab has beside this module."""
+    installed = Path(__file__).with_name(name)
+    return installed if installed.exists() else Path(srcip_proxy.__file__).parents[1] / folder / name
 
 
 def _inside(rootfs: Path, path: Path) -> Path:
@@ -97,9 +123,7 @@ def _base_name() -> str:
 
 def package_names() -> tuple[str, ...]:
     """The packages of the image, one per line of packages.txt."""
-    installed = Path(__file__).with_name("packages.txt")
-    in_tree = Path(srcip_proxy.__file__).parents[1] / "packages.txt"
-    lines = (installed if installed.exists() else in_tree).read_text().splitlines()
+    lines = _shipped("packages.txt").read_text().splitlines()
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 

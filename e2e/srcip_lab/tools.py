@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from srcip_lab.errors import LabError, raise_all
 
 PACKAGES = {
+    "cc": "gcc libc6-dev",
     "ip": "iproute2",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
