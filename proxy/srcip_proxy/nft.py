@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy import nft_outbound, nft_redirect
-from srcip_proxy.network import CHECK4, LOOPBACK, MARK
-from srcip_proxy.nft_words import FAMILIES, one_of, who
+from srcip_proxy import nft_delivery, nft_outbound, nft_redirect
+from srcip_proxy.network import CHECK4, LOOPBACK
+from srcip_proxy.nft_words import FAMILIES, RESET, named_map, one_of, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import BANNER, word
+from srcip_proxy.text import BANNER
 
 
 def render(plan: Plan, pod: Pod) -> str:
@@ -33,7 +33,7 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
     ports = one_of((*plan.inbound_ports, CHECK_PORT))
     yield _intercept(plan, pod, pod.versions)
     if plan.deliver_to != "loopback":
-        yield _deliver_to_pod(ports, [v for v in pod.versions if pod.own(v)])
+        yield nft_delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
     if plan.probe_aliases or plan.outbound_ports:
@@ -63,7 +63,9 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield "  }"
     yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
-    yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}\n  }}"
+    yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
+    # what is intercepted keeps its port; whoever connects to the proxy's own ones would state any client
+    yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}\n  }}"
 
 
 def _to_proxy(version: int, port: int = PROXY_PORT) -> str:
@@ -73,76 +75,33 @@ def _to_proxy(version: int, port: int = PROXY_PORT) -> str:
     return f"meta l4proto tcp tproxy {family['ip']} to {family['proxy']}:{port} accept"
 
 
+# The Pod may have opened the connection itself, from a port that is intercepted: `tproxy` finds its socket and passes
+# it over, as it is not transparent. Only a SYN can begin a connection, so all else may meet the Pod's own sockets.
+_OWN = "    tcp flags & (fin | syn | rst | ack) != syn socket transparent 0 accept\n"
+
 # What matches no rule here is refused: the proxy is not running, and the application must not see the raw header with
 # the balancer's address. So is a SYN to an IPv4 port where no socket is: the client is refused as without srcip, and a
 # health check that only connects tells the truth. Over IPv6 the application may be an IPv4 one that has IPv4 clients.
 _INTERCEPT = {
     4: f"    tcp flags & (fin | syn | rst | ack) != syn {_to_proxy(4)}\n"
     f"    socket transparent 0 {_to_proxy(4)}\n"
-    f"    socket transparent 1 {_to_proxy(4)}\n",
-    6: f"    {_to_proxy(6)}\n",
+    f"    socket transparent 1 {_to_proxy(4)}\n{_OWN}",
+    6: f"    {_to_proxy(6)}\n{_OWN}",
 }
-
-
-def _deliver_to_pod(ports: str, versions: Iterable[int]) -> Iterator[str]:
-    """Replies of an application that is reached at the Pod's own address look like any other reply. A set remembers
-    the proxy's connections to it, with the life times of connection tracking, but for these connections alone. Another
-    one says whether there are any: all that a Pod sends passes here, and most Pods are never reached at that address.
-    `versions` are those in which the Pod has an address."""
-    yield from (_DELIVERED_SET.format(v=v, **FAMILIES[v]) for v in versions)
-    yield "  set delivering { type nf_proto; flags dynamic, timeout; size 16; timeout 5d; }"
-    yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
-    yield "    oif lo goto to_lo\n    meta nfproto @delivering goto to_client\n  }\n  chain to_client {"
-    for v in versions:
-        reply = f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport"
-        yield f"    {reply} @delivered{v} goto from_application"
-    yield "  }\n  chain to_lo {"
-    yield from (f"    {family['ip']} daddr {family['loopback']} accept" for family in FAMILIES.values())
-    yield f"    tcp dport {ports} fib saddr type != local goto to_application\n  }}\n  chain to_application {{"
-    for v in versions:
-        yield from _remember(v, f"{FAMILIES[v]['ip']} saddr . tcp sport . tcp dport")
-    # the set is full
-    yield "    tcp flags & (syn | ack) == syn reject with tcp reset\n  }"
-    yield f"  chain from_application {{\n    meta mark set {MARK}"
-    for v in versions:
-        yield from _remember(v, f"{FAMILIES[v]['ip']} daddr . tcp dport . tcp sport")
-    yield "  }"
-
-
-_DELIVERED_SET = (
-    "  set delivered{v} {{ type {type} . inet_service . inet_service; "
-    "flags dynamic, timeout; size 65536; timeout 5d; }}"
-)
-
-_DELIVERING = "update @delivering { meta nfproto timeout 5d }"
-
-
-def _remember(version: int, key: str) -> Iterator[str]:
-    """Life times as in nf_conntrack_proto_tcp.c. An ACK alone changes nothing: the last one follows the last FIN."""
-    to = f"update @delivered{version} {{ {key}"
-    yield f"    {_nfproto(version)} tcp flags & rst == rst {to} timeout 10s }} accept"
-    yield f"    {_nfproto(version)} tcp flags & fin == fin {to} timeout 2m }} accept"
-    yield f"    {_nfproto(version)} tcp flags & (syn | psh) != 0 {to} timeout 5d }} {_DELIVERING} accept"
-    yield f"    {_nfproto(version)} tcp flags & (syn | psh) == 0 accept"
-
-
-def _nfproto(version: int) -> str:
-    return f"meta nfproto ipv{version}"
 
 
 def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[str]:
     """kubelet sends no PROXY header: its probes have ports of their own, which the kernel leads to the real ones."""
-    pairs = ", ".join(f"{word(a.alias)} : {word(a.port)}" for a in aliases)
+    pairs = {a.alias: a.port for a in aliases}
     # dynamic: who has used an alias port, and so needs connection tracking
-    yield from (
-        f"  set probers{v} {{ type {FAMILIES[v]['type']}; flags dynamic, timeout; size 1024; timeout 10m; }}"
-        for v in versions
-    )
+    for v in versions:
+        yield f"  set probers{v} {{\n    typeof {FAMILIES[v]['ip']} saddr\n    flags dynamic, timeout"
+        yield "    size 1024\n    timeout 10m\n  }"
+    yield from named_map("aliases", "tcp dport : tcp dport", pairs)
     yield "  chain probes {\n    type nat hook prerouting priority dstnat; policy accept;"
     for v in versions:
-        alias = f"tcp dport {one_of(a.alias for a in aliases)}"
-        yield f"    iif != lo {alias} update @probers{v} {{ {FAMILIES[v]['ip']} saddr }}"
-    yield f"    iif != lo meta l4proto tcp redirect to :tcp dport map {{ {pairs} }}\n  }}"
+        yield f"    iif != lo tcp dport {one_of(pairs)} update @probers{v} {{ {FAMILIES[v]['ip']} saddr }}"
+    yield "    iif != lo meta l4proto tcp redirect to :tcp dport map @aliases\n  }"
 
 
 def _untracked(ports: str, plan: Plan, versions: Iterable[int]) -> Iterator[str]:

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from srcip_proxy.network import PORTS6
-from srcip_proxy.nft_words import RESET, SYN, one_of, to_port6
+from srcip_proxy.nft_words import RESET, SYN, one_of, ports6, to_port6
 from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word
 
+MAP = "outbound_ports6"
 LINK_LOCAL = {4: "ip daddr 169.254.0.0/16", 6: "ip6 daddr fe80::/10"}
 """Never redirected: an IPv6 one needs its interface, and the metadata services of clouds refuse X-Forwarded-For."""
 
 
 def rules(plan: Plan, pod: Pod) -> Iterator[str]:
     """All chains for outgoing connections."""
+    if pod.ipv6:
+        yield from ports6(MAP, plan.outbound_ports)
     yield from _guard(plan, pod)
     yield "  chain outbound {\n    type nat hook output priority -100; policy accept;"
     yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {word(UID)} accept"
@@ -49,4 +52,4 @@ def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
 def _to_proxy(plan: Plan, version: int) -> str:
     if version == 4:
         return f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}"
-    return to_port6(plan.outbound_ports, OUTBOUND_PORT)
+    return to_port6(MAP, OUTBOUND_PORT)

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from srcip_proxy.network import CHECK4
-from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, to_port6, who
+from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, ports6, to_port6, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word
+
+MAP = "inbound_ports6"
 
 
 def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     """To the proxy, and nobody else there: a connection that was not redirected has no port to go to."""
     matches = [(v, match) for v in versions for match in _trusted(plan, pod, v)]
+    if any(v == 6 for v, _ in matches):
+        yield from ports6(MAP, plan.inbound_ports)
     yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
     # what comes from lo keeps what was decided when it left (to_lo); the most frequent packets come first
     yield "    iif lo accept"
@@ -28,8 +32,10 @@ def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
     yield from (_listening(v) for v in versions)
     yield "  chain redirected {\n    type nat hook prerouting priority dstnat; policy accept;"
-    yield from (f"    iif != lo {match} {_to_proxy(plan, v)}" for v, match in matches)
+    # a connection begins with a SYN; what else seems to begin one is of a connection that the Pod has opened itself
+    yield from (f"    iif != lo {match} {SYN} {_to_proxy(v)}" for v, match in matches)
     yield "  }"
+    yield from _strayed(matches)
     yield from _leaving(plan, versions)
 
 
@@ -41,16 +47,24 @@ def _trusted(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
         yield f"{ip} saddr {one_of(trusted)} tcp dport {one_of(plan.inbound_ports)}{unless}"
 
 
-def _to_proxy(plan: Plan, version: int) -> str:
-    if version == 4:
-        return f"redirect to :{PROXY_PORT}"
-    return to_port6(plan.inbound_ports, PROXY_PORT)
+def _to_proxy(version: int) -> str:
+    return f"redirect to :{PROXY_PORT}" if version == 4 else to_port6(MAP, PROXY_PORT)
+
+
+def _strayed(matches: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """A segment that connection tracking calls invalid, such as one far outside the window, is not translated. It would
+    meet the application's listener, whose RST would end the connection that the sidecar has."""
+    yield "  chain strayed {\n    type filter hook prerouting priority mangle; policy accept;"
+    yield from (f"    iif != lo {match} ct state invalid drop" for _, match in matches)
+    yield "  }"
 
 
 def _listening(version: int) -> str:
     """Where no socket is, the client is refused as without srcip: it must not find the proxy in its place."""
     found = "".join(f"    socket transparent {flag} accept\n" for flag in (0, 1))
-    other = "    tcp flags & (fin | syn | rst | ack) != syn accept\n"
+    # the answer to a SYN of the Pod's own, which is not tracked
+    answer = "    tcp flags & (syn | ack) == (syn | ack) notrack accept\n"
+    other = f"{answer}    tcp flags & (fin | syn | rst | ack) != syn accept\n"
     return f"  chain intercept{version} {{\n{other}{found}    notrack\n  }}"
 
 

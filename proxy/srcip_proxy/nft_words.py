@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from srcip_proxy.network import LOOPBACK, PORTS6
 from srcip_proxy.plan import Plan, PortRange
@@ -51,9 +51,19 @@ def who(plan: Plan, pod: Pod, version: int) -> tuple[list[str], list[str]]:
     return networks(both["trusted"], version), networks(both["native"], version)
 
 
-def to_port6(intercepted_ports: Iterable[PortRange], port: int) -> str:
-    """Leads an IPv6 connection to the sidecar's `port` at an address that says which port it was to go to: of IPv6,
-    HAProxy cannot ask the kernel for it."""
-    each = (number for item in intercepted_ports for number in range(item.first, item.last + 1))
-    pairs = ", ".join(f"{number} : {PORTS6}{number:x}" for number in each)
-    return f"dnat ip6 to tcp dport map {{ {pairs} }}:{word(port)}"
+def named_map(name: str, types: str, pairs: Mapping[int, object]) -> Iterator[str]:
+    """A map with a name and `typeof`. nft 1.0 crashes when it lists any other map that a newer nft has written, and so
+    does every program of the Pod that looks at its rules."""
+    elements = ", ".join(f"{word(key)} : {word(value)}" for key, value in pairs.items())
+    yield f"  map {name} {{\n    typeof {types}\n    elements = {{ {elements} }}\n  }}"
+
+
+def ports6(name: str, intercepted_ports: Iterable[PortRange]) -> Iterator[str]:
+    """For each port an address that says it: of IPv6, HAProxy cannot ask the kernel for the original port."""
+    numbers = (number for item in intercepted_ports for number in range(item.first, item.last + 1))
+    yield from named_map(name, "tcp dport : ip6 daddr", {number: f"{PORTS6}{number:x}" for number in numbers})
+
+
+def to_port6(name: str, port: int) -> str:
+    """Leads an IPv6 connection to the sidecar's `port`, at the address that the map `name` has for its port."""
+    return f"dnat ip6 to tcp dport map @{name} : {word(port)}"

@@ -13,13 +13,11 @@ from srcip_proxy.headers import DEFAULT, OUTBOUND, value_fault
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import OUTBOUND_PORT, OUTBOUND_WAIT_MS, Plan
 from srcip_proxy.pod import Pod, PodError
-from srcip_proxy.sections import connections
+from srcip_proxy.sections import ANYWHERE, connections
 from srcip_proxy.text import quoted, word
 
 LISTEN = {4: "127.0.0.1", 6: "[::]"}
 """The kernel redirects to the address of lo; for IPv6, to one that says the port."""
-ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
-"""A server with this address is the one that the connection was to go to."""
 HTTP = "{ var(sess.srcip_http) -m bool }"
 FIRST = "var(txn.srcip_first)"
 PREFACE = "PRI \\* HTTP/2\\.0\\r\\n\\r\\nSM\\r\\n\\r\\n"
@@ -139,7 +137,8 @@ def _backends(version: int) -> Iterator[str]:
 
 
 def _servers(version: int, options: str) -> Iterator[str]:
-    """Where a server refuses, the second one is tried at once (sections.servers says why there is a third)."""
+    """A server with any address is the one that the connection was to go to. Where it refuses, the
+    second one is tried at once (sections.servers says why there is a third)."""
     yield f"  retries 1\n  use-server there if TRUE\n  server there {ANYWHERE[version]} weight 0{options}"
     yield from (f"  server refused{number} {NOBODY}{options}" for number in (1, 2))
 

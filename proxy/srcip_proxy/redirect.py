@@ -14,7 +14,17 @@ from srcip_proxy import header_rules
 from srcip_proxy.network import LOOPBACK, PORTS6
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import END, REFUSED, WAIT_FOR_MORE, client_limit, clients, connections, http_port, servers
+from srcip_proxy.sections import (
+    ANYWHERE,
+    END,
+    REFUSED,
+    WAIT_FOR_MORE,
+    client_limit,
+    clients,
+    connections,
+    http_port,
+    servers,
+)
 from srcip_proxy.text import word, words
 
 READ = "{ var(sess.srcip_client) -m found }"
@@ -22,8 +32,6 @@ KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
 REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
 """What nearly every request of HTTP/1 begins with. Lua says the same of it, at a sixth of a connection's whole cost."""
-ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
-"""The kernel redirects to the address of the interface: binding to loopback would not do. nft.py keeps others out."""
 PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
 """Where the application is tried, in this order, for each `srcip.io/deliver-to`."""
 
@@ -53,6 +61,7 @@ def lua_settings(plan: Plan) -> dict[str, object]:
 def _inbound(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     # where a header must come, the kernel may as well wait for it before it wakes the sidecar
     defer = " defer-accept" if plan.proxy_protocol == "required" else ""
+    # the kernel redirects to the address of the interface: binding to loopback would not do; nft keeps others out
     yield f"frontend inbound{version}"
     yield f"  maxconn {word(connections(plan, pod))}"
     yield f"  bind {ANYWHERE[version]}:{PROXY_PORT}{' v6only' if version == 6 else ''}{defer}"
@@ -127,7 +136,13 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
 def _servers(plan: Plan, pod: Pod, version: int, port: str, options: str = "") -> Iterator[str]:
     places = {"loopback": LOOPBACK[version], "pod": pod.own(version) or LOOPBACK[version]}
     addresses = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
-    yield from servers([(address, options) for address in addresses], port)
+    yield from servers([(address, f"{_source(address, version)}{options}") for address in addresses], port)
+
+
+def _source(address: str, version: int) -> str:
+    """All connections to srcip's own address come from there, too, so there are no more than 28,232 ports for them. Of
+    what is bound to lo the kernel uses a port in TIME_WAIT again after a second (tcp_tw_reuse, ip-sysctl.rst)."""
+    return f" source {ANYWHERE[version]} interface lo" if address == LOOPBACK[version] else ""
 
 
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:

@@ -10,18 +10,16 @@ _SELECTORS = ("fwmark {mark:#x}", "from {loopback} iif lo")
 
 def prepare(version: int) -> str:
     """Commands that may fail: they take away what an earlier run left. For `ip -force`."""
-    loopback = LOOPBACK[version]
-    return "".join(f"rule del {_rule(s, loopback)}\n" for s in _SELECTORS)
+    return "".join(f"rule del {rule}\n" for rule in _rules(version))
 
 
 def render(version: int, plan: Plan) -> str:
     """Commands for IP `version` 4 or 6 that must all succeed. Only in tproxy mode replies need help to find their
     way."""
-    loopback = LOOPBACK[version]
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
     if plan.mode == "tproxy" and plan.inbound_ports:
-        lines += [f"rule add {_rule(s, loopback)}" for s in _SELECTORS]
+        lines += [f"rule add {rule}" for rule in _rules(version)]
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
     if version == 6 and (plan.mode == "redirect" or plan.outbound_ports):
         lines.append(f"route replace local {PORTS6}/112 dev lo")
@@ -34,5 +32,9 @@ def _addresses(version: int) -> list[str]:
     return [f"{LOOPBACK[6]}/128 nodad"]
 
 
-def _rule(selector: str, loopback: str) -> str:
-    return f"pref {PRIORITY} {selector.format(mark=MARK, loopback=loopback)} lookup {TABLE}"
+def _rules(version: int) -> list[str]:
+    """Replies of the application are led back to the sidecar. Those that are not, as their socket is bound to another
+    device (SO_BINDTODEVICE), must not leave the Pod to an address that never connected."""
+    selectors = [selector.format(mark=MARK, loopback=LOOPBACK[version]) for selector in _SELECTORS]
+    back = [f"pref {PRIORITY} {selector} lookup {TABLE}" for selector in selectors]
+    return back + [f"pref {PRIORITY + 1} {selector} blackhole" for selector in selectors]

@@ -16,6 +16,8 @@ data before it, for an abort, and would reset the application's connection; a FI
 PIPES = 64
 """Connections that move bulk data at the same time without copying; more of them are copied through buffers."""
 REFUSED = "{ var(txn.srcip_refused) -m bool }"
+ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
+"""Every address of an IP version."""
 WORDS_OF_A_LINE = 32
 """HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 END = "tcp-request content silent-drop rst-ttl 64"
@@ -56,6 +58,13 @@ def only_port(plan: Plan) -> int | None:
     return first.first if plan.inbound_ports == (PortRange(first.first, first.first),) else None
 
 
+def intercepted_alone(ports: tuple[PortRange, ...]) -> Iterator[str]:
+    """The first rules of a frontend that the kernel leads connections to: they keep the port they came to. Whoever
+    connects to the frontend itself could state any client."""
+    yield from acl("intercepted dst_port", port_ranges(ports))
+    yield "  tcp-request connection silent-drop rst-ttl 64 if !intercepted"
+
+
 def host(address: object) -> str:
     """An address as HAProxy writes it before a port."""
     address = word(address)
@@ -64,7 +73,12 @@ def host(address: object) -> str:
 
 def http_port(ports: tuple[PortRange, ...]) -> Iterator[str]:
     """The condition `http_port`: the connection came to one of these."""
-    yield from acl("http_port dst_port", [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports])
+    yield from acl("http_port dst_port", port_ranges(ports))
+
+
+def port_ranges(ports: tuple[PortRange, ...]) -> list[str]:
+    """Ports as HAProxy matches them."""
+    return [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports]
 
 
 def acl(name_and_fetch: str, values: Sequence[str]) -> Iterator[str]:

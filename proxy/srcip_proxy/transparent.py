@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from srcip_proxy import header_rules, plain
 from srcip_proxy.network import LOOPBACK
-from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
 from srcip_proxy.sections import (
+    ANYWHERE,
     END,
     REFUSED,
     WAIT_FOR_MORE,
@@ -16,6 +17,7 @@ from srcip_proxy.sections import (
     clients,
     connections,
     http_port,
+    intercepted_alone,
     only_port,
     servers,
 )
@@ -39,6 +41,7 @@ def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
         yield f"frontend inbound{version}"
         yield f"  maxconn {word(connections(plan, pod))}"
         yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
+        yield from intercepted_alone(plan.inbound_ports)
         yield from _requests(plan)
         yield from _decisions(plan, pod, version, "")
 
@@ -98,6 +101,7 @@ def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:
     """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
     yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
+    yield from intercepted_alone((PortRange(CHECK_PORT, CHECK_PORT),))
     yield from _decisions(plan, pod, 4, "check-")
     yield from _backends(plan, pod, "check-", CHECK_PORT)
 
@@ -140,5 +144,5 @@ def _targets(order: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list
 
 def _servers(targets: list[tuple[str, str]], version: int, port: str, options: str = "") -> Iterator[str]:
     """Servers that see the client as the source of the connection."""
-    source = f" source {'0.0.0.0' if version == 4 else '[::]'} usesrc"
+    source = f" source {ANYWHERE[version]} usesrc"
     yield from servers([(address, f"{source} {word(use)}{options}") for address, use in targets], port)

@@ -1,0 +1,96 @@
+"""The nftables rules of delivery to the Pod's own address: how the application's replies come back to the proxy. Pure.
+
+A reply to a foreign address looks like any other reply of the Pod. Sets remember the proxy's connections, as connection
+tracking would, but for these connections alone. An entry lives as long as its connection and some seconds: until both
+sides have ended, the application may still send after any silence, and its packet must not leave the Pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from srcip_proxy.network import MARK
+from srcip_proxy.nft_words import FAMILIES
+
+MOST_CONNECTIONS = 1 << 20
+"""Bound of each set. The kernel takes memory for the entries that there are."""
+SILENCE = "5d"
+"""How long a connection without any packet is remembered, as in nf_conntrack_proto_tcp.c; keep-alives are packets."""
+ENDED = "10s"
+"""How long its last packets still find their way: on lo nothing is lost or comes late."""
+SIDES = ("client", "application")
+
+
+def rules(ports: str, versions: Iterable[int]) -> Iterator[str]:
+    """All sets and chains. `versions` are those in which the Pod has an address; `ports` the right side of a match."""
+    for v in versions:
+        yield from _sets(v)
+    # whether there are any connections: all that a Pod sends passes here, and most Pods are never reached like this
+    yield "  set delivering {\n    typeof meta nfproto\n    flags dynamic, timeout"
+    yield f"    size 16\n    timeout {SILENCE}\n  }}"
+    yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
+    yield "    oif lo goto to_lo\n    meta nfproto @delivering goto to_client\n  }\n  chain to_client {"
+    for v in versions:
+        yield f"    {_key(v, 'reply')} @delivered{v} goto from_application{v}"
+        yield f"    {_key(v, 'reply')} @over{v} meta mark set {MARK} accept"
+    yield "  }\n  chain to_lo {"
+    yield from (f"    {family['ip']} daddr {family['loopback']} accept" for family in FAMILIES.values())
+    for v in versions:
+        yield f"    meta nfproto ipv{v} tcp dport {ports} fib saddr type != local goto to_application{v}"
+    yield "  }"
+    for v in versions:
+        yield from _to_application(v)
+        yield from _from_application(v)
+        yield from (*_end(v, *SIDES), *_end(v, *reversed(SIDES)))
+
+
+def _key(version: int, direction: str) -> str:
+    """Client, its port and the application's port, as packets to the application or replies have them."""
+    near, mine, other = ("saddr", "sport", "dport") if direction == "there" else ("daddr", "dport", "sport")
+    return f"{FAMILIES[version]['ip']} {near} . tcp {mine} . tcp {other}"
+
+
+def _sets(version: int) -> Iterator[str]:
+    """`delivered` has the connections that may go on, `over` those that both sides have ended or one has reset, and the
+    others those of which one side has sent its FIN."""
+    timeouts = {"delivered": SILENCE, "over": ENDED, **{f"ended_by_{side}": SILENCE for side in SIDES}}
+    for name, timeout in timeouts.items():
+        # typeof, without which nft 1.0 cannot list what a newer one wrote
+        yield f"  set {name}{version} {{\n    typeof {_key(version, 'there')}\n    flags dynamic, timeout"
+        yield f"    size {MOST_CONNECTIONS}\n    timeout {timeout}\n  }}"
+
+
+def _to_application(version: int) -> Iterator[str]:
+    """Packets of the proxy. Only a SYN adds a connection; where the set is full it is refused at once."""
+    key = _key(version, "there")
+    yield f"  chain to_application{version} {{"
+    yield f"    tcp flags & (syn | ack) == syn goto begin{version}"
+    yield f"    tcp flags & rst == rst goto over_by_client{version}"
+    yield f"    tcp flags & fin == fin goto end_by_client{version}"
+    yield f"    {key} @delivered{version} update @delivered{version} {{ {key} timeout {SILENCE} }}"
+    yield f"  }}\n  chain begin{version} {{"
+    yield from (f"    delete @ended_by_{side}{version} {{ {key} }}" for side in SIDES)
+    yield f"    update @delivering {{ meta nfproto timeout {SILENCE} }}"
+    yield f"    update @delivered{version} {{ {key} timeout {SILENCE} }} accept"
+    yield "    counter reject with tcp reset\n  }"
+
+
+def _from_application(version: int) -> Iterator[str]:
+    """Its replies, those of connections that may go on."""
+    yield f"  chain from_application{version} {{\n    meta mark set {MARK}"
+    yield f"    tcp flags & rst == rst goto over_by_application{version}"
+    yield f"    tcp flags & fin == fin goto end_by_application{version}"
+    yield f"    update @delivered{version} {{ {_key(version, 'reply')} timeout {SILENCE} }}"
+    yield f"    update @delivering {{ meta nfproto timeout {SILENCE} }}\n  }}"
+
+
+def _end(version: int, side: str, other: str) -> Iterator[str]:
+    """A FIN of this side. It may come again, so what counts is whose it is, and not that it is the second one."""
+    key = _key(version, "there" if side == "client" else "reply")
+    yield f"  chain end_by_{side}{version} {{"
+    yield f"    {key} @ended_by_{other}{version} goto over_by_{side}{version}"
+    yield f"    update @ended_by_{side}{version} {{ {key} timeout {SILENCE} }}"
+    yield f"  }}\n  chain over_by_{side}{version} {{"
+    yield f"    update @over{version} {{ {key} timeout {ENDED} }}"
+    yield from (f"    delete @{name}{version} {{ {key} }}" for name in ("delivered", *map("ended_by_{}".format, SIDES)))
+    yield "  }"
