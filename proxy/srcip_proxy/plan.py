@@ -16,7 +16,7 @@ from typing import Any
 from srcip_proxy import headers
 from srcip_proxy.headers import HEADERS, Pairs
 from srcip_proxy.plan_json import PORTS, READ
-from srcip_proxy.portranges import PortRange, ProbeAlias, merge, port_range
+from srcip_proxy.portranges import PortRange, ProbeAlias, holds, merge, port_range
 
 __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
 
@@ -208,8 +208,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
     yield few, f"outbound_ports: more than {MOST_REDIRECTED} ports"
-    inside = all(any(r.first in i and r.last in i for i in plan.inbound_ports) for r in plan.http_ports)
-    yield inside, "http_ports: not all of them are inbound_ports"
+    yield holds(plan.inbound_ports, plan.http_ports), "http_ports: not all of them are inbound_ports"
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -49,6 +50,16 @@ def merge(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
         else:
             merged.append(item)
     return tuple(merged)
+
+
+def holds(outer: Sequence[PortRange], inner: Iterable[PortRange]) -> bool:
+    """Whether each of the `inner` ranges lies within one of the `outer` ones, which are sorted and disjoint."""
+    return all(_holds(outer, item) for item in inner)
+
+
+def _holds(outer: Sequence[PortRange], item: PortRange) -> bool:
+    index = bisect_right(outer, item.first, key=lambda r: r.first) - 1
+    return index >= 0 and item.last <= outer[index].last
 
 
 def _decimal(text: str) -> bool:

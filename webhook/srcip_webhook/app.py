@@ -1,7 +1,8 @@
 """The HTTP side: POST /mutate, /healthz, /readyz and /metrics.
 
 Whatever is wrong with a request is the sender's fault and gets a 4xx with a reason; whatever is wrong with a Pod is
-answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop.
+answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop; that of a large
+request runs beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,6 +29,23 @@ MAX_LOGGED = 5
 """Messages and warnings of one decision that are logged; all of them go to the API server."""
 
 
+LARGE = 64 * 1024
+"""Longer requests, in bytes, are read two at a time and worked at one at a time beside the event loop, which goes on
+answering others. Nearly every Pod is shorter."""
+MOST_VALUES = 500_000
+"""Most values in the JSON of a request: each takes some hundred bytes of memory, however short it is in the request."""
+VALUE_SIGNS = (b",", b"[", b"{")
+"""Each value but the first follows one of these."""
+
+
+class Large:
+    """What large requests share."""
+
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(2)
+        self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
+
+
 class HttpFault(Exception):
     """A request that can't be answered with a review: a status and a sentence."""
 
@@ -38,11 +58,11 @@ def create_app(
     settings: Settings, metrics: Metrics | None = None, not_ready: Callable[[], str | None] = lambda: None
 ) -> FastAPI:
     """The ASGI application. `not_ready` tells why the process should get no requests, or None."""
-    counted = metrics or Metrics()
+    counted, large = metrics or Metrics(), Large()
 
     async def mutate(request: Request) -> Response:
         try:
-            return await _mutate(request, settings, counted)
+            return await _mutate(request, settings, counted, large)
         except HttpFault as fault:
             return _rejected(fault, counted)
         except ClientDisconnect:
@@ -65,16 +85,27 @@ def create_app(
     return app
 
 
-async def _mutate(request: Request, settings: Settings, metrics: Metrics) -> Response:
-    _check_headers(request, settings)
-    body = await _body(request, settings)
-    started = time.perf_counter()
+def _answered(body: bytearray, settings: Settings) -> tuple[review.Request, Outcome, bytes]:
+    """The work of one review. Raises HttpFault."""
+    if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
+        raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
     try:
         asked = review.read(body)
     except review.ReviewError as error:
         raise HttpFault(400, str(error)) from None
     outcome = judge(asked, settings)
-    content = json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    return asked, outcome, json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+
+
+async def _mutate(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
+    _check_headers(request, settings)
+    body = await _body(request, settings, large)
+    started = time.perf_counter()
+    if len(body) <= LARGE:
+        asked, outcome, content = _answered(body, settings)
+    else:
+        run = asyncio.get_running_loop().run_in_executor
+        asked, outcome, content = await run(large.worker, _answered, body, settings)
     metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
     _log(asked, outcome)
     return Response(content, media_type="application/json")
@@ -91,12 +122,14 @@ def _check_headers(request: Request, settings: Settings) -> None:
         raise _too_long(settings)
 
 
-async def _body(request: Request, settings: Settings) -> bytearray:
-    """The whole body, if it is short and comes in time."""
+async def _body(request: Request, settings: Settings, large: Large) -> bytearray:
+    """The whole body, if it is short enough and comes in time. A large one waits for its turn."""
     body = bytearray()
     try:
-        async with asyncio.timeout(settings.request_timeout_ms / 1000):
+        async with asyncio.timeout(settings.request_timeout_ms / 1000), AsyncExitStack() as turn:
             async for chunk in request.stream():
+                if len(body) <= LARGE < len(body) + len(chunk):
+                    await turn.enter_async_context(large.turns)
                 body += chunk
                 if len(body) > settings.max_body_bytes:
                     raise _too_long(settings)

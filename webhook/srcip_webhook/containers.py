@@ -17,6 +17,8 @@ from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject, resource
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
+MOST_REMEMBERED = 8192
+"""Length of a Plan, in characters of JSON, whose containers are remembered: 512 of them take some MiB."""
 TOKEN_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 # a path
 """Where the API server mounts the Pod's token in every container that has nothing there yet. Neither container needs
 one, and that change to the Pod would bring it back to the webhook for a second look."""
@@ -49,10 +51,10 @@ def volume() -> dict[str, Any]:
 def rendered(decision: Inject, settings: Settings) -> Rendered:
     """What this decision adds. Pods of one owner ask for the same, so the last ones are remembered."""
     chosen = tuple(resource(decision.intent, settings, field) for field in RESOURCES)
-    return for_plan(decision.plan, chosen, settings)
+    short = len(decision.plan.to_env()) <= MOST_REMEMBERED
+    return (_remembered if short else for_plan)(decision.plan, chosen, settings)
 
 
-@lru_cache(maxsize=512)
 def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
     """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
@@ -66,6 +68,9 @@ def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> 
         volumes = [_cgroup_volume()]
     text = json.dumps([*containers, *volumes], sort_keys=True)
     return Rendered(tuple(containers), tuple(volumes), hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+_remembered = lru_cache(maxsize=512)(for_plan)
 
 
 def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:

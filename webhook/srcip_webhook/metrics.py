@@ -23,6 +23,9 @@ class Metrics:
         """Requests that were no AdmissionReview, by HTTP status."""
         self.reloads: Counter[str] = Counter()
         """Changes of the certificate files, by result."""
+        self.closed: Counter[str] = Counter()
+        """Connections that were closed to make room for others, by reason: `silent` ones, ones of which the TLS
+        `handshake` failed or took too long, and `idle` ones."""
         self.certificate_not_after = 0.0
         """When the served certificate ends, in Unix seconds; 0 while there is none."""
         self._durations = [0] * (len(BUCKETS) + 1)
@@ -49,6 +52,10 @@ class Metrics:
         yield from _head("srcip_webhook_certificate_reloads_total", "counter", "Changed certificate files, by result.")
         for result, count in sorted(self.reloads.items()):
             yield f'srcip_webhook_certificate_reloads_total{{result="{result}"}} {count}'
+        name = "srcip_webhook_closed_connections_total"
+        yield from _head(name, "counter", "Connections closed before their client did, by reason.")
+        for reason, count in sorted(self.closed.items()):
+            yield f'{name}{{reason="{reason}"}} {count}'
         name = "srcip_webhook_certificate_not_after_seconds"
         yield from _head(name, "gauge", "When the served certificate ends, in Unix seconds; 0 without one.")
         yield f"{name} {self.certificate_not_after:.0f}"

@@ -195,8 +195,19 @@ _SAME = (
 """Fields that Intent and Plan share."""
 
 
-@lru_cache(maxsize=512)
 def _plan(
+    intent: Intent,
+    ports: tuple[PortRange, ...],
+    http: tuple[PortRange, ...],
+    cidrs: tuple[str, ...],
+    probe_aliases: tuple[ProbeAlias, ...],
+) -> Plan:
+    """Pods of one owner get the same, so the last ones are remembered, where they are short."""
+    short = len(ports) + len(cidrs) + len(probe_aliases) <= MOST_REMEMBERED
+    return (_remembered if short else _made)(intent, ports, http, cidrs, probe_aliases)
+
+
+def _made(
     intent: Intent,
     ports: tuple[PortRange, ...],
     http: tuple[PortRange, ...],
@@ -212,3 +223,8 @@ def _plan(
         http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
         **{field: getattr(intent, field) for field in (*_SAME, *(OF_REDIRECT if redirect else ()))},
     )
+
+
+MOST_REMEMBERED = 100
+"""Ports, networks and aliases of a Plan that is remembered: some KiB."""
+_remembered = lru_cache(maxsize=512)(_made)

@@ -60,9 +60,10 @@ def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[Po
     if intent.inbound_ports is None:
         return singles, []
     ranges, faults = _numbers(intent.inbound_ports, declared, INBOUND)
+    known = _known(declared)
     for item in intent.inbound_ports:
         if isinstance(item, PortRange) and not overlaps(singles, item):
-            faults.append(f"{INBOUND}: no container declares TCP port {item} ({_known(declared)})")
+            faults.append(f"{INBOUND}: no container declares TCP port {item} ({known})")
     return ranges, faults
 
 
@@ -101,6 +102,7 @@ def _numbers(
     by_name: dict[str, list[DeclaredPort]] = {}
     for port in declared:
         by_name.setdefault(port.name, []).append(port)
+    known = _known(declared)
     for item in items:
         if isinstance(item, PortRange):
             ranges.append(item)
@@ -109,7 +111,7 @@ def _numbers(
         ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
         if not any(port.protocol == "TCP" for port in found):
             why = f"is a {found[0].protocol} port" if found else "is declared by no container"
-            faults.append(f"{key}: port {shown(item)} {why} ({_known(declared)})")
+            faults.append(f"{key}: port {shown(item)} {why} ({known})")
     return ranges, faults
 
 
@@ -130,22 +132,24 @@ def overlaps(ranges: Sequence[PortRange], item: PortRange) -> bool:
     return index > 0 and ranges[index - 1].last >= item.first
 
 
-def subtract(ranges: Iterable[PortRange], holes: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    """`ranges` without `holes`; both sorted and disjoint, and so is what comes out."""
-    left = list(ranges)
-    for hole in holes:
-        left = [part for item in left for part in _cut(item, hole)]
+def subtract(ranges: Iterable[PortRange], holes: Sequence[PortRange]) -> tuple[PortRange, ...]:
+    """`ranges` without `holes`; both sorted and disjoint, and so is what comes out. One walk through each."""
+    left: list[PortRange] = []
+    at = 0
+    for item in ranges:
+        first = item.first
+        while at < len(holes) and holes[at].last < first:
+            at += 1
+        while at < len(holes) and holes[at].first <= item.last:
+            if first < holes[at].first:
+                left.append(PortRange(first, holes[at].first - 1))
+            first = holes[at].last + 1
+            if first > item.last:  # this hole may reach into the next range
+                break
+            at += 1
+        if first <= item.last:
+            left.append(PortRange(first, item.last))
     return tuple(left)
-
-
-def _cut(item: PortRange, hole: PortRange) -> Iterator[PortRange]:
-    if hole.last < item.first or item.last < hole.first:
-        yield item
-        return
-    if item.first < hole.first:
-        yield PortRange(item.first, hole.first - 1)
-    if hole.last < item.last:
-        yield PortRange(hole.last + 1, item.last)
 
 
 def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The webhook as a process: uvicorn over TLS, certificates exchanged while it runs, slow clients cut off.
 
-Exit status: 0 or the signal after a stop, 2 if the settings are wrong.
+Exit status: 0 or the signal after a stop, 2 if the settings are wrong, 3 if the port cannot be had.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ import os
 import ssl
 import sys
 import time
-from asyncio import TimerHandle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from srcip_webhook import logs
 from srcip_webhook.app import create_app
+from srcip_webhook.listener import Listener, bound
 from srcip_webhook.metrics import Metrics
+from srcip_webhook.protocol import Patient, limited
 from srcip_webhook.settings import Settings, SettingsError, from_environ
 from srcip_webhook.tls import Certificates
 
+STARTUP_FAILURE = 3
+"""Exit status of uvicorn where it cannot listen."""
 KEEP_ALIVE_S = 120
 """Longer than the 90 s after which Go's client drops an idle connection, so that it never meets a closed one."""
+SWITCH_S = 0.0005
+"""How long the work of a large review holds the interpreter before the event loop has its turn; Python's own 5 ms would
+add up to 50 for a request."""
 PARTING_S = 3
 """How long clients may go on after SIGTERM until each was told, with an answer, to use its connection no more.
 
@@ -36,13 +41,35 @@ Go's client does not repeat a POST on a connection that is closed just then: the
 class Server(uvicorn.Server):
     """uvicorn's server, with a log line that names the real port, and an end that no client notices."""
 
+    def __init__(self, made: uvicorn.Config, metrics: Metrics) -> None:
+        super().__init__(made)
+        self._metrics = metrics
+
     async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
+        """Listen, as uvicorn does, but with a Listener."""
+        await self.lifespan.startup()
+        context = self.config.ssl
+        assert context is not None  # there is an ssl_context_factory
+        try:
+            listening = bound(self.config.host, self.config.port)
+        except OSError as error:
+            logs.event(
+                "cannot listen", logging.ERROR, address=self.config.host, port=self.config.port, error=str(error)
+            )
+            sys.exit(STARTUP_FAILURE)
+        connections = cast("set[Patient]", self.server_state.connections)
+        listener = Listener(listening, self._connection, context, connections, self._metrics)
+        listener.start()
+        self.servers = [cast(asyncio.Server, listener)]
+        self.started = True
         _quiet_gc()
-        for server in self.servers:
-            for listener in server.sockets:
-                address, port, *_ = listener.getsockname()
-                logs.event("listening", address=address, port=port)
+        for each in listening:
+            address, port, *_ = each.getsockname()
+            logs.event("listening", address=address, port=port)
+
+    def _connection(self) -> Patient:
+        made = self.config.http_protocol_class
+        return cast(Patient, made(config=self.config, server_state=self.server_state, app_state={}))  # type: ignore[call-arg]
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Let busy connections end with an answer that says so; what is idle then is closed."""
@@ -60,48 +87,15 @@ def _quiet_gc() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
-def protocol(timeout_s: float) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP protocol with a limit on the time that a client takes for a request's headers."""
-
-    class Impatient(HttpToolsProtocol):
-        _deadline: TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._deadline = self.loop.call_later(timeout_s, transport.abort)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            waiting = self.cycle is None or self.cycle.response_complete
-            if waiting and self._deadline is None and not self.transport.is_closing():
-                self._deadline = self.loop.call_later(timeout_s, self.transport.abort)
-
-        def on_headers_complete(self) -> None:
-            self._relax()
-            super().on_headers_complete()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._relax()
-            super().connection_lost(exc)
-
-        def _relax(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-    return Impatient
-
-
-def config(settings: Settings) -> tuple[uvicorn.Config, Certificates]:
+def config(settings: Settings, metrics: Metrics) -> tuple[uvicorn.Config, Certificates]:
     """How uvicorn is to run, and the certificates that it will serve."""
-    metrics = Metrics()
     certificates = Certificates(settings.tls_cert_file, settings.tls_key_file, metrics)
     made = uvicorn.Config(
         create_app(settings, metrics, certificates.not_ready),
         host=settings.listen_address,
         port=settings.listen_port,
         loop="asyncio",
-        http=protocol(settings.request_timeout_ms / 1000),
+        http=limited(settings.request_timeout_ms / 1000),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -137,9 +131,11 @@ def main() -> None:
             logs.event("bad setting", logging.ERROR, error=fault)
         sys.exit(2)
     logs.setup(settings.log_level)
-    made, certificates = config(settings)
+    sys.setswitchinterval(SWITCH_S)
+    metrics = Metrics()
+    made, certificates = config(settings, metrics)
     wait_for(certificates)
-    Server(made).run()
+    Server(made, metrics).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""Strangers who reach the port take bounded memory, and keep nobody out."""
+
+import json
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from keypairs import pair, write
+from support import body, pod
+from test_server import Process, answer, ask, head, receive
+
+MIB = 1024 * 1024
+P = "srcip.io/"
+
+
+@pytest.fixture
+def webhook(tmp_path: Path) -> Iterator[Process]:
+    write(tmp_path, *pair("one"))
+    with Process(tmp_path, SRCIP_REQUEST_TIMEOUT="10s") as process:
+        process.wait("listening")
+        yield process
+
+
+def memory(webhook: Process, which: str = "VmRSS") -> int:
+    """Bytes of memory that the process has now, or VmHWM had at most."""
+    status = Path(f"/proc/{webhook.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+
+def many_files() -> int:
+    """As many connections as this process may open, 4,000 at most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(4000, hard - 200)
+
+
+def test_silent_connections_take_no_memory_and_keep_nobody_out(webhook: Process) -> None:
+    port = webhook.wait("listening")["port"]
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(many_files())]
+    try:
+        slowest = 0.0
+        for _ in range(10):
+            started = time.monotonic()
+            with webhook.connect() as connection:
+                assert ask(connection, body(pod())) == 200
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 2
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_half_a_handshake_takes_room_for_seconds_only(webhook: Process) -> None:
+    """From one address, which has no more than its share."""
+    port = webhook.wait("listening")["port"]
+    begun = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+    try:
+        for each in begun:
+            each.sendall(b"\x16\x03\x01\x02\x00")
+        started = time.monotonic()
+        other = socket.socket()
+        other.bind(("127.0.0.2", 0))
+        other.connect(("127.0.0.1", port))
+        with webhook.secured(other) as connection:
+            assert ask(connection, body(pod())) == 200
+        assert time.monotonic() - started < 2, "another address does not wait for them"
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in begun:
+            each.close()
+
+
+def test_idle_connections_make_room_for_new_ones(webhook: Process) -> None:
+    idle = [webhook.connect() for _ in range(200)]
+    try:
+        with webhook.connect() as connection:
+            assert ask(connection, body(pod())) == 200
+        assert sum(is_open(each) for each in idle) < 80
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in idle:
+            each.close()
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def test_the_largest_request_of_anybody_stays_within_the_limit(webhook: Process) -> None:
+    """Of many small values, which take far more memory than bytes; several at the same time."""
+    junk = b'{"a":[' + b"[]," * (7 * MIB // 3) + b"[]]}"
+    large = body(pod({"example.org/big": "x" * 3 * MIB}))
+
+    def send(content: bytes, wanted: int) -> None:
+        with webhook.connect() as connection:
+            connection.settimeout(30)
+            connection.sendall(head(len(content)) + content)
+            assert answer(connection)[0] == wanted
+
+    threads = [threading.Thread(target=send, args=work) for work in [(junk, 413), (large, 200)] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory(webhook, "VmHWM") < 200 * MIB
+    refused = [line for line in webhook.events("rejected") if line["status"] == 413]
+    assert len(refused) == 4
+    assert "values" in refused[0]["error"]
+
+
+def test_a_large_review_keeps_no_other_waiting(webhook: Process) -> None:
+    containers = [{"name": f"c{i}", "ports": [{"containerPort": 16000 + i}]} for i in range(20000)]
+    large = body(pod({P + "mode": "tproxy"}, containers=containers))
+    content, slowest, times = body(pod()), 0.0, []
+    with webhook.connect() as slow, webhook.connect() as quick:
+        slow.settimeout(30)
+        assert ask(quick, content) == 200
+        slow.sendall(head(len(large)) + large)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            started = time.monotonic()
+            assert ask(quick, content) == 200
+            times.append(time.monotonic() - started)
+        status, said = answer(slow)
+    slowest = max(times)
+    assert status == 200
+    assert json.loads(said)["response"]["allowed"] is True
+    assert slowest < 0.2, "some steps of C hold Python's lock"
+    assert sorted(times)[len(times) // 2] < 0.05
+
+
+def test_endless_headers_end(webhook: Process) -> None:
+    with webhook.connect() as connection:
+        connection.sendall(b"POST /mutate HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"closed|reset|EOF|[Bb]roken|ended") as ended:
+            for _ in range(2000):
+                connection.sendall(b"X-A: " + b"x" * 200 + b"\r\n")
+            assert receive(connection) == b""
+            raise ConnectionResetError("ended")
+        assert ended
