@@ -14,19 +14,54 @@ from srcip_proxy.plan import Plan
 from srcip_proxy.text import word
 
 CLAIMS = (
+    # RFC 7239's forerunners, and what proxies call them
     "forwarded-for",
+    "forwarded-for-ip",
     "x-forwarded",
+    "x-forwarded-by",
+    "x-forwarded-client-ip",
+    "x-original-forwarded-for",
+    "http-x-forwarded-for",
+    "x-real-client-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "remote-addr",
+    "x-originating-ip",
+    "x-original-remote-addr",
+    "x-envoy-external-address",
+    # application servers: WebLogic, HTTP Server plug-ins, PHP and Ruby frameworks
     "client-ip",
     "x-client-ip",
+    "http-client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-proxyuser-ip",
     "x-cluster-client-ip",
+    "x-coming-from",
+    "coming-from",
+    # CDNs and clouds
     "true-client-ip",
+    "x-true-client-ip",
     "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "cloudfront-viewer-address",
     "fastly-client-ip",
+    "fly-client-ip",
+    "do-connecting-ip",
+    "ali-cdn-real-ip",
+    "cdn-src-ip",
+    "incap-client-ip",
+    "x-sucuri-clientip",
+    "x-nf-client-connection-ip",
+    "x-vercel-forwarded-for",
     "x-appengine-user-ip",
-    "x-original-forwarded-for",
-    "x-envoy-external-address",
+    "x-appengine-remote-addr",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-ms-forwarded-client-ip",
 )
-"""Other names that frameworks take a client's address from."""
+"""Other names that frameworks, application servers and CDNs take a client's address from, by their manuals."""
 IPV6 = "{ src -m sub : }"
 HOPS = ("connection", "http2-settings")
 """`Connection` must not name a header that srcip writes, or the next proxy would take it away."""
@@ -76,7 +111,9 @@ def limit(plan: Plan, client: str = "src") -> Iterator[str]:
 
 
 def upgrade() -> Iterator[str]:
-    """No upgrade may lead to requests that nobody here sees. What is left is named in `Connection`, which is gone."""
+    """No tunnel and no upgrade may lead to requests that nobody here sees. What is left is named in `Connection`, which
+    is gone."""
+    yield "  http-request deny deny_status 405 if METH_CONNECT"
     yield "  http-request del-header upgrade if { req.hdr(upgrade) -m reg -i '(h2|tls|http)' }"
     yield "  http-request add-header connection upgrade if { req.hdr(upgrade) -m found }"
 
@@ -114,7 +151,7 @@ def _lists(plan: Plan) -> dict[str, str]:
 def _forgeable(plan: Plan) -> str:
     """Every name that could carry an address, and HOPS."""
     listed = ["X-Forwarded-For", *FIXED.values(), plan.forwarded_for_header, *CLAIMS]
-    return names((*listed, *(name for _, name in plan.tlv_headers), *HOPS))
+    return names((*listed, *(name for _, name in plan.tlv_headers), *plan.remove_headers, *HOPS))
 
 
 def names(listed: Iterable[str]) -> str:

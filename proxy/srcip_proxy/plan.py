@@ -30,7 +30,7 @@ POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
 FORWARDED_FOR = ("replace", "append", "trusted")
-OTHERS = ("pass", "refuse")
+OTHERS = ("refuse", "pass")
 EMITTED = ("off", "v1", "v2")
 TOA = "toa"
 """The client stands in a TCP option of its connection."""
@@ -114,12 +114,18 @@ class Plan:
     """What happens to an incoming X-Forwarded-For: one of FORWARDED_FOR."""
     forwarded_for_header: str = "X-Forwarded-For"
     """The name of the header that lists the addresses."""
-    http_other: str = "pass"
+    http_other: str = "refuse"
     """What happens on an HTTP port to what is not HTTP: one of OTHERS."""
     emit_proxy_protocol: str = "off"
     """The header that begins a connection to a port that is not in http_ports: one of EMITTED. Redirect mode only."""
     tlv_headers: Pairs = ()
     """Pairs of a TLV (one of headers.TLVS) and the name of the HTTP header that holds its value."""
+    remove_headers: tuple[str, ...] = ()
+    """Further names of HTTP headers that no request may bring, in any spelling."""
+    request_timeout_ms: int = 10_000
+    """How long the headers of an HTTP request may take, in milliseconds."""
+    keep_alive_timeout_s: int = 75
+    """How long an HTTP connection may be idle between two requests, in seconds."""
     client_from: str = "proxy-protocol"
     """What states the client, on HTTP ports in tproxy mode and on all in ebpf mode: one of CLIENT_FROM."""
     outbound_ports: tuple[PortRange, ...] = ()
@@ -233,6 +239,7 @@ def _header_faults(plan: Plan) -> Iterable[str]:
     for tlv, _ in plan.tlv_headers:
         if tlv not in headers.TLVS:
             yield f"tlv_headers: {tlv!r} is not one of {', '.join(headers.TLVS)}"
+    yield from (f"remove_headers: {fault}" for fault in headers.name_faults(plan.remove_headers))
     written = [plan.forwarded_for_header, *(name for _, name in plan.tlv_headers)]
     yield from (f"http_headers: {fault}" for fault in headers.name_faults(written, headers.FIXED))
     fixed = {field: name for field, name in headers.OUTBOUND.items() if getattr(plan, field)}
@@ -250,10 +257,12 @@ LIMITS = {
     "max_connections": (1, 1_000_000),
     "max_connections_per_client": (0, 1_000_000),
     "drain_timeout_s": (0, 86_400),
+    "request_timeout_ms": (100, 3_600_000),
+    "keep_alive_timeout_s": (1, 86_400),
     "threads": (1, 64),
     "version": (VERSION, VERSION),
 }
-"""Smallest and largest allowed value of each number; header_timeout_ms in milliseconds, the rest as their names say."""
+"""Smallest and largest allowed value of each number, in the units of their names."""
 
 CHOICES = {
     "mode": MODES,

@@ -48,7 +48,7 @@ READ: dict[str, Callable[[object], object]] = {
     "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
     "probe_aliases": _aliases,
     **dict.fromkeys(PORTS, lambda v: tuple(port_range(_str(item)) for item in _list(v))),
-    **dict.fromkeys(("trusted_cidrs", "http_headers"), _texts),
+    **dict.fromkeys(("trusted_cidrs", "http_headers", "remove_headers"), _texts),
     **dict.fromkeys(("tlv_headers", "outbound_headers"), _pairs),
     **dict.fromkeys(("proxy_protocol", "node_proxy_protocol", "deliver_to", "client_address", "mode"), _str),
     **dict.fromkeys(
@@ -56,6 +56,6 @@ READ: dict[str, Callable[[object], object]] = {
     ),
     **dict.fromkeys(("outbound_forwarded_for", "outbound_client_hostname"), _str),
     **dict.fromkeys(("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int),
-    **dict.fromkeys(("drain_timeout_s", "threads", "version"), _int),
+    **dict.fromkeys(("drain_timeout_s", "threads", "version", "request_timeout_ms", "keep_alive_timeout_s"), _int),
 }
 """The reader of each field, by its name. Raises TypeError or ValueError."""

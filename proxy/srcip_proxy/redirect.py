@@ -23,6 +23,7 @@ from srcip_proxy.sections import (
     clients,
     connections,
     http_port,
+    http_timeouts,
     servers,
 )
 from srcip_proxy.text import word, words
@@ -65,6 +66,7 @@ def _inbound(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     yield f"frontend inbound{version}"
     yield f"  maxconn {word(connections(plan, pod))}"
     yield f"  bind {ANYWHERE[version]}:{PROXY_PORT}{' v6only' if version == 6 else ''}{defer}"
+    yield from http_timeouts(plan)
     yield from _decisions(plan, version, plan.http_ports, "")
 
 

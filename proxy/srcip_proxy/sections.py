@@ -76,6 +76,13 @@ def http_port(ports: tuple[PortRange, ...]) -> Iterator[str]:
     yield from acl("http_port dst_port", port_ranges(ports))
 
 
+def http_timeouts(plan: Plan) -> Iterator[str]:
+    """Of a frontend whose connections may become HTTP ones: nobody holds one with half a request, or with none."""
+    if plan.http_ports:
+        yield f"  timeout http-request {word(plan.request_timeout_ms)}ms"
+        yield f"  timeout http-keep-alive {word(plan.keep_alive_timeout_s)}s"
+
+
 def port_ranges(ports: tuple[PortRange, ...]) -> list[str]:
     """Ports as HAProxy matches them."""
     return [f"{r.first}:{r.last}" if r.first != r.last else str(r.first) for r in ports]

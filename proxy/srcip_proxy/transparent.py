@@ -17,6 +17,7 @@ from srcip_proxy.sections import (
     clients,
     connections,
     http_port,
+    http_timeouts,
     intercepted_alone,
     only_port,
     servers,
@@ -41,6 +42,7 @@ def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
         yield f"frontend inbound{version}"
         yield f"  maxconn {word(connections(plan, pod))}"
         yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
+        yield from http_timeouts(plan)
         yield from intercepted_alone(plan.inbound_ports)
         yield from _requests(plan)
         yield from _decisions(plan, pod, version, "")

@@ -1,25 +1,52 @@
 """On an HTTP port: what is a request is read by the rules or refused, and what cannot be one passes or is refused."""
 
+import struct
 import time
+from contextlib import suppress
 
 import pytest
-from rig import CLIENT4, Rig, RigFactory, plan, v1, v2
+from rig import CLIENT4, HTTP_APP, Rig, RigFactory, plan, v1, v2
 from web import ask, get, read, redirect, web
 
 pytestmark = pytest.mark.dataplane
 
-TLS = bytes.fromhex("160301004a0100004603036578616d706c65")
-NOT_HTTP = [
+
+def client_hello(random: bytes = bytes(range(128, 160)), session: bytes = b"") -> bytes:
+    """A TLS 1.2 ClientHello that offers http/1.1 (RFC 5246, section 7.4.1.2)."""
+    alpn = b"\0\x10\0\x0b\0\x09\x08http/1.1"
+    body = b"\x03\x03" + random + bytes([len(session)]) + session + b"\0\x02\x13\x01\x01\0"
+    body += struct.pack(">H", len(alpn)) + alpn
+    hello = b"\x01" + struct.pack(">I", len(body))[1:] + body
+    return b"\x16\x03\x01" + struct.pack(">H", len(hello)) + hello
+
+
+TLS = client_hello()
+PASSING = [
     TLS,
-    b"\x16",
-    b"\x00\x00\x00\x08\x04\xd2\x16\x2f",  # PostgreSQL
+    client_hello(random=b"\n" * 32),
     b"SSH-2.0-OpenSSH_9.9\r\n",
     b"EHLO mail.example\r\n",
     b"*1\r\n$4\r\nPING\r\n",
     b"a1 LOGIN user pass\r\n",
-    b"\xff\xfe",
-    b"\x10\x0c\x00\x04MQTT",
 ]
+BINARY = [b"\x16", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"\xff\xfe", b"\x10\x0c\x00\x04MQTT", TLS[:30]]
+"""What may go on with anything: of PostgreSQL, MQTT, and half of a ClientHello."""
+NOT_HTTP = [*PASSING, *BINARY[:4]]
+FORGED = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"
+DISGUISED = {
+    **{f"{byte:#04x} before it": bytes([byte]) + FORGED for byte in (*range(1, 10), 11, 12, *range(14, 32))},
+    **{f"{byte:#04x} before it": bytes([byte]) + FORGED for byte in (0, 40, 41, 64, 123, 127, 133, 160, 255)},
+    "a word of bytes for a method": b"\xff\xfe / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a method in brackets": b"(GET) / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "another space": b"\xffX\xa0/\x0bHTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a ClientHello for a method": client_hello(session=b" / HTTP/1.1\r\nX-Forwarded-For: 6.6"),
+    "a ClientHello in small letters": client_hello(session=b"\x0b/\x0bhttp/1.0\n"),
+    "no ClientHello": b"\x16\x03\x01\x02\x00\x01 / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "an old request": b"\x0bGET /\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "an absolute target": b"\xa0FOO http://a/\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a star": b"\x1cOPTIONS * \r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "blanks first": b"\x0b\x0c \r\n" + FORGED,
+}
 MALFORMED = {
     "no version": b"GET /\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
     "no version, other method": b"FOO /\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
@@ -75,10 +102,10 @@ def requests(rig: Rig) -> str:
     return "\n".join(line for line in rig.lab.log("app").splitlines() if line.startswith("request"))
 
 
-@pytest.mark.parametrize("data", NOT_HTTP)
-def test_what_is_no_http_passes_at_once(rigs: RigFactory, data: bytes) -> None:
+@pytest.mark.parametrize("data", PASSING)
+def test_what_is_no_http_passes_at_once_if_told_so(rigs: RigFactory, data: bytes) -> None:
     """Untouched, in both directions, without waiting."""
-    rig = rigs(redirect())
+    rig = rigs(redirect(http_other="pass"))
     with rig.connect() as client:
         started = time.monotonic()
         client.send(v2() + data)
@@ -89,12 +116,50 @@ def test_what_is_no_http_passes_at_once(rigs: RigFactory, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", NOT_HTTP)
-def test_what_is_no_http_is_refused_if_told_so(rigs: RigFactory, data: bytes) -> None:
-    rig = rigs(redirect(http_other="refuse"))
+def test_what_is_no_http_is_refused(rigs: RigFactory, data: bytes) -> None:
+    rig = rigs(redirect())
     before = rig.metric('srcip_refused_connections_total{reason="not_http"}')
     assert rig.seen(v2() + data).refused
     assert rig.metric('srcip_refused_connections_total{reason="not_http"}') == before + 1
     assert "reason=not_http" in rig.log()
+
+
+@pytest.mark.parametrize("data", BINARY)
+def test_what_may_still_become_a_request_does_not_pass(rigs: RigFactory, data: bytes) -> None:
+    rig = rigs(redirect(http_other="pass"))
+    before = rig.accepted()
+    with rig.connect() as client:
+        client.send(v2() + data)
+        time.sleep(0.2)
+        with suppress(OSError):
+            client.send(b" / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n")
+        assert client.seen(timeout=2).peer is None
+    assert rig.accepted() == before
+
+
+@pytest.mark.parametrize("policy", ["refuse", "pass"])
+@pytest.mark.parametrize("case", DISGUISED)
+def test_a_request_in_disguise_never_reaches_the_application(rigs: RigFactory, case: str, policy: str) -> None:
+    """With what some server takes for a space before it, or for a method; whole, and byte by byte."""
+    rig = rigs(redirect(http_other=policy), app=("::", "7000"), program=HTTP_APP)
+    before = rig.accepted()
+    for bytewise in (False, True) if policy == "pass" and len(DISGUISED[case]) < 60 else (False,):
+        with rig.connect() as client:
+            client.send(v2())
+            with suppress(OSError):  # it is refused before it is whole
+                client.send(DISGUISED[case], bytewise=bytewise)
+            client.seen(timeout=0.9, quiet=0.01)
+            assert client.got == b"" or client.got.startswith(b"HTTP/1.1 400 ")
+    assert rig.accepted() == before
+
+
+@pytest.mark.parametrize("target", ["a:443", "127.0.0.1:7000", "/"])
+def test_no_tunnel_is_opened(rigs: RigFactory, target: str) -> None:
+    """Behind it, requests would be the client's own."""
+    rig = web(rigs)
+    before = rig.accepted()
+    saw = ask(rig, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+    assert (saw.status in (400, 405), rig.accepted()) == (True, before)
 
 
 @pytest.mark.parametrize("case", MALFORMED)

@@ -43,6 +43,7 @@ FIELDS = {
     "forwarded_for_header": lambda text: text,
     "http_headers": lambda text: [text],
     "tlv_headers": lambda text: [["alpn", text]],
+    "remove_headers": lambda text: [text],
     "trusted_cidrs": lambda text: [text],
     "http_ports": lambda text: [text],
     "forwarded_for": lambda text: text,
@@ -55,7 +56,7 @@ FIELDS = {
 }
 """Every field whose text comes near HAProxy's configuration, and how it stands in the plan's JSON."""
 HARMLESS = {("forwarded_for_header", "if"), ("tlv_headers", "if"), ("forwarded_for_header", "global"),
-            ("tlv_headers", "global")}  # fmt: skip
+            ("tlv_headers", "global"), ("remove_headers", "if"), ("remove_headers", "global")}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -64,7 +65,8 @@ def test_a_nasty_text_is_refused_by_the_plan(field: str, text: str) -> None:
     """Before anything is rendered; what is not refused is a name and nothing else."""
     raw = {**json.loads(redirect().to_env()), field: FIELDS[field](text)}
     if (field, text) in HARMLESS:
-        assert f"add-header {text} %[" in haproxy.render(Plan.from_env(json.dumps(raw)), POD)
+        found = f"|{text}|" if field == "remove_headers" else f"add-header {text} %["
+        assert found in haproxy.render(Plan.from_env(json.dumps(raw)), POD)
         return
     with pytest.raises(PlanError):
         Plan.from_env(json.dumps(raw))

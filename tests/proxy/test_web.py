@@ -9,6 +9,8 @@ import pytest
 from rig import CLIENT4, LB6, POD6, Client, Rig, RigFactory, v2
 from web import ALL, ask, get, read, web
 
+from srcip_proxy.header_rules import CLAIMS
+
 pytestmark = pytest.mark.dataplane
 
 FORGED = [
@@ -49,6 +51,57 @@ def test_no_spelling_of_a_client_comes_through(rigs: RigFactory) -> None:
         "x-forwarded-host",
         *(name.lower() for name in ALL),
     ]
+
+
+@pytest.mark.parametrize("spelling", [str.lower, str.title, lambda name: name.replace("-", "_").upper()])
+def test_no_other_name_of_a_client_comes_through(rigs: RigFactory, spelling) -> None:
+    """Each name that a framework or a CDN reads a client from, in pieces that HAProxy takes in one request."""
+    for start in range(0, len(CLAIMS), 30):
+        claims = [f"{spelling(name)}: 6.6.6.6" for name in CLAIMS[start : start + 30]]
+        saw = ask(web(rigs), get("/", *claims))
+        assert saw.written() == TRUE4
+        assert "6.6.6.6" not in str(saw.headers)
+
+
+def test_other_names_go_if_told_so(rigs: RigFactory) -> None:
+    rig = web(rigs, remove_headers=("X-Our-Client", "X_Tenant"))
+    saw = ask(rig, get("/", "X-Our-Client: 6.6.6.6", "x_our_client: 6.6.6.6", "X-Tenant: a", "X-Our-Clients: kept"))
+    assert saw.written() == TRUE4
+    assert [name for name, _ in saw.headers if name.startswith("x-") and "forwarded" not in name] == [
+        "x-our-clients",
+        "x-real-ip",
+    ]
+
+
+def test_half_a_request_has_a_time(rigs: RigFactory) -> None:
+    """Twenty clients that never end their headers take the room of others for that time only."""
+    rig = web(rigs, max_connections=20, request_timeout_ms=1000)
+    slow = [rig.connect() for _ in range(20)]
+    for client in slow:
+        client.send(v2() + b"GET / HTTP/1.1\r\nHost: a\r\n")
+    started = time.monotonic()
+    assert ask(rig, get("/")).written() == TRUE4
+    assert 0.5 < time.monotonic() - started < 3
+    for client in slow:
+        assert client.seen().end in ("end", "reset")
+        client.sock.close()
+
+
+def test_an_idle_connection_has_a_time(rigs: RigFactory) -> None:
+    """Then it makes room for others; one that sends requests goes on."""
+    rig = web(rigs, max_connections=3, keep_alive_timeout_s=1)
+    idle = [rig.connect() for _ in range(2)]
+    with rig.connect() as busy:
+        for client in (*idle, busy):
+            client.send(v2() + get("/"))
+            assert read(client).written() == TRUE4
+        for _ in range(4):
+            time.sleep(0.5)
+            busy.send(get("/"))
+            assert read(busy).written() == TRUE4
+    for client in idle:
+        assert client.seen(timeout=0.1).end == "end"
+        client.sock.close()
 
 
 def test_connection_cannot_name_a_header_that_the_next_hop_then_takes_away(rigs: RigFactory) -> None:

@@ -22,7 +22,7 @@ from srcip_proxy.plan import (
     PortRange,
 )
 from srcip_webhook.annotation_rows import PREFIX, Annotation, number, planned, quantity
-from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderValue, TlvHeaders, WordList
+from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, HeaderValue, TlvHeaders, WordList
 from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.values import Duration, Flag, NetworkList, Versions, Word
@@ -59,6 +59,9 @@ class Intent:
     http_other: str
     emit_proxy_protocol: str
     tlv_headers: Pairs
+    remove_headers: tuple[str, ...]
+    request_timeout_ms: int
+    keep_alive_timeout_s: int
     client_from: str
     outbound_ports: tuple[PortRange, ...]
     outbound_headers: Pairs
@@ -202,7 +205,8 @@ TABLE: tuple[Annotation, ...] = (
         "http-other",
         "http_other",
         Word(OTHERS),
-        "What an HTTP port does with what is not HTTP, TLS among it: `pass` leads it to the application as it is.",
+        "What an HTTP port does with what is not HTTP. `pass`, for ports that carry both, leads TLS and text that no "
+        "server could take for a request to the application as it is; nothing is added to it or taken out.",
     ),
     planned(
         "emit-proxy-protocol",
@@ -215,6 +219,25 @@ TABLE: tuple[Annotation, ...] = (
         "tlv_headers",
         TlvHeaders(),
         "`redirect`: what the PROXY header says besides addresses, as HTTP headers.",
+    ),
+    planned(
+        "remove-headers",
+        "remove_headers",
+        HeaderNames(),
+        "`redirect`: further headers that no request may bring, in any spelling: names that this application reads a "
+        "client from. The usual ones go anyhow.",
+    ),
+    planned(
+        "http-request-timeout",
+        "request_timeout_ms",
+        Duration(*LIMITS["request_timeout_ms"]),
+        "How long the headers of an HTTP request may take; then the connection ends, with status 408 where one began.",
+    ),
+    planned(
+        "http-keep-alive-timeout",
+        "keep_alive_timeout_s",
+        Duration(*LIMITS["keep_alive_timeout_s"], unit_ms=1000),
+        "How long an HTTP connection may be idle between requests. Longer than that of your load balancers.",
     ),
     planned(
         "client-from",
@@ -262,13 +285,22 @@ OF_REDIRECT = (
     "http_other",
     "emit_proxy_protocol",
     "tlv_headers",
+    "remove_headers",
 )
 """Fields of Intent and Plan that only redirect mode goes by."""
 
 OF_OUTBOUND = ("outbound_ports", "outbound_headers", "outbound_forwarded_for", "outbound_client_hostname")
 """Fields of Intent and Plan that are about what the Pod sends."""
 
-OF_SIDECAR = ("deliver_to", "max_connections_per_client", "drain_timeout_s", "threads", "rewrite_probes")
+OF_SIDECAR = (
+    "deliver_to",
+    "max_connections_per_client",
+    "drain_timeout_s",
+    "threads",
+    "rewrite_probes",
+    "request_timeout_ms",
+    "keep_alive_timeout_s",
+)
 """Fields that ebpf mode, which has no sidecar, does not go by."""
 
 INBOUND_ALONE = (
@@ -285,6 +317,8 @@ INBOUND_ALONE = (
     "rewrite_probes",
     "http_ports",
     *OF_REDIRECT,
+    "request_timeout_ms",
+    "keep_alive_timeout_s",
     "client_from",
 )
 """Fields without effect where no inbound port is intercepted."""

@@ -57,6 +57,23 @@ class HeaderName:
 
 
 @dataclass(frozen=True)
+class HeaderNames:
+    """Names of headers with commas between."""
+
+    allowed: str = (
+        f"headers' names of letters, digits, - and _ with commas between, at most {MOST}, and none that frames messages"
+    )
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return _LIST
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        names = tuple(each(text, HeaderName().parse, MOST))
+        return tuple({same(name): name for name in names}.values())
+
+
+@dataclass(frozen=True)
 class TlvHeaders:
     """TLVs and the headers that they become: `ssl-cn=X-Client-CN, authority=X-SNI`."""
 

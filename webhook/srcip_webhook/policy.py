@@ -189,6 +189,8 @@ _SAME = (
     "drain_timeout_s",
     "threads",
     "client_from",
+    "request_timeout_ms",
+    "keep_alive_timeout_s",
     "forwarded_for_header",
     *OF_OUTBOUND,
 )

@@ -28,4 +28,51 @@ function M.kind(data)
   return (like_a_request(line) or data:sub(start, start + #PREFACE - 1) == PREFACE) and "http" or "other"
 end
 
+-- What some server takes for a space between words: Python's str.split() of Latin-1, C's isspace(). Before the first word
+-- it may be any control character (Java's trim()).
+local WORDS = "[^\9-\13\28-\32\133\160]+"
+local BEFORE = "^[%z\1-\32\127\133\160]*"
+
+local function has_version(line)
+  for word in line:gmatch(WORDS) do
+    if word:sub(1, 5):lower() == "http/" then return true end
+  end
+  return false
+end
+
+-- Whether no server, however lenient, takes this line for the first one of a request.
+local function is_no_request(line)
+  local first, rest = line:match(BEFORE .. "(" .. WORDS .. ")(.*)$")
+  if not first or not first:find("%w") or has_version(line) then return false end
+  if METHODS[first:lower():match("%a*$")] or METHODS[first:lower():match("^%A*(%a*)")] then return false end
+  for word in rest:gmatch(WORDS) do
+    if word:sub(1, 1) == "/" or word:find("://", 1, true) or word == "*" then return false end
+  end
+  return true
+end
+
+-- Whether it begins with a whole ClientHello (RFC 8446, sections 4.1.2 and 5.1); nil while it may become one. Its first
+-- bytes are a word, and a line that has a version behind it would be a request to a lenient server.
+local function is_tls(data)
+  if #data < 11 then return nil end
+  local major, minor, length, kind, high, low, version = string.unpack(">xBBI2BBI2B", data)
+  if major ~= 3 or minor > 4 or kind ~= 1 or version ~= 3 then return false end
+  if length < 42 or length > 16384 or high * 65536 + low < length - 4 then return false end
+  if #data < 5 + length then
+    if #data > LONGEST_LINE then return false end
+    return nil
+  end
+  return not has_version(data:match("^[^\n]*"))
+end
+
+--- Whether what is no request to HAProxy is none to anybody: true, false, or nil while it may be seen later. What passes
+--- as it is can have requests behind it, with headers that nobody has looked at.
+function M.is_surely_other(data)
+  if data:byte(1) == 0x16 then return is_tls(data) end
+  local line = data:match("^([^\n]*)\n")
+  if line then return is_no_request(line) end
+  if #data > LONGEST_LINE then return false end
+  return nil
+end
+
 return M

@@ -16,8 +16,11 @@ function M.joined(txn, name)
   return table.concat(all, ", ")
 end
 
+local LONGEST_ITEM = 64 -- an IPv6 address in brackets and quotes, with a port and blanks, has 51 at most
+
 --- The bytes of an address as proxies write it, with or without a port; nil for anything else.
 function M.address(text)
+  if #text > LONGEST_ITEM then return nil end
   local bare = text:match('^%s*"?%[([%x:.]+)%]:?%d*"?%s*$') or text:match("^%s*(%d+%.%d+%.%d+%.%d+):?%d*%s*$")
     or text:match("^%s*([%x:.]+)%s*$")
   return bare and protocol.canonical(protocol.ipv4(bare) or protocol.ipv6(bare))

@@ -69,13 +69,34 @@ function M.ipv6(text)
   return front .. string.rep("\0", 16 - #front - #back) .. back
 end
 
---- An address of 4 or 16 bytes as text.
-function M.text(bytes)
-  if #bytes == 4 then return string.format("%d.%d.%d.%d", bytes:byte(1, 4)) end
-  return string.format("%x:%x:%x:%x:%x:%x:%x:%x", string.unpack(">I2I2I2I2I2I2I2I2", bytes))
+local MAPPED = string.rep("\0", 10) .. "\xff\xff"
+
+-- The longest run of zeros in eight words, at least two of them: where it begins and how many there are.
+local function zeros(words)
+  local from, most, at = 9, 1, 1
+  while at <= 8 do
+    local stop = at
+    while words[stop] == 0 do stop = stop + 1 end
+    if stop - at > most then from, most = at, stop - at end
+    at = stop + 1
+  end
+  return from, most
 end
 
-local MAPPED = string.rep("\0", 10) .. "\xff\xff"
+--- An address of 4 or 16 bytes as text, in the form of RFC 5952.
+function M.text(bytes)
+  if #bytes == 4 then return string.format("%d.%d.%d.%d", bytes:byte(1, 4)) end
+  if bytes:sub(1, 12) == MAPPED then return "::ffff:" .. M.text(bytes:sub(13)) end
+  local words = { string.unpack(">I2I2I2I2I2I2I2I2", bytes) }
+  local from, most = zeros(words)
+  local function hex(first, last)
+    local texts = {}
+    for number = first, last do texts[#texts + 1] = string.format("%x", words[number]) end
+    return table.concat(texts, ":")
+  end
+  if from == 9 then return hex(1, 8) end
+  return hex(1, from - 1) .. "::" .. hex(from + most, 8)
+end
 
 --- IPv4 inside ::ffff:0:0/96 is IPv4: only so can it be a source for an IPv4 application.
 function M.canonical(bytes)

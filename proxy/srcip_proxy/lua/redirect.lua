@@ -53,10 +53,16 @@ return function(shared)
   end)
 
   register("srcip_kind", function(txn)
-    local kind = first_bytes.kind(txn.req:data() or "")
+    local data = txn.req:data() or ""
+    local kind = first_bytes.kind(data)
     if kind == "wait" then return end
-    if kind == "other" and settings.other == "refuse" then
-      return refuse(txn, "not_http", "what it sends is not HTTP")
+    if kind == "other" then
+      if settings.other == "refuse" then return refuse(txn, "not_http", "what it sends is not HTTP") end
+      local is_sure = first_bytes.is_surely_other(data)
+      if is_sure == nil then return end
+      if not is_sure then
+        return refuse(txn, "not_http", "what it sends is not HTTP, but some servers would take it for a request")
+      end
     end
     txn:set_var("sess.srcip_kind", kind)
   end)
