@@ -113,6 +113,7 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	__u32 was_held = pending->is_held, state = TCP_NEW_SYN_RECV;
 
 	w->live.isn = w->attempt.isn;
+	w->live.iss = pending->iss;
 	w->live.is_ending = 0;
 	w->live.peer_end = w->live.isn; /* before everything: no FIN can end there */
 	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */

@@ -54,7 +54,10 @@ static __always_inline __u64 length_of(__u64 length, __u64 most)
 	return ((length - 1) & (most - 1)) + 1;
 }
 
-enum reading { OTHER, WHOLE, FRAGMENT };
+#define MOST_EXTENSIONS 8
+#define NOWHERE 0xffff /* where no packet has a TCP header */
+
+enum reading { OTHER, WHOLE, FRAGMENT /* TCP, or what may be, that is not read: its ports are, or are 0 */ };
 
 static __always_inline void set_ipv4(__be32 *to, __be32 address)
 {
@@ -73,24 +76,46 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, co
 	set_ipv4(p->flow.own, direction == INWARD ? ip->daddr : ip->saddr);
 	p->tcp = ETH_HLEN + ip->ihl * 4;
 	*end = ip->tot_len ? ETH_HLEN + bpf_ntohs(ip->tot_len) : skb->len; /* 0: more than 64 KiB (BIG TCP) */
+	if (*end > skb->len)
+		return OTHER; /* the kernel drops it, too */
 	if (ip->frag_off & bpf_htons(0x1fff))
 		return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
 	return ip->frag_off & bpf_htons(0x2000) ? FRAGMENT : WHOLE;
 }
 
-/* Behind other headers: nobody sends TCP like this, and it would go past the rules. */
-static __always_inline int read_extension(struct __sk_buff *skb, struct packet *p, __u32 kind)
+static __always_inline int is_extension(__u32 kind)
+{
+	return kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING || kind == IPPROTO_FRAGMENT || kind == IPPROTO_DSTOPTS ||
+	       kind == IPPROTO_AH || kind == IPPROTO_MH || kind == 139 || kind == 140; /* HIP, Shim6 */
+}
+
+static __always_inline __u32 size_of_extension(__u32 kind, __u32 length)
+{
+	if (kind == IPPROTO_FRAGMENT)
+		return 8;
+	return kind == IPPROTO_AH ? (length + 2) * 4 : (length + 1) * 8;
+}
+
+/* What is behind other headers, however many there are: what is not read to its end may be TCP. */
+static __always_inline int read_extensions(struct __sk_buff *skb, struct packet *p, __u32 kind)
 {
 	__u8 extension[8];
 
-	if (kind != IPPROTO_FRAGMENT && kind != IPPROTO_HOPOPTS && kind != IPPROTO_DSTOPTS && kind != IPPROTO_ROUTING)
-		return OTHER;
-	if (bpf_skb_load_bytes(skb, p->tcp, extension, sizeof(extension)))
-		return OTHER;
-	p->tcp += kind == IPPROTO_FRAGMENT ? 8 : 8 + extension[1] * 8;
-	if (kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8))
-		return OTHER;
-	return extension[0] == IPPROTO_TCP ? FRAGMENT : OTHER;
+	for (int i = 0; i < MOST_EXTENSIONS && is_extension(kind); i++) {
+		if (bpf_skb_load_bytes(skb, p->tcp, extension, sizeof(extension))) {
+			p->tcp = NOWHERE;
+			return FRAGMENT;
+		}
+		if (kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8))
+			return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
+		p->tcp += size_of_extension(kind, extension[1]);
+		kind = extension[0];
+	}
+	if (is_extension(kind)) {
+		p->tcp = NOWHERE;
+		return FRAGMENT;
+	}
+	return kind == IPPROTO_TCP ? FRAGMENT : OTHER;
 }
 
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, const struct ipv6hdr *ip, __u32 direction,
@@ -102,7 +127,23 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, co
 	__builtin_memcpy(p->flow.own, direction == INWARD ? &ip->daddr : &ip->saddr, 16);
 	p->tcp = ETH_HLEN + sizeof(*ip);
 	*end = ip->payload_len ? p->tcp + bpf_ntohs(ip->payload_len) : skb->len;
-	return next == IPPROTO_TCP ? WHOLE : read_extension(skb, p, next);
+	if (*end > skb->len)
+		return OTHER; /* the kernel drops it, too */
+	return next == IPPROTO_TCP ? WHOLE : read_extensions(skb, p, next);
+}
+
+/* Of a packet that is not read: the ports, where they are there. */
+static __always_inline int read_ports(struct __sk_buff *skb, struct work *w, __u32 direction)
+{
+	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
+	struct packet *p = &w->packet;
+
+	p->flow.peer_port = p->flow.own_port = 0;
+	if (bpf_skb_load_bytes(skb, p->tcp, tcp, 4))
+		return FRAGMENT;
+	p->flow.peer_port = direction == INWARD ? tcp->source : tcp->dest;
+	p->flow.own_port = direction == INWARD ? tcp->dest : tcp->source;
+	return FRAGMENT;
 }
 
 static __always_inline int read_tcp(struct packet *p, const struct tcphdr *tcp, __u32 direction, __u32 end)
@@ -138,6 +179,8 @@ static __always_inline int read_copies(struct __sk_buff *skb, struct work *w, __
 			return OTHER;
 		found = read_ipv6(skb, p, (struct ipv6hdr *)w->tcp, direction, &length);
 	}
+	if (found == FRAGMENT)
+		return read_ports(skb, w, direction);
 	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, tcp, sizeof(*tcp)) || read_tcp(p, tcp, direction, length))
 		return OTHER;
 	if (p->header >= OPTIONS_AT + 4)

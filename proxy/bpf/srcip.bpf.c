@@ -69,6 +69,21 @@ static __always_inline int on_crossing(struct __sk_buff *skb, struct work *w)
 	return PASS;
 }
 
+/*
+ * TCP that comes in pieces, or behind IPv6 extension headers. Nobody sends it like this, and it would go past the rules
+ * or be read in part: from a trusted peer it is dropped where it is, or may be, for an intercepted port.
+ */
+static __noinline int on_fragment(struct work *w)
+{
+	struct settings *settings = get_settings();
+	__be16 port = w->packet.flow.own_port;
+
+	if (!settings || !settings->fingerprint || (port && !is_intercepted(port)) || policy_of(w) == OFF)
+		return PASS;
+	count(DROPPED_FRAGMENT);
+	return DROP;
+}
+
 SEC("tc")
 int srcip_ingress(struct __sk_buff *skb)
 {
@@ -79,19 +94,16 @@ int srcip_ingress(struct __sk_buff *skb)
 	if (!w)
 		return DROP;
 	reading = read_inward(skb, w);
+	if (reading == FRAGMENT)
+		return on_fragment(w);
 	if (reading == OTHER || !is_intercepted(w->packet.flow.own_port))
 		return PASS;
-	if (reading == WHOLE && w->packet.flags & SYN)
+	if (w->packet.flags & SYN)
 		return w->packet.flags & ACK ? on_crossing(skb, w) : on_syn(skb, w);
 	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
-	if (live && reading == WHOLE)
+	if (live)
 		return on_live(skb, w, live);
-	if (policy_of(w) == OFF)
-		return PASS;
-	if (reading == WHOLE)
-		return on_unknown(skb, w);
-	count(DROPPED_FRAGMENT);
-	return DROP;
+	return policy_of(w) == OFF ? PASS : on_unknown(skb, w);
 }
 
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
@@ -104,7 +116,7 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
 	if (live) {
-		if (live->isn == w->attempt.isn)
+		if (live->isn == w->attempt.isn && live->iss == p->seq)
 			return PASS; /* the queue of the listener was full: it comes again */
 		bpf_map_delete_elem(&lives, &p->flow);
 	}

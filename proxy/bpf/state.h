@@ -78,6 +78,7 @@ struct live {
 	__u8 is_ending; /* both have sent FIN, and the Pod has acknowledged the peer's: LAST_ACK, in RFC 9293's words */
 	__u32 peer_end; /* behind the peer's FIN, as TCP here counts */
 	__u32 own_end;  /* behind the Pod's */
+	__u32 iss;      /* of the Pod */
 };
 
 struct network {

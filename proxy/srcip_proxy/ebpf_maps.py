@@ -16,6 +16,9 @@ POLICIES = {"off": 0, "required": 1, "optional": 2}
 MOST_OWN = 16
 LONGEST_HEADER = 4096
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+IPV4 = ipaddress.IPv4Network("0.0.0.0/0")
+"""The same addresses."""
 _ZERO = struct.pack("=I", 0)
 
 
@@ -76,13 +79,19 @@ def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
 
 
 def _policies(plan: Plan, pod: Pod) -> dict[Network, str]:
-    """The policy of each network; of two that hold an address the longer one counts."""
+    """The policy of each network; of two that hold an address the longer one counts. The programs write IPv4 addresses
+    as IPv6 ones, but an IPv6 network trusts none of them."""
     networks = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
-    found = dict.fromkeys(networks, plan.proxy_protocol)
+    found: dict[Network, str] = {IPV4: "off"} if any(_holds_ipv4(network) for network in networks) else {}
+    found |= dict.fromkeys(networks, plan.proxy_protocol)
     for address in pod.node:
         if any(address in n for n in networks):
             found[ipaddress.ip_network(address)] = plan.node_proxy_protocol
     return found
+
+
+def _holds_ipv4(network: Network) -> bool:
+    return network.version == 6 and network.supernet_of(MAPPED)
 
 
 def _network(network: Network) -> bytes:

@@ -74,11 +74,15 @@ class Forger:
                 return seq, ack, tcp[13]
 
 
-def connect_with_isn(host: Host, to: tuple[str, int], isn: int) -> socket.socket:
-    """A connection whose first sequence number is `isn`, by the way that is meant for restoring connections."""
+def connect_with_isn(host: Host, to: tuple[str, int], isn: int, port: int = 0) -> socket.socket:
+    """A connection whose first sequence number is `isn`, by the way that is meant for restoring connections, and from
+    `port` if given."""
 
     def connect() -> socket.socket:
         connection = socket.socket(socket.AF_INET6 if ":" in to[0] else socket.AF_INET)
+        if port:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            connection.bind(("", port))
         _repair(connection, 1)
         connection.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("=I", isn))
         _repair(connection, REPAIR_OFF)

@@ -6,7 +6,19 @@ import time
 
 import pytest
 from ebpf_rig import LB4_ADDRESS, Pod, running, still_echoes
-from packets import ACK, FIN, PSH, RST, SACK_PERMITTED, SYN, Forger, connect_with_isn, segment
+from packets import (
+    ACK,
+    FIN,
+    PSH,
+    RST,
+    SACK_PERMITTED,
+    SYN,
+    Forger,
+    checksum,
+    connect_with_isn,
+    finished,
+    segment,
+)
 from rig import CLIENT4, POD4, POD6, Client, v1
 
 pytestmark = pytest.mark.dataplane
@@ -116,6 +128,90 @@ def test_extension_headers_do_not_pass_below_the_programs(pod: Pod) -> None:
             trusted.connect((POD6, 7000))
         other.connect((POD6, 7000))
     assert pod.stats()["dropped fragment"] == before + 1
+
+
+def fragments(whole: bytes, cut: int, number: int) -> list[bytes]:
+    """IPv4 packets of the balancer with `whole` in two pieces; the first one has `cut` bytes."""
+    addresses = socket.inet_aton(LB4_ADDRESS) + socket.inet_aton(POD4)
+    pieces = ((0, 0x2000, whole[:cut]), (cut, 0, whole[cut:]))
+    return [
+        struct.pack(">BBHHHBBH", 0x45, 0, 0, number, more | offset // 8, 64, 6, 0) + addresses + piece
+        for offset, more, piece in pieces
+    ]
+
+
+@pytest.mark.parametrize("cut", [8, 16, 24, 32, 40])
+def test_a_header_in_fragments_of_any_cut_is_none(pod: Pod, cut: int) -> None:
+    """Not even where the first piece does not hold the whole TCP header. In one piece it counts."""
+    before, accepted = pod.stats().get("dropped fragment", 0), pod.accepted()
+    with connect_with_isn(pod.net.lb, (POD4, 7000), 5000) as sock:
+        with Forger(pod.net.lb, sock.getsockname(), (POD4, 7000)) as forger:
+            sock.send(b"P")
+            mine, _, _ = forger.receive()
+        options = b"\x01\x01\x08\x0a" + bytes(8)
+        data = v1(("203.0.113.66", 6666)) + b"x"
+        whole = finished(sock.getsockname(), (POD4, 7000), (5001, mine, PSH | ACK), options, data)
+        with pod.net.lb.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+            for packet in fragments(whole, cut, 1000 + cut):
+                raw.sendto(packet, (POD4, 0))
+        time.sleep(0.05)
+        assert pod.accepted() == accepted
+        assert pod.stats()["dropped fragment"] == before + 1
+        client = Client(sock)
+        client.send(v1()[1:] + b"y")
+        assert client.seen(rest=1, quiet=0.02).peer == CLIENT4
+
+
+def ipv6_syn(extensions: list[tuple[int, bytes]], source: str, to: tuple[str, int]) -> bytes:
+    """A SYN over IPv6 behind these extension headers, each with its kind and what follows its first byte."""
+    kinds = [kind for kind, _ in extensions] + [6]
+    head = struct.pack(">HHIIBBHHH", 40500, to[1], 1, 0, 5 << 4, SYN, 65535, 0, 0)
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to[0])
+    value = checksum(addresses + struct.pack(">II", len(head), 6) + head)
+    tcp = head[:16] + struct.pack(">H", value) + head[18:]
+    chain = b"".join(bytes([kinds[i + 1]]) + rest for i, (_, rest) in enumerate(extensions))
+    return struct.pack(">IHBB", 6 << 28, len(chain + tcp), kinds[0], 64) + addresses + chain + tcp
+
+
+DESTINATION = (60, b"\0\1\4\0\0\0\0")
+LONG_DESTINATION = (60, b"\x0f\1\x7c" + bytes(124))
+HOPS = (0, b"\0\1\4\0\0\0\0")
+ATOMIC = (44, bytes(7))
+EXTENSIONS = {
+    "twice": [DESTINATION, DESTINATION],
+    "two kinds": [HOPS, DESTINATION],
+    "an atomic fragment": [DESTINATION, ATOMIC, DESTINATION],
+    "long ones": [LONG_DESTINATION] * 3,
+    "as many as are read": [DESTINATION] * 8,
+    "one more": [DESTINATION] * 9,
+    "far more": [DESTINATION] * 40,
+}
+
+
+@pytest.mark.parametrize("case", EXTENSIONS)
+def test_no_number_of_extension_headers_passes_below_the_programs(pod: Pod, case: str) -> None:
+    """From any other host they do not matter."""
+    before = pod.stats().get("dropped fragment", 0)
+    for host, dropped in ((pod.net.lb, 1), (pod.net.other, 0)):
+        packet = ipv6_syn(EXTENSIONS[case], host.ipv6, (POD6, 7000))
+        with host.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+            raw.sendto(packet, (POD6, 0))
+        time.sleep(0.05)
+        assert pod.stats().get("dropped fragment", 0) == before + dropped
+        before += dropped
+        if host is pod.net.lb:
+            assert pod.half_open() == 0
+
+
+def test_a_port_that_comes_again_with_the_same_number_has_its_own_client(pod: Pod) -> None:
+    """What is left of a connection that was reset does not speak for the next one, though the numbers are equal."""
+    for number in range(12):
+        wanted = ("203.0.113.80", 20000 + number)
+        with connect_with_isn(pod.net.lb, (POD4, 7000), 777_777, port=40600) as sock:
+            client = Client(sock)
+            client.send(v1(wanted))
+            assert client.seen(quiet=0.02).peer == wanted
+            client.reset()
 
 
 @pytest.mark.parametrize("to", [POD4, POD6])

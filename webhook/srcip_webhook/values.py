@@ -195,8 +195,10 @@ def disjoint(networks: Iterable[Network]) -> tuple[str, ...]:
 
 
 def everyone(cidrs: Iterable[str]) -> tuple[str, ...]:
-    """Those of these disjoint networks that hold every address of their family."""
-    return tuple(cidr for cidr in cidrs if cidr in ("0.0.0.0/0", "::/0"))
+    """Those of these disjoint networks that hold every address of their family, alone or together."""
+    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    families = ([n for n in networks if n.version == version] for version in (4, 6))
+    return tuple(str(n) for family in families for n in ipaddress.collapse_addresses(family) if n.prefixlen == 0)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
