@@ -96,26 +96,48 @@ static __always_inline __u32 size_of_extension(__u32 kind, __u32 length)
 	return kind == IPPROTO_AH ? (length + 2) * 4 : (length + 1) * 8;
 }
 
-/* What is behind other headers, however many there are: what is not read to its end may be TCP. */
-static __always_inline int read_extensions(struct __sk_buff *skb, struct packet *p, __u32 kind)
+/* Each in a slot of the stack of its own: without CAP_PERFMON the verifier lets nobody write to a part of one. */
+struct chain {
+	struct __sk_buff *skb;
+	__u64 at, kind, is_lost;
+};
+
+static long pass_extension(__u32 index, void *context)
 {
+	struct chain *chain = context;
 	__u8 extension[8];
 
-	for (int i = 0; i < MOST_EXTENSIONS && is_extension(kind); i++) {
-		if (bpf_skb_load_bytes(skb, p->tcp, extension, sizeof(extension))) {
-			p->tcp = NOWHERE;
-			return FRAGMENT;
-		}
-		if (kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8))
-			return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
-		p->tcp += size_of_extension(kind, extension[1]);
-		kind = extension[0];
+	(void)index;
+	if (!is_extension(chain->kind))
+		return 1;
+	if (bpf_skb_load_bytes(chain->skb, chain->at, extension, sizeof(extension))) {
+		chain->is_lost = 1;
+		return 1;
 	}
-	if (is_extension(kind)) {
+	if (chain->kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8)) {
+		chain->kind = IPPROTO_NONE; /* without its first fragment, which is dropped, it comes to nothing */
+		return 1;
+	}
+	chain->at += size_of_extension(chain->kind, extension[1]);
+	chain->kind = extension[0];
+	return 0;
+}
+
+/*
+ * What is behind other headers, however many there are: what is not read to its end may be TCP. The verifier follows a
+ * loop of the language through all its ways, that of bpf_loop() once.
+ */
+static __noinline int read_extensions(struct __sk_buff *skb, struct packet *p, __u32 kind)
+{
+	struct chain chain = { skb, p->tcp, kind, 0 };
+
+	bpf_loop(MOST_EXTENSIONS, pass_extension, &chain, 0);
+	if (chain.is_lost || is_extension(chain.kind)) {
 		p->tcp = NOWHERE;
 		return FRAGMENT;
 	}
-	return kind == IPPROTO_TCP ? FRAGMENT : OTHER;
+	p->tcp = chain.at;
+	return chain.kind == IPPROTO_TCP ? FRAGMENT : OTHER;
 }
 
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, const struct ipv6hdr *ip, __u32 direction,

@@ -81,7 +81,8 @@ def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
 def _policies(plan: Plan, pod: Pod) -> dict[Network, str]:
     """The policy of each network; of two that hold an address the longer one counts. The programs write IPv4 addresses
     as IPv6 ones, but an IPv6 network trusts none of them."""
-    networks = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
+    given = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
+    networks = [network for network in given if not (network.version == 6 and network.subnet_of(MAPPED))]
     found: dict[Network, str] = {IPV4: "off"} if any(_holds_ipv4(network) for network in networks) else {}
     found |= dict.fromkeys(networks, plan.proxy_protocol)
     for address in pod.node:

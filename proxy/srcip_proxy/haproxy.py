@@ -10,7 +10,7 @@ from srcip_proxy import outbound, redirect, transparent
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import HEALTH_CONNECTIONS, PIPES, connections, directions
+from srcip_proxy.sections import HEALTH_CONNECTIONS, HEALTH_OF_ONE_SOURCE, PIPES, connections, frontends
 from srcip_proxy.text import BANNER, word, words
 
 OLDEST = "3.0"
@@ -37,7 +37,7 @@ def _global(plan: Plan, pod: Pod) -> Iterator[str]:
     yield '.if !feature(LUA)\n  .alert "srcip needs a HAProxy built with Lua"\n.endif'
     yield "global"
     yield "  log stdout format raw local0 info"
-    yield f"  maxconn {word(connections(plan, pod) * directions(plan) + HEALTH_CONNECTIONS)}"
+    yield f"  maxconn {word(connections(plan, pod) * frontends(plan, pod) + HEALTH_CONNECTIONS)}"
     yield f"  nbthread {word(plan.threads)}"
     if plan.mode == "tproxy" and plan.inbound_ports:
         yield "  setcap cap_net_raw"
@@ -93,7 +93,10 @@ def _defaults() -> Iterator[str]:
 
 def _health(pod: Pod) -> Iterator[str]:
     yield "frontend health"
-    yield "  mode http"
+    yield f"  mode http\n  maxconn {HEALTH_CONNECTIONS}"
+    yield f"  stick-table type ipv6 size {HEALTH_CONNECTIONS} expire 1m store conn_cur"
+    yield "  tcp-request connection track-sc0 src"
+    yield f"  tcp-request connection reject if {{ sc0_conn_cur gt {HEALTH_OF_ONE_SOURCE} }}"
     yield "  timeout client 10s\n  timeout http-request 5s"
     yield f"  bind {'[::]' if pod.ipv6 else '0.0.0.0'}:{HEALTH_PORT}{' v4v6' if pod.ipv6 else ''}"
     yield '  http-request return status 200 content-type text/plain string "ok" if { path /healthz }'

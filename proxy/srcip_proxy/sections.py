@@ -9,7 +9,9 @@ from srcip_proxy.pod import Pod
 from srcip_proxy.text import word, words
 
 HEALTH_CONNECTIONS = 100
-"""Room for kubelet and Prometheus when all other connections are taken."""
+"""Room of its own for kubelet and Prometheus, whatever else is taken, and no more than that."""
+HEALTH_OF_ONE_SOURCE = 20
+"""Of these, what one address can have: nobody keeps kubelet out."""
 WAIT_FOR_MORE = "  tcp-request content accept if { req.len gt 0 }\n  tcp-request content accept if WAIT_END"
 """A header that nothing follows yet is given 2 milliseconds. HAProxy takes a FIN that arrives while it connects, and no
 data before it, for an abort, and would reset the application's connection; a FIN that is there before is passed on."""
@@ -25,12 +27,18 @@ END = "tcp-request content silent-drop rst-ttl 64"
 
 
 def connections(plan: Plan, pod: Pod) -> int:
-    """How many connections the sidecar takes each way: as planned, or fewer where the runtime gives it fewer files.
+    """How many connections the sidecar takes each way and by each IP version: as planned, or fewer where the runtime
+    gives it fewer files.
 
     Two files a connection; HAProxy would not start with a number that it has no files for.
     """
     files = pod.max_files // 2 - 2 * HEALTH_CONNECTIONS - PIPES
-    return max(1, min(plan.max_connections, files // max(1, directions(plan))))
+    return max(1, min(plan.max_connections, files // max(1, frontends(plan, pod))))
+
+
+def frontends(plan: Plan, pod: Pod) -> int:
+    """How many frontends have as many connections each: one for each way and IP version."""
+    return directions(plan) * len(pod.versions)
 
 
 def directions(plan: Plan) -> int:

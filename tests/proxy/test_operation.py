@@ -4,11 +4,11 @@ import random
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, PORT, Rig, RigFactory, Seen, in_image, plan, start, v1, v2
+from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, PORT, Rig, RigFactory, Seen, in_image, plan, start, v1, v2
 
 from srcip_lab import plan_pod
 from srcip_lab.errors import LabError
@@ -178,6 +178,29 @@ def test_beyond_the_limit_connections_wait_for_their_turn(rigs: RigFactory) -> N
     assert third.seen().peer
     second.sock.close()
     third.sock.close()
+
+
+def test_idle_connections_to_the_health_port_take_nothing_from_others(rigs: RigFactory) -> None:
+    """Neither from traffic nor, held by one address, from those who ask for the Pod's health."""
+    rig = rigs(plan(max_connections=20, max_connections_per_client=0))
+    with ExitStack() as held:
+        for _ in range(200):
+            with suppress(ConnectionResetError):  # beyond its share
+                held.enter_context(rig.lab.other.connect(rig.pod_ip, 15320))
+        clients = [held.enter_context(rig.connect()) for _ in range(15)]
+        for number, client in enumerate(clients):
+            client.send(v1(("203.0.113.50", 51000 + number)) + b"x")
+            assert client.seen(rest=1, quiet=0.001).peer == ("203.0.113.50", 51000 + number)
+        assert rig.get("/healthz")[0] == 200
+
+
+def test_traffic_takes_nothing_from_the_health_port(rigs: RigFactory) -> None:
+    """When both IP versions have all the connections they can have, and more wait."""
+    rig = rigs(plan(max_connections=20, max_connections_per_client=0))
+    with ExitStack() as held:
+        for to in (POD4, POD6) * 25:
+            held.enter_context(rig.connect(to=to)).send(v1() + b"x")
+        assert rig.get("/healthz")[0] == 200
 
 
 def test_each_refusal_is_logged_with_source_reason_and_cure(own: Rig) -> None:

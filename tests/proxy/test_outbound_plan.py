@@ -113,13 +113,13 @@ def test_a_value_of_the_pods_own_that_is_none_is_an_error() -> None:
 
 
 def test_files_are_shared_between_both_ways() -> None:
-    """Where the runtime gives few, each way gets half of the connections."""
+    """Where the runtime gives few, each way and each IP version gets its part of the connections."""
     few = replace(POD, max_files=1024)
     texts = [haproxy.render(wanted, few) for wanted in (outbound(), both())]
     assert "\n  maxconn 348\n" in texts[0]
-    assert texts[0].count("\n  maxconn 248\n") == 2
+    assert texts[0].count("\n  maxconn 124\n") == 2
     assert "\n  maxconn 348\n" in texts[1]
-    assert texts[1].count("\n  maxconn 124\n") == 4
+    assert texts[1].count("\n  maxconn 62\n") == 4
 
 
 def both() -> Plan:

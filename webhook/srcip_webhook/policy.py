@@ -24,6 +24,7 @@ from srcip_webhook.reasons import REASONS, Fault, Reason
 from srcip_webhook.settings import Settings
 from srcip_webhook.surprises import surprises
 from srcip_webhook.values import everyone
+from srcip_webhook.windows import windows_by
 
 __all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "declined"]
 
@@ -105,9 +106,19 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     spec = pods.spec(pod)
     if spec.get("hostNetwork"):
         yield Fault(Reason.HOST_NETWORK, "spec.hostNetwork: true is not possible with srcip; remove one of the two")
-    system = (spec.get("os") or {}).get("name") or (spec.get("nodeSelector") or {}).get("kubernetes.io/os")
-    if system == "windows":
-        yield Fault(Reason.WINDOWS, "the Pod is for Windows; srcip works on Linux only")
+    if reason := windows_by(pod):
+        text = f"{reason}: the Pod is for Windows nodes, and srcip works on Linux only; remove {MODE} from it"
+        yield Fault(Reason.WINDOWS, text)
+    if spec.get("hostUsers") is False and intent.mode == "ebpf":
+        text = (
+            "spec.hostUsers: false: the kernel loads no programs for a user namespace, whatever its capabilities; "
+            f"use {MODE}: tproxy, or remove hostUsers"
+        )
+        yield Fault(Reason.INVALID_POD, text)
+    label = pods.labels_of(pod).get(INJECT)
+    if label not in (None, "true", "false"):
+        text = f"label {INJECT}: {shown(label)} is not allowed. Allowed: true, false"
+        yield Fault(Reason.INVALID_ANNOTATION, text)
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from _name_faults(pod)
