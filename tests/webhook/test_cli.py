@@ -14,6 +14,7 @@ from support import pod
 
 from srcip_webhook import manifests
 from srcip_webhook.cli import main
+from srcip_webhook.yaml_reader import Loader
 
 TEMPLATE = {key: pod()[key] for key in ("metadata", "spec")}
 KINDS = {
@@ -107,7 +108,7 @@ def test_a_second_run_prints_the_same() -> None:
 )
 def test_a_string_stays_a_string_for_every_reader_of_yaml(value: str) -> None:
     asked = pod({"example.org/value": value})
-    text = inject(asked).stdout
+    text = run("inject", "-f", "-", text=manifests.dump(asked)).stdout
     assert yaml.safe_load(text)["metadata"]["annotations"]["example.org/value"] == value
     if value in ("1e3", "0o17", "1_000", "017"):
         assert f"'{value}'" in text
@@ -115,7 +116,95 @@ def test_a_string_stays_a_string_for_every_reader_of_yaml(value: str) -> None:
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",))))
 def test_any_string_survives_the_way_through_yaml(value: str) -> None:
-    assert yaml.safe_load(manifests.dump({"v": value})) == {"v": value}
+    text = manifests.dump({"v": value, value: 1})
+    assert yaml.safe_load(text) == yaml.load(text, Loader) == {"v": value, value: 1}  # noqa: S506 (a SafeLoader)
+
+
+DUPLICATES = {
+    "spec": ("kind: Pod\nspec: {}\nmetadata: {}\nspec: {}\n", 'key "spec" is there twice, in line 2 and in line 4'),
+    "an annotation": (
+        "kind: Pod\nmetadata:\n  annotations:\n    srcip.io/mode: tproxy\n    'srcip.io/mode': redirect\n",
+        'key "srcip.io/mode" is there twice, in line 4 and in line 5',
+    ),
+    "one by another name": ("a:\n  0x10: 1\n  16: 2\n", 'key "16" is there twice, in line 2 and in line 3'),
+    "JSON": ('{"kind": "Pod", "spec": {"a": 1, "a": 2}}', 'key "a" is there twice'),
+}
+
+
+@pytest.mark.parametrize("case", DUPLICATES)
+@pytest.mark.parametrize("command", ["inject", "explain"])
+def test_a_key_that_is_there_twice_is_refused_with_its_lines(command: str, case: str) -> None:
+    text, said = DUPLICATES[case]
+    result = run(command, "-f", "-", text=text)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_merge_key_is_no_duplicate() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n"
+    assert manifests.documents(text)[0].value["b"] == {"x": 3, "true": 2}, "y is true, and a key is a text"
+
+
+def test_json_objects_in_a_row_are_read_as_kubectl_reads_them() -> None:
+    """They stay JSON, and those that do not change stay to the byte."""
+    first, last = '{"kind": "ConfigMap",   "data": {"a": "N"}}\n', '{"kind": "X"}\n\n'
+    result = run("inject", "-f", "-", text=first + json.dumps(pod()) + last)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(first)
+    assert result.stdout.endswith(last)
+    values = [document.value for document in manifests.documents(result.stdout)]
+    assert [value["kind"] for value in values] == ["ConfigMap", "Pod", "X"]
+    assert "srcip-proxy" in result.stdout
+
+
+OTHERS = {
+    "Rollout": {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "spec": {"template": TEMPLATE}},
+    "Service": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "spec": {"template": TEMPLATE}},
+    "CronWorkflow": {"apiVersion": "x/v1", "kind": "C", "spec": {"jobTemplate": {"spec": {"template": TEMPLATE}}}},
+    "DeploymentList": {
+        "apiVersion": "apps/v1",
+        "kind": "DeploymentList",
+        "items": [{"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": TEMPLATE}}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_pod_template_of_another_kind_gets_the_sidecar(name: str) -> None:
+    result = inject(OTHERS[name])
+    assert result.exit_code == 0
+    assert result.stdout.count("name: srcip-proxy") == 1
+
+
+BARE = {"spec": {"template": {"spec": TEMPLATE["spec"]}}, "metadata": TEMPLATE["metadata"]}
+DEPLOYMENT = {"apiVersion": "apps/v1", "kind": "Deployment", **BARE}
+MISPLACED = {
+    "a Deployment's own": (
+        {"apiVersion": "apps/v1", "kind": "Deployment", **BARE},
+        "spec.template.metadata.annotations",
+    ),
+    "a kind in small letters": ({**pod(), "kind": "pod"}, "this kind of object holds no Pod"),
+    "a Service's": ({"apiVersion": "v1", "kind": "Service", "metadata": TEMPLATE["metadata"]}, "holds no Pod"),
+    "in a list": ([pod()], "a list of objects is no manifest"),
+    "in items": (
+        {"kind": "List", "items": [{"apiVersion": "apps/v1", "kind": "Deployment", **BARE}]},
+        "nobody reads it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISPLACED)
+@pytest.mark.parametrize("command", ["inject", "explain"])
+def test_an_annotation_that_nobody_reads_is_told(command: str, case: str) -> None:
+    value, said = MISPLACED[case]
+    result = run(command, "-f", "-", text=yaml.safe_dump(value))
+    assert result.exit_code == 1
+    assert said in result.stderr
+
+
+def test_a_whole_number_with_a_point_is_an_integer_as_in_the_cluster() -> None:
+    text = manifests.dump(pod(securityContext={"runAsUser": 1000})).replace("1000", "1000.0")
+    assert run("inject", "-f", "-", text=text).exit_code == 0
 
 
 def test_a_refusal_prints_nothing_and_exits_with_1() -> None:

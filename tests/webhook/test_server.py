@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,7 +103,7 @@ def answer(connection: ssl.SSLSocket) -> tuple[int, bytes]:
 def receive(connection: ssl.SSLSocket) -> bytes:
     try:
         return connection.recv(65536)
-    except ConnectionResetError:
+    except (ConnectionResetError, ssl.SSLEOFError):
         return b""
 
 
@@ -246,7 +247,8 @@ def test_bad_requests_get_their_status_and_harm_nobody(webhook: Process) -> None
     ]
     for request, status in cases:
         with webhook.connect() as connection:
-            connection.sendall(request)
+            with suppress(OSError):  # it may be cut off before it has sent all
+                connection.sendall(request)
             assert answer(connection)[0] == status, request[:60]
     with webhook.connect() as connection:
         connection.sendall(head(5000) + b"{")

@@ -1,6 +1,7 @@
 """The command `srcip`: inject and explain manifests without a cluster; `lab` and `demo` come from srcip_lab.
 
-Exit status of `inject` and `explain`: 0 if every Pod is fine, 1 if one is refused, 2 if the call or the file is bad.
+Exit status of `inject` and `explain`: 0 if every Pod is fine, 1 if one is refused or annotations of srcip stand where
+nobody reads them, 2 if the call or the file is bad.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def inject(file: TextIO, trusted_cidrs: str | None, image: str | None, diff: boo
         _print_diff(documents, results, file.name)
     else:
         click.echo("".join(results), nl=False)
+    _tell_misplaced(documents)
 
 
 @main.command()
@@ -109,9 +111,11 @@ def explain(file: TextIO, trusted_cidrs: str | None, image: str | None) -> None:
     """
     seen: list[tuple[str, Outcome]] = []
     change = _changer(_settings(trusted_cidrs, image), seen)
-    for document in _documents(file):
+    documents = _documents(file)
+    for document in documents:
         manifests.changed(document.value, change)
     click.echo("\n".join(explained(owner, outcome) for owner, outcome in seen) or "no Pods\n", nl=False)
+    _tell_misplaced(documents)
     if any(outcome.verb == "refuse" for _, outcome in seen):
         sys.exit(1)
 
@@ -159,6 +163,15 @@ def _tell(seen: list[tuple[str, Outcome]]) -> None:
         for message in outcome.messages:
             click.echo(f"{owner}: refused: {message}", err=True)
     if any(outcome.messages for _, outcome in seen):
+        sys.exit(1)
+
+
+def _tell_misplaced(documents: list[manifests.Document]) -> None:
+    """Annotations that nobody reads, to standard error; ends the command if there are any."""
+    found = [text for document in documents for text in manifests.misplaced(document.value)]
+    for text in found:
+        click.echo(f"warning: {text}", err=True)
+    if found:
         sys.exit(1)
 
 

@@ -5,6 +5,7 @@ A document in which nothing changes is given back as it was, to the byte; one th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from itertools import pairwise
 from typing import Any
 
 import yaml
+
+from srcip_webhook.annotation_rows import PREFIX
+from srcip_webhook.pods import lookup
+from srcip_webhook.yaml_reader import Dumper, Loader
 
 _TEMPLATE = ("spec", "template")
 PATHS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -26,6 +31,9 @@ PATHS: dict[tuple[str, str], tuple[str, ...]] = {
     ("batch", "CronJob"): ("spec", "jobTemplate", "spec", "template"),
 }
 """Where an object of this API group and kind holds its Pod."""
+
+SHAPES = (_TEMPLATE, ("spec", "jobTemplate", "spec", "template"))
+"""Where other kinds hold a Pod template."""
 
 Change = Callable[[dict[str, Any], str], dict[str, Any]]
 """A Pod or Pod template and the name of the object around it → the Pod as it should be."""
@@ -43,60 +51,55 @@ class Document:
     value: Any
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: dates are plain strings."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML that every reader of Kubernetes reads alike."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = None
-    if _BREAKS.search(value):
-        style = '"'
-    elif "\n" in value and not _AWKWARD.search(value):
-        style = "|"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_BREAKS = re.compile("[\\x85\\u2028\\u2029]")
-"""Line breaks of YAML 1.1, which readers fold into spaces unless they are escaped."""
-_AWKWARD = re.compile(r"[^\x20-\x7e\n]|[ ]\n|^[ \n]")
-"""What a literal block can't hold, or not readably."""
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")
-"""Numbers of YAML 1.2 that PyYAML would write as plain text, such as 1e3."""
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Dumper.add_representer(str, _text)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_NUMBER.pattern})$"), list("-+.0123456789"))
-
-
 def documents(text: str) -> list[Document]:
-    """Every document of a stream. Raises ManifestError if it is not YAML."""
+    """Every document of a stream: of YAML, or of JSON objects in a row. Raises ManifestError if it is neither."""
+    if text.lstrip("\ufeff \t\r\n").startswith("{") and (found := _json_documents(text)):
+        return found
     try:
         edges = [0, *_starts(text)[1:], len(text)]
         pieces = [text[begin:end] for begin, end in pairwise(edges)]
-        return [Document(piece, yaml.load(piece, _Loader)) for piece in pieces]  # noqa: S506 (a SafeLoader)
+        return [Document(piece, yaml.load(piece, Loader)) for piece in pieces]  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ManifestError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
+def _json_documents(text: str) -> list[Document] | None:
+    """The objects of a stream of JSON, each with the blanks behind it; None if it is not all JSON."""
+    decoder, found, at = json.JSONDecoder(object_pairs_hook=_object), [], 0
+    while at < len(text):
+        begin = _BLANKS.match(text, at).end()  # type: ignore[union-attr]
+        try:
+            value, end = decoder.raw_decode(text, begin)
+        except (json.JSONDecodeError, RecursionError):
+            return None
+        end = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+        found.append(Document(text[at:end], value))
+        at = end
+    return found
+
+
+_BLANKS = re.compile("[\ufeff \t\r\n]*")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ManifestError for a key that is there twice."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ManifestError(f'key "{twice}" is there twice in one object of JSON')
+    return whole
+
+
 def _starts(text: str) -> list[int]:
     """Where each document begins."""
-    opened = (event for event in yaml.parse(text, _Loader) if isinstance(event, yaml.DocumentStartEvent))
+    opened = (event for event in yaml.parse(text, Loader) if isinstance(event, yaml.DocumentStartEvent))
     return [event.start_mark.index for event in opened if event.start_mark is not None]
 
 
 def dump(value: Any) -> str:
     """One document's text."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**16)
 
 
 def rendered(document: Document, change: Change) -> str:
@@ -104,6 +107,8 @@ def rendered(document: Document, change: Change) -> str:
     value = changed(document.value, change)
     if value is document.value:
         return document.text
+    if document.text.lstrip("\ufeff \t\r\n").startswith("{") and _json_documents(document.text):
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     head = "---\n" if document.text.startswith("---") else ""
     return head + dump(value)
 
@@ -116,8 +121,41 @@ def changed(value: Any, change: Change) -> Any:
         items = [changed(item, change) for item in value["items"]]
         same = all(new is old for new, old in zip(items, value["items"], strict=True))
         return value if same else {**value, "items": items}
-    path = PATHS.get((_group(value), str(value.get("kind"))))
+    path = path_of(value)
     return value if path is None else _at(value, path, lambda pod: change(pod, title(value)))
+
+
+def path_of(value: dict[str, Any]) -> tuple[str, ...] | None:
+    """Where this object holds its Pod: by its kind, or by its shape (Argo's Rollout, Knative's Service)."""
+    known = PATHS.get((_group(value), str(value.get("kind"))))
+    if known is not None:
+        return known
+    return next((path for path in SHAPES if isinstance(lookup(value, *path, "spec", "containers"), list)), None)
+
+
+def misplaced(value: Any) -> Iterator[str]:
+    """A sentence for each annotation of srcip where nobody reads it, in an object or in a list of them."""
+    if isinstance(value, list):
+        if any(_own(item) for item in value):
+            yield "a list of objects is no manifest: write documents with --- between, or kind: List with items"
+        return
+    if not isinstance(value, dict):
+        return
+    if isinstance(value.get("items"), list) and str(value.get("kind", "")).endswith("List"):
+        for item in value["items"]:
+            yield from misplaced(item)
+        return
+    path, own = path_of(value), _own(value)
+    if own and path is None:
+        yield f"{title(value)}: {own[0]}: this kind of object holds no Pod that srcip knows (Pod is written so)"
+    elif own and path:
+        where = ".".join((*path, "metadata", "annotations"))
+        yield f"{title(value)}: {own[0]}: nobody reads it there; write it into {where}"
+
+
+def _own(value: Any) -> list[str]:
+    annotations = lookup(value, "metadata", "annotations")
+    return [str(key) for key in annotations if str(key).startswith(PREFIX)] if isinstance(annotations, dict) else []
 
 
 def _group(value: dict[str, Any]) -> str:

@@ -1,0 +1,147 @@
+"""YAML as Kubernetes' own tools read and write it: sigs.k8s.io/yaml, whose plain scalars are those of go-yaml v2.
+
+PyYAML follows YAML 1.1 to the letter: `22:22` is a number there, and `y` is a text. A manifest must mean to srcip what
+it means to kubectl and the API server, and what srcip writes must be read by both alike. The rules are in resolve.go of
+goyaml.v2; tests compare them with kubectl's answers.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+STR, INT, FLOAT, BOOL, NULL, MERGE = (
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "merge")
+)
+_WORDS: dict[str, Any] = {
+    **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
+    **dict.fromkeys(("n", "N", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"), False),
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), math.inf),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
+}
+_INTEGER = re.compile(r"([-+]?)(0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|[1-9][0-9]*|0)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_LARGEST = 2**64
+_EXACT = 1e21
+"""Go writes whole numbers below it without a point, so that `1000.0` is an integer in JSON (RFC 8785's form)."""
+
+
+def scalar(text: str) -> Any:
+    """What a plain scalar means: a text, a number, true, false or null."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if text[:1] not in "+-.0123456789":
+        return text
+    plain = text if text[0] == "." else text.replace("_", "")
+    value: Any = _integer(plain)
+    if value is None and _FLOAT.fullmatch(plain):
+        value = _float(plain)
+    return text if value is None else value
+
+
+def _integer(plain: str) -> int | None:
+    """As strconv.ParseInt does with base 0, and ParseUint for what is larger."""
+    found = _INTEGER.fullmatch(plain)
+    if not found:
+        return None
+    digits = found[2]
+    base = {"0x": 16, "0b": 2, "0o": 8}.get(digits[:2].lower(), 8 if digits[0] == "0" else 10)
+    value = int(digits, base) * (-1 if found[1] == "-" else 1)
+    return value if -_LARGEST // 2 <= value < (_LARGEST // 2 if found[1] == "+" else _LARGEST) else None
+
+
+def _float(plain: str) -> float | int | None:
+    value = float(plain)
+    if math.isinf(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+def _tag(text: str) -> str:
+    if text == "<<":
+        return MERGE
+    value = scalar(text)
+    if value is None or isinstance(value, bool):
+        return NULL if value is None else BOOL
+    return {str: STR, int: INT, float: FLOAT}[type(value)]
+
+
+def _key(value: Any) -> Any:
+    """A key of JSON, as sigs.k8s.io/yaml makes it of one that is no text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+class Loader(yaml.SafeLoader):
+    """Reads one document. A key that is there twice is an error, as for kubectl."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """The type of a scalar without a tag."""
+        if kind is yaml.ScalarNode and implicit[0]:
+            return _tag(value)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping with texts for keys. Raises yaml.MarkedYAMLError."""
+        first: dict[Any, int] = {}
+        for key, _ in node.value:
+            if key.tag == MERGE:
+                continue
+            name, line = _key(self.construct_object(key, deep=True)), key.start_mark.line + 1
+            if isinstance(name, Hashable) and name in first:
+                problem = f'key "{name}" is there twice, in line {first[name]} and in line {line}'
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            first[name] = line
+        return {_key(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+
+def _scalar(loader: Loader, node: yaml.ScalarNode) -> Any:
+    return scalar(node.value)
+
+
+for _each in (INT, FLOAT, BOOL, NULL):
+    Loader.add_constructor(_each, _scalar)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what every reader of Kubernetes reads alike: what one of them takes for something else is quoted."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """The type that readers take a plain scalar for; of two that differ, the one that is no text."""
+        usual = str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+        if kind is yaml.ScalarNode and implicit[0]:
+            ours = _tag(value)
+            return ours if usual == STR else usual
+        return usual
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Anchors are written out."""
+        return True
+
+
+_BREAKS = re.compile("[\\x85\\u2028\\u2029]")
+"""Line breaks of YAML 1.1, which readers fold into spaces unless they are escaped."""
+_AWKWARD = re.compile(r"[^\x20-\x7e\n]|[ ]\n|^[ \n]")
+"""What a literal block can't hold, or not readably."""
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")
+"""Numbers of YAML 1.2 that PyYAML would write as plain text, such as 1e3."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None
+    if _BREAKS.search(value):
+        style = '"'
+    elif "\n" in value and not _AWKWARD.search(value):
+        style = "|"
+    return dumper.represent_scalar(STR, value, style=style)
+
+
+Dumper.add_representer(str, _text)
+Dumper.add_implicit_resolver(FLOAT, re.compile(f"^(?:{_NUMBER.pattern})$"), list("-+.0123456789"))
