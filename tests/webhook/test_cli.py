@@ -202,6 +202,21 @@ def test_an_annotation_that_nobody_reads_is_told(command: str, case: str) -> Non
     assert said in result.stderr
 
 
+@pytest.mark.parametrize(("key", "status"), [("srcip.io/mode", 1), ("example.org/x", 0)])
+def test_null_is_an_empty_text_as_in_the_cluster(key: str, status: int) -> None:
+    """The API server gives the webhook an empty text: as a mode it is refused, elsewhere it does not matter."""
+    asked = pod()
+    asked["metadata"]["annotations"][key] = None
+    result = inject(asked)
+    assert result.exit_code == status
+    assert ("srcip-proxy" in result.stdout) == (status == 0)
+
+
+def test_a_pod_with_null_that_does_not_ask_stays_to_the_byte() -> None:
+    text = "kind: Pod\napiVersion: v1\nmetadata: {annotations: {a: }, labels: {b: null}}\nspec: {containers: []}\n"
+    assert run("inject", "-f", "-", text=text).stdout == text
+
+
 def test_a_whole_number_with_a_point_is_an_integer_as_in_the_cluster() -> None:
     text = manifests.dump(pod(securityContext={"runAsUser": 1000})).replace("1000", "1000.0")
     assert run("inject", "-f", "-", text=text).exit_code == 0

@@ -94,7 +94,8 @@ TABLE: tuple[Annotation, ...] = (
         InboundPorts(),
         None,
         "every TCP port that the Pod's containers declare",
-        "The ports whose connections from trusted sources are intercepted. Each must be declared by a container. "
+        "The ports whose connections from trusted sources are intercepted. Each must be declared by a container, but "
+        "for those of a range. "
         "`none` is for Pods with `outbound-ports` alone: they need no trusted networks.",
     ),
     Annotation(

@@ -68,7 +68,16 @@ def _read(said: Said) -> Reading:
 _remembered = lru_cache(maxsize=512)(_read)
 
 
+_MEANT = {
+    PREFIX + "injection": f"; it is the label of the Namespace, and a Pod asks by {MODE}",
+    PREFIX + "ports": f"; did you mean {PREFIX}inbound-ports?",
+}
+"""What other names stand for that are near the wrong one."""
+
+
 def _suggestion(key: str) -> str:
+    if key in _MEANT:
+        return _MEANT[key]
     close = difflib.get_close_matches(key[:80], _BY_KEY, n=1, cutoff=0.8)
     return f"; did you mean {close[0]}?" if close else ""
 

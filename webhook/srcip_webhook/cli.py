@@ -148,9 +148,10 @@ def _documents(file: TextIO) -> list[manifests.Document]:
 
 def _changer(settings: Settings, seen: list[tuple[str, Outcome]]) -> manifests.Change:
     def change(pod: dict[str, Any], owner: str) -> dict[str, Any]:
-        outcome = consider(pod, settings)
+        decoded = manifests.decoded(pod)
+        outcome = consider(decoded, settings)
         seen.append((owner, outcome))
-        return outcome.after
+        return pod if outcome.after is decoded else outcome.after
 
     return change
 

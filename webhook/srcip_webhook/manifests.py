@@ -133,6 +133,19 @@ def path_of(value: dict[str, Any]) -> tuple[str, ...] | None:
     return next((path for path in SHAPES if isinstance(lookup(value, *path, "spec", "containers"), list)), None)
 
 
+def decoded(pod: dict[str, Any]) -> dict[str, Any]:
+    """The Pod as the API server hands it to a webhook: null in a map of texts is an empty text (Go's encoding/json).
+    The same object where there is none."""
+    meta = pod.get("metadata")
+    maps = {field: lookup(meta, field) for field in ("annotations", "labels")}
+    texts = {
+        field: {key: "" if text is None else text for key, text in found.items()}
+        for field, found in maps.items()
+        if isinstance(found, dict) and None in found.values()
+    }
+    return {**pod, "metadata": {**pod["metadata"], **texts}} if texts else pod
+
+
 def misplaced(value: Any) -> Iterator[str]:
     """A sentence for each annotation of srcip where nobody reads it, in an object or in a list of them."""
     if isinstance(value, list):

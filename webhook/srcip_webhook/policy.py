@@ -18,7 +18,7 @@ from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
-from srcip_webhook.probes import aliases
+from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason
 from srcip_webhook.settings import Settings
@@ -31,6 +31,8 @@ __all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip",
 INIT = "srcip-init"
 PROXY = "srcip-proxy"
 VOLUME = "srcip-run"
+MIRROR = "kubernetes.io/config.mirror"
+"""The annotation of mirror Pods (well-known labels and annotations of Kubernetes)."""
 CGROUP = "srcip-cgroup"
 """The volume of ebpf mode."""
 
@@ -81,10 +83,22 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += ebpf_faults(intent, said) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
     faults += toa_faults(intent)
     faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
+    try:
+        probe_aliases = aliases(pod, intent, ports.intercepted)
+    except NoAliasError as error:
+        faults.append(_no_alias(error))
     if faults:
         return Refuse(tuple(faults), warnings)
-    plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), aliases(pod, intent, ports.intercepted))
+    plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
     return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
+
+
+def _no_alias(error: NoAliasError) -> Fault:
+    text = (
+        f"{error.wanted} probed ports need alias ports, and {error.free} of the ports from {FIRST_ALIAS} on are free: "
+        f'leave {error.wanted} of them out with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
+    )
+    return Fault(Reason.PORT_CLASH, text)
 
 
 def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...] | None:
@@ -99,6 +113,8 @@ def declined(pod: Pod) -> Reason | None:
     annotations, labels = (pods.lookup(pod, "metadata", field) for field in ("annotations", "labels"))
     if "false" in (pods.lookup(annotations, INJECT), pods.lookup(labels, INJECT)):
         return Reason.OPTED_OUT
+    if pods.lookup(annotations, MIRROR) is not None:
+        return Reason.MIRROR_POD
     return None if pods.lookup(annotations, MODE) is not None else Reason.NOT_REQUESTED
 
 

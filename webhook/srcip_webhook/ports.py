@@ -14,6 +14,8 @@ from srcip_webhook.pods import DeclaredPort, Pod, shown
 INBOUND = PREFIX + "inbound-ports"
 EXCLUDE = PREFIX + "exclude-inbound-ports"
 HTTP = PREFIX + "http-ports"
+MESHES = ("istio-proxy", "linkerd-proxy", "consul-dataplane", "kuma-sidecar")
+"""Names of the containers that meshes add: their ports are for the mesh, not for clients."""
 HTTP_NAMES = ("http", "http2", "grpc", "h2c", "ws")
 """Names of ports that speak HTTP without TLS, alone or before a dash: the conventions of Services and meshes."""
 
@@ -27,11 +29,13 @@ class Ports:
     declared: tuple[DeclaredPort, ...]
     """Every port that the Pod's containers declare."""
     undeclared: tuple[str, ...]
-    """A sentence for each asked-for port that no container declares."""
+    """A sentence for each asked-for port that no container declares. A range need not be declared."""
     clashes: tuple[str, ...]
     """A sentence for each port that is the sidecar's own."""
     idle: tuple[str, ...]
-    """A sentence for each exclusion that excludes nothing."""
+    """A sentence for each exclusion that excludes nothing, and for each range without a declared port."""
+    of_meshes: tuple[DeclaredPort, ...]
+    """Ports of a mesh's own sidecar, which are left out where no ports are named."""
     http: tuple[PortRange, ...]
     """The intercepted ports that speak HTTP: sorted, disjoint."""
 
@@ -39,7 +43,8 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    wanted, undeclared = _wanted(intent, declared)
+    of_meshes = tuple(port for port in declared if port.container in MESHES and intent.inbound_ports is None)
+    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port not in of_meshes))
     excluded, unknown = _excluded(intent, declared)
     intercepted = subtract(merge(wanted), merge(excluded))
     http, strange = _http(intent, declared, intercepted)
@@ -48,13 +53,15 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         declared=declared,
         undeclared=(*undeclared, *unknown, *strange),
         clashes=tuple(_clashes(intent, intercepted, declared)),
-        idle=tuple(_idle(wanted, excluded)),
+        idle=(*_idle(wanted, excluded), *_unseen(intent, declared)),
+        of_meshes=of_meshes,
         http=http,
     )
 
 
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
-    """The asked-for ranges, and what is wrong with them: each must cover a declared TCP port."""
+    """The asked-for ranges, and what is wrong with them: each single port must be a declared TCP port. Nobody can
+    declare a range in a Pod, such as that of FTP's passive connections."""
     tcp = {port.number for port in declared if port.protocol == "TCP"}
     singles = [PortRange(number, number) for number in sorted(tcp)]
     if intent.inbound_ports is None:
@@ -62,7 +69,7 @@ def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[Po
     ranges, faults = _numbers(intent.inbound_ports, declared, INBOUND)
     known = _known(declared)
     for item in intent.inbound_ports:
-        if isinstance(item, PortRange) and not overlaps(singles, item):
+        if isinstance(item, PortRange) and item.first == item.last and not overlaps(singles, item):
             faults.append(f"{INBOUND}: no container declares TCP port {item} ({known})")
     return ranges, faults
 
@@ -159,6 +166,14 @@ def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple
             yield f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
         elif covers(intercepted, own):
             yield f"{INBOUND}: port {own} is the sidecar's own; add it to {EXCLUDE}"
+
+
+def _unseen(intent: Intent, declared: tuple[DeclaredPort, ...]) -> Iterator[str]:
+    ranges = [item for item in intent.inbound_ports or () if isinstance(item, PortRange) and item.first < item.last]
+    numbers = merge(PortRange(port.number, port.number) for port in declared if port.protocol == "TCP")
+    for item in ranges:
+        if not overlaps(numbers, item):
+            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted all the same"
 
 
 def _idle(wanted: list[PortRange], excluded: list[PortRange]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from srcip_proxy.plan import RESERVED_PORTS, PortRange, ProbeAlias
@@ -20,6 +21,14 @@ from srcip_webhook.ports import covers
 
 FIRST_ALIAS = 15100
 _PLACES = (*PROBES, "lifecycle")
+
+
+class NoAliasError(Exception):
+    """There are not enough ports for the aliases: `wanted` and `free` say how many."""
+
+    def __init__(self, wanted: int, free: int) -> None:
+        super().__init__(f"{wanted} aliases and {free} ports")
+        self.wanted, self.free = wanted, free
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ def targets(container: Container) -> Iterator[Target]:
 
 
 def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tuple[ProbeAlias, ...]:
-    """One alias for each probed port that is intercepted, from FIRST_ALIAS upward past every port in use."""
+    """One alias for each probed port that is intercepted, from FIRST_ALIAS upward past every port in use. Raises
+    NoAliasError."""
     if (
         intent.mode == "ebpf"
         or not intent.rewrite_probes
@@ -65,7 +75,10 @@ def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tup
     ports = sorted(port for port in probed if covers(intercepted, port))
     used = {port.number for port in pods.declared_ports(pod)} | probed | set(RESERVED_PORTS)
     free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not covers(intercepted, port))
-    return tuple(ProbeAlias(alias, port) for alias, port in zip(free, ports, strict=False))
+    chosen = list(islice(free, len(ports)))
+    if len(chosen) < len(ports):
+        raise NoAliasError(len(ports), len(chosen))
+    return tuple(ProbeAlias(alias, port) for alias, port in zip(chosen, ports, strict=True))
 
 
 def rewritten(container: Container, alias_of: Mapping[int, int]) -> tuple[Container, dict[str, int | str]]:

@@ -18,6 +18,7 @@ class Reason(StrEnum):
     NOT_A_POD = "not-a-pod"
     NOT_REQUESTED = "not-requested"
     OPTED_OUT = "opted-out"
+    MIRROR_POD = "mirror-pod"
     INVALID_POD = "invalid-pod"
     INVALID_ANNOTATION = "invalid-annotation"
     INVALID_STATUS = "invalid-status"
@@ -44,6 +45,7 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_A_POD: "The object is not a Pod.",
     Reason.NOT_REQUESTED: "The Pod has no `srcip.io/mode`.",
     Reason.OPTED_OUT: '`srcip.io/inject: "false"`, as an annotation or a label. Wins over everything else.',
+    Reason.MIRROR_POD: "The Pod mirrors a static one, which kubelet runs from a file; no webhook can change that.",
     Reason.INVALID_POD: "A field that srcip reads has a type that Kubernetes does not allow.",
     Reason.INVALID_ANNOTATION: "An annotation of srcip has a value that is not allowed.",
     Reason.INVALID_STATUS: "`srcip.io/status` was not written by srcip.",

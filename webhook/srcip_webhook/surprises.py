@@ -28,7 +28,14 @@ def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str
     other = [f"{port.number}/{port.protocol}" for port in ports.declared if port.protocol != "TCP"]
     if other:
         yield f"srcip: not intercepted, as only TCP is: {', '.join(other[:8])}"
-    hosted = [str(p.host_port) for p in ports.declared if p.host_port and covers(plan.inbound_ports, p.number)]
+    if ports.of_meshes:
+        left = ", ".join(f"{port.number} of {port.container}" for port in ports.of_meshes[:8])
+        yield f"srcip: not intercepted, as it is a mesh's own: {left}; {PREFIX}inbound-ports can name it"
+    hosted = [
+        str(p.host_port)
+        for p in ports.declared
+        if p.host_port and p.protocol == "TCP" and covers(plan.inbound_ports, p.number)
+    ]
     if hosted:
         yield f"srcip: who comes by hostPort {', '.join(hosted[:8])} is intercepted only where the source is trusted"
     if cidrs := everyone(plan.trusted_cidrs):
