@@ -77,7 +77,7 @@ def asked(lab: Lab) -> dict[str, Any]:
         {"srcip.io/mode": "tproxy", **ALONE},
         {"srcip.io/mode": "redirect", **ALONE},
         {"srcip.io/mode": "tproxy", **OUTBOUND},
-        {"srcip.io/mode": "redirect", "srcip.io/http-ports": "8080", **OUTBOUND},
+        {"srcip.io/mode": "redirect", "srcip.io/http-ports": "8080", "srcip.io/http-other": "pass", **OUTBOUND},
     ],
     ids=["tproxy-alone", "redirect-alone", "tproxy-both", "redirect-both"],
 )
@@ -117,7 +117,7 @@ def test_what_comes_in_is_as_the_mode_says(sending: tuple[Lab, dict[str, str]]) 
     elif said["srcip.io/mode"] == "tproxy":
         assert peer(lab, lab.pod.ipv4, header=line) == "203.0.113.7 54321"
     else:
-        assert peer(lab, lab.pod.ipv4, header=line + b"\x00").split()[0] == "169.254.77.1"
+        assert peer(lab, lab.pod.ipv4, header=line + b"SSH-2.0-any\r\n").split()[0] == "169.254.77.1"
     assert peer(lab, lab.pod.ipv4, sender="other").split()[0] == lab.other.ipv4
 
 
