@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import CGROUP_MOUNT, ENV, FALLBACK, HEALTH_PORT, UID, Plan
-from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject, resource
+from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
@@ -50,7 +50,9 @@ def volume() -> dict[str, Any]:
 
 def rendered(decision: Inject, settings: Settings) -> Rendered:
     """What this decision adds. Pods of one owner ask for the same, so the last ones are remembered."""
-    chosen = tuple(resource(decision.intent, settings, field) for field in RESOURCES)
+    own = {field: getattr(decision.intent, field) for field in RESOURCES}
+    others = {} if decision.shares_resources else {field: getattr(settings, field) for field in RESOURCES}
+    chosen = tuple(others.get(field) if own[field] is None else own[field] for field in RESOURCES)
     short = len(decision.plan.to_env()) <= MOST_REMEMBERED
     return (_remembered if short else for_plan)(decision.plan, chosen, settings)
 
@@ -151,8 +153,9 @@ def _env(plan: Plan) -> list[dict[str, Any]]:
 
 def _resources(chosen: tuple[str | None, ...]) -> dict[str, Any]:
     cpu, memory, cpu_limit, memory_limit = chosen
-    limits = {what: value for what, value in (("cpu", cpu_limit), ("memory", memory_limit)) if value}
-    return {"requests": {"cpu": cpu, "memory": memory}, **({"limits": limits} if limits else {})}
+    said = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu_limit, "memory": memory_limit}}
+    found = {kind: {what: value for what, value in values.items() if value} for kind, values in said.items()}
+    return {kind: values for kind, values in found.items() if values}
 
 
 def _security(*capabilities: str) -> dict[str, Any]:

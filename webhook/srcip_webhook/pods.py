@@ -50,12 +50,13 @@ _HANDLER = {
     "grpc": {"port": _Port()},
 }
 _SECURITY = {"runAsUser": int}
+_RESOURCES = {"requests": {"*": (str, int, float)}, "limits": {"*": (str, int, float)}}
 _CONTAINER = {
     "name": str,
     "restartPolicy": str,
     "ports": [{"containerPort": _Port(), "name": str, "protocol": str, "hostPort": int}],
     "securityContext": _SECURITY,
-    "resources": {"requests": {"*": (str, int, float)}, "limits": {"*": (str, int, float)}},
+    "resources": _RESOURCES,
     "lifecycle": dict.fromkeys(HOOKS, _HANDLER),
     **dict.fromkeys(PROBES, _HANDLER),
 }
@@ -67,6 +68,7 @@ _POD = {
         "volumes": [{"name": str}],
         "nodeSelector": _TEXTS,
         "securityContext": _SECURITY,
+        "resources": _RESOURCES,
         "os": {"name": str},
         "hostNetwork": bool,
         "shareProcessNamespace": bool,
@@ -163,6 +165,12 @@ def labels_of(pod: Pod) -> dict[str, str]:
 def named(pod: Pod, field: str) -> list[dict[str, Any]]:
     """The list `field` of the spec (containers, initContainers, volumes); empty if absent."""
     return spec(pod).get(field) or []
+
+
+def has_resources(pod: Pod) -> bool:
+    """Whether the Pod as a whole has requests or limits, which those of its containers together must not exceed."""
+    resources = spec(pod).get("resources") or {}
+    return bool(resources.get("requests") or resources.get("limits"))
 
 
 def is_sidecar(container: Container) -> bool:

@@ -43,6 +43,8 @@ class Inject:
 
     plan: Plan
     intent: Intent
+    shares_resources: bool = False
+    """The Pod as a whole has resources (KEP-2837): what srcip's containers request would come out of these."""
     warnings: tuple[str, ...] = ()
 
 
@@ -90,7 +92,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     if faults:
         return Refuse(tuple(faults), warnings)
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
-    return Inject(plan, intent, (*warnings, *surprises(pod, intent, ports, plan)))
+    return Inject(plan, intent, pods.has_resources(pod), (*warnings, *surprises(pod, intent, ports, plan)))
 
 
 def _no_alias(error: NoAliasError) -> Fault:

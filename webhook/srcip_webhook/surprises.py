@@ -19,7 +19,7 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
     yield from _outbound_surprises(plan)
     if pods.spec(pod).get("shareProcessNamespace") and plan.mode != "ebpf":
         yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
-    if _guaranteed(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
+    if _guaranteed(pod) and not pods.has_resources(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
         yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
 
 
