@@ -14,7 +14,7 @@ e2e: setup-e2e ## ring 4: a real kubelet, the images, the chart and a load balan
 	$(PYTHON) -m pytest -m cluster
 
 quick: setup ## the pure ring, without what starts real servers and helm: less than a minute
-	$(PYTHON) -m pytest $(addprefix --ignore ,tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py)) -m "not dataplane and not images and not controlplane and not cluster"
+	$(PYTHON) -m pytest $(addprefix --ignore ,tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py tests/*/test_strangers.py tests/*/test_size.py)) -m "not dataplane and not images and not controlplane and not cluster"
 
 lint: setup
 	.venv/bin/ruff check .

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import select
 import socket
 import threading
 import time
@@ -122,22 +123,18 @@ def test_the_largest_request_of_anybody_stays_within_the_limit(webhook: Process)
 def test_a_large_review_keeps_no_other_waiting(webhook: Process) -> None:
     containers = [{"name": f"c{i}", "ports": [{"containerPort": 16000 + i}]} for i in range(20000)]
     large = body(pod({P + "mode": "tproxy"}, containers=containers))
-    content, slowest, times = body(pod()), 0.0, []
+    content, answered = body(pod()), 0
     with webhook.connect() as slow, webhook.connect() as quick:
         slow.settimeout(30)
         assert ask(quick, content) == 200
         slow.sendall(head(len(large)) + large)
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            started = time.monotonic()
+        while not select.select([slow], [], [], 0)[0] and answered < 3:
             assert ask(quick, content) == 200
-            times.append(time.monotonic() - started)
+            answered += 1
         status, said = answer(slow)
-    slowest = max(times)
     assert status == 200
     assert json.loads(said)["response"]["allowed"] is True
-    assert slowest < 0.2, "some steps of C hold Python's lock"
-    assert sorted(times)[len(times) // 2] < 0.05
+    assert answered == 3, "while the large one was worked at"
 
 
 def test_endless_headers_end(webhook: Process) -> None:
