@@ -126,7 +126,8 @@ def test_a_large_review_keeps_no_other_waiting(webhook: Process) -> None:
     content, answered = body(pod()), 0
     with webhook.connect() as slow, webhook.connect() as quick:
         slow.settimeout(30)
-        assert ask(quick, content) == 200
+        for each in (quick, slow):  # also reads the tickets of TLS 1.3, so that only an answer is still to come
+            assert ask(each, content) == 200
         slow.sendall(head(len(large)) + large)
         while not select.select([slow], [], [], 0)[0] and answered < 3:
             assert ask(quick, content) == 200
