@@ -91,7 +91,7 @@ def test_time_grows_with_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["declared ports", "HTTP ports", "probes", "trusted-cidrs"])
 def test_what_is_remembered_has_a_bound(name: str) -> None:
-    """Of a thousand different large Pods, next to nothing."""
+    """Of forty different large Pods, next to nothing."""
     shape = SHAPES[name](3000)
     gc.collect()
     tracemalloc.start()
