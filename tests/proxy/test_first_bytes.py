@@ -44,6 +44,9 @@ DISGUISED = {
     "no ClientHello": b"\x16\x03\x01\x02\x00\x01 / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "an old request": b"\x0bGET /\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "an absolute target": b"\xa0FOO http://a/\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a target with a scheme": b"FOO x:/ y\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a long line": b"a" * 9000 + b"1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "blanks alone": b" \t \r\n" + b"FOO x:/ y\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "a star": b"\x1cOPTIONS * \r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "blanks first": b"\x0b\x0c \r\n" + FORGED,
 }

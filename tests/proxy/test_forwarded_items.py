@@ -26,6 +26,25 @@ def test_a_long_item_is_no_work(text: str) -> None:
     subprocess.run(["lua5.4", "-"], input=script, text=True, check=True, timeout=60)
 
 
+FIRST = f"""
+package.path = "{LUA}/?.lua;" .. package.path
+local first_bytes = require("first_bytes")
+for _ = 1, 200 do
+  local data = arg[1]:rep(15000) .. arg[2]
+  first_bytes.kind(data)
+  first_bytes.is_surely_other(data)
+end
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "1\n", "1 x\n", ""])
+@pytest.mark.parametrize("text", ["a", "1", " ", "\x01", "/", "a ", "\x16"])
+def test_a_long_first_line_is_no_work(text: str, end: str) -> None:
+    """Some of these took more than a second each, of the only thread."""
+    script = FIRST.replace("arg[1]", repr_lua(text)).replace("arg[2]", repr_lua(end))
+    subprocess.run(["lua5.4", "-"], input=script, text=True, check=True, timeout=60)
+
+
 def repr_lua(text: str) -> str:
     return '("' + "".join(f"\\{ord(sign)}" for sign in text) + '")'
 

@@ -13,6 +13,7 @@ local function like_a_request(line)
   local lower = line:lower()
   if lower:find("http/", 1, true) then return true end
   local method, target = lower:match("^(%S+)%s*(%S*)")
+  if not method then return true end -- blanks alone
   return METHODS[method] or target:find("^/") ~= nil or target:find("://", 1, true) ~= nil
 end
 
@@ -44,9 +45,10 @@ end
 local function is_no_request(line)
   local first, rest = line:match(BEFORE .. "(" .. WORDS .. ")(.*)$")
   if not first or not first:find("%w") or has_version(line) then return false end
-  if METHODS[first:lower():match("%a*$")] or METHODS[first:lower():match("^%A*(%a*)")] then return false end
-  for word in rest:gmatch(WORDS) do
-    if word:sub(1, 1) == "/" or word:find("://", 1, true) or word == "*" then return false end
+  -- the end is cut off first: a pattern that ends in $ alone begins anew at each letter
+  if METHODS[first:lower():sub(-16):match("%a*$")] or METHODS[first:lower():match("^%A*(%a*)")] then return false end
+  for word in rest:gmatch(WORDS) do -- Java's server takes x:/ for a target, whatever the method and without a version
+    if word:find("/", 1, true) or word == "*" then return false end
   end
   return true
 end
@@ -70,7 +72,7 @@ end
 function M.is_surely_other(data)
   if data:byte(1) == 0x16 then return is_tls(data) end
   local line = data:match("^([^\n]*)\n")
-  if line then return is_no_request(line) end
+  if line then return #line <= LONGEST_LINE and is_no_request(line) end
   if #data > LONGEST_LINE then return false end
   return nil
 end
