@@ -8,7 +8,16 @@
 #include "packet.h"
 
 /* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
-enum { NOTHING = 0, TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
+enum {
+	NOTHING = 0,
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_RECV = 3,
+	TCP_TIME_WAIT = 6,
+	TCP_CLOSE = 7,
+	TCP_LAST_ACK = 9,
+	TCP_LISTEN = 10,
+	TCP_NEW_SYN_RECV = 12
+};
 enum { INET = 2, INET6 = 10 };
 
 /* What the kernel has for a packet of a flow: a state, NOTHING when there is none, and above it a family. */
@@ -83,6 +92,22 @@ static __always_inline int is_established(struct __sk_buff *skb)
 	struct bpf_sock *socket = skb->sk;
 
 	return socket && socket->state == TCP_ESTABLISHED;
+}
+
+/* Whether a packet of the Pod that is no SYN-ACK is that of a half-open connection: the kernel's own socket sends it. */
+static __always_inline int is_of_request(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk;
+
+	return !socket || socket->state == TCP_CLOSE;
+}
+
+/* Whether the Pod's FIN leaves a connection that the peer has ended before. */
+static __always_inline int is_last(struct __sk_buff *skb)
+{
+	struct bpf_sock *socket = skb->sk;
+
+	return socket && socket->state == TCP_LAST_ACK;
 }
 
 /* Whether the application that listens for `flow` can be shown an IPv6 client. */

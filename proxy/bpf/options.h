@@ -76,7 +76,7 @@ static __always_inline __u32 next_option(struct work *w, __u32 *size)
 		*size = 1;
 	else if (*size < 2)
 		kind = KIND_END;
-	return at + *size > OPTIONS_SIZE ? KIND_END : kind;
+	return at + *size > w->packet.header - OPTIONS_AT ? KIND_END : kind;
 }
 
 static long raise_edge(__u32 i, void *context)
@@ -112,8 +112,8 @@ static long change_option(__u32 i, void *context)
 	return 0;
 }
 
-/* Ends at the timestamp; w->shift is where the echo in it stands then. */
-static long find_echo(__u32 i, void *context)
+/* w->shift is where the last timestamp stands, which is the one that counts; else 0. */
+static long find_times(__u32 i, void *context)
 {
 	struct work *w = ((struct walk *)context)->work;
 	__u32 size, kind = next_option(w, &size);
@@ -121,10 +121,8 @@ static long find_echo(__u32 i, void *context)
 	(void)i;
 	if (kind == KIND_END)
 		return 1;
-	if (kind == KIND_TIMESTAMP && size == 10) {
-		w->shift = w->at + 6;
-		return 1;
-	}
+	if (kind == KIND_TIMESTAMP && size == 10)
+		w->shift = w->at + 2;
 	w->at += size;
 	return 0;
 }
@@ -174,18 +172,33 @@ static __noinline void change_options(struct __sk_buff *skb, struct work *w, __u
 	write_options(skb, w);
 }
 
-/* The timestamp that the peer echoes, or 0. */
-static __noinline __u32 read_echo(struct __sk_buff *skb, struct work *w)
+/* Where Linux writes the timestamp: alone, or in a SYN-ACK behind MSS and, as one of these, SACK or NOPs. */
+static __always_inline __u32 usual_times(struct __sk_buff *skb, const struct packet *p)
 {
+	__be32 second;
+
+	if (p->option == bpf_htonl(ONLY_TIMESTAMP) && p->header == OPTIONS_AT + 12)
+		return 4;
+	if ((p->option & bpf_htonl(0xffff0000)) != bpf_htonl(0x02040000) || p->header > OPTIONS_AT + 20 ||
+	    p->header < OPTIONS_AT + 16 || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT + 4, &second, sizeof(second)))
+		return 0;
+	return second == bpf_htonl(0x0402080a) || second == bpf_htonl(ONLY_TIMESTAMP) ? 8 : 0;
+}
+
+/* Reads the option timestamp to w->times; 0 where there is none. */
+static __noinline int read_times(struct __sk_buff *skb, struct work *w)
+{
+	__u32 at = usual_times(skb, &w->packet);
 	struct walk walk = { w };
 
-	w->shift = 0;
-	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
-		return 0;
-	bpf_loop(OPTIONS_SIZE, find_echo, &walk, 0);
-	if (!w->shift || bpf_skb_load_bytes(skb, w->packet.tcp + OPTIONS_AT + w->shift, &w->echo, sizeof(w->echo)))
-		return 0;
-	return bpf_ntohl(w->echo);
+	if (!at) {
+		if (read_options(skb, w))
+			return 0;
+		w->shift = 0;
+		bpf_loop(OPTIONS_SIZE, find_times, &walk, 0);
+		at = w->shift;
+	}
+	return at && !bpf_skb_load_bytes(skb, w->packet.tcp + OPTIONS_AT + at, w->times, sizeof(w->times));
 }
 
 /* One option, or one byte of an option that goes; w->shift tells how many of those are left. */

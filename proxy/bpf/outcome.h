@@ -94,8 +94,12 @@ static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 
 	 * Nobody answers a bare ACK, though a sender may wait for one (Nagle): the connection meets a copy, as old data.
 	 */
 	if ((state == TCP_NEW_SYN_RECV && seq + p->payload == expected && p->payload) || state == TCP_LISTEN) {
-		if (was_copied) /* it comes again from the peer */
+		if (was_copied && state == TCP_LISTEN) /* it comes again from the peer */
 			return DROP;
+		if (was_copied) { /* not taken: the listener waits for data (TCP_DEFER_ACCEPT), or its queue is full */
+			set_seq(skb, p, seq); /* the request acknowledges it as old data */
+			return PASS;
+		}
 		if (state == TCP_LISTEN || !(p->flags & FIN))
 			copy(skb);
 		if (state == TCP_LISTEN) /* an end comes behind the data, with the copy */
@@ -115,7 +119,9 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	w->live.isn = w->attempt.isn;
 	w->live.iss = pending->iss;
 	w->live.is_ending = 0;
-	w->live.peer_end = w->live.isn; /* before everything: no FIN can end there */
+	w->live.is_told = 0;
+	w->live.is_reset = 0;
+	w->live.timestamp = pending->has_times ? pending->last : 0;
 	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */
 		state = state_of(skb, &p->flow);
 	if (add_live(skb, w))

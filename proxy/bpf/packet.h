@@ -8,6 +8,7 @@
 #ifndef SRCIP_PACKET_H
 #define SRCIP_PACKET_H
 
+#include <linux/errno.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -70,7 +71,7 @@ static __always_inline void set_ipv4(__be32 *to, __be32 address)
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, const struct iphdr *ip, __u32 direction,
 				     __u32 *end)
 {
-	if (ip->protocol != IPPROTO_TCP || ip->ihl < 5)
+	if (ip->protocol != IPPROTO_TCP || ip->ihl < 5 || ip->version != 4)
 		return OTHER;
 	set_ipv4(p->flow.peer, direction == INWARD ? ip->saddr : ip->daddr);
 	set_ipv4(p->flow.own, direction == INWARD ? ip->daddr : ip->saddr);
@@ -80,7 +81,7 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, co
 		return OTHER; /* the kernel drops it, too */
 	if (ip->frag_off & bpf_htons(0x1fff))
 		return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
-	return ip->frag_off & bpf_htons(0x2000) ? FRAGMENT : WHOLE;
+	return ip->frag_off & bpf_htons(0x2000) || ip->ihl > 5 ? FRAGMENT : WHOLE; /* the kernel judges options later */
 }
 
 static __always_inline int is_extension(__u32 kind)
@@ -149,7 +150,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, co
 	__builtin_memcpy(p->flow.own, direction == INWARD ? &ip->daddr : &ip->saddr, 16);
 	p->tcp = ETH_HLEN + sizeof(*ip);
 	*end = ip->payload_len ? p->tcp + bpf_ntohs(ip->payload_len) : skb->len;
-	if (*end > skb->len)
+	if (*end > skb->len || ip->version != 6)
 		return OTHER; /* the kernel drops it, too */
 	return next == IPPROTO_TCP ? WHOLE : read_extensions(skb, p, next);
 }
@@ -250,6 +251,93 @@ static __noinline int read_outward(struct __sk_buff *skb, struct work *w)
 	return read_packet(skb, w, OUTWARD);
 }
 
+static __always_inline __u16 folded(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/*
+ * Whether the checksum is still to be made by the card, and so holds nothing but the addresses and the length. One that is
+ * made already looks so once in 65,536; that packet is lost then. Only TIME_WAIT's and RST's are made here.
+ */
+static __always_inline int is_partial(const struct tcphdr *tcp, const struct packet *p)
+{
+	__u64 sum = bpf_htonl(IPPROTO_TCP + p->header + p->payload);
+
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)p->flow.peer[i] + p->flow.own[i]; /* mapped addresses add nothing */
+	return tcp->check == (__u16)~folded(sum);
+}
+
+struct summing {
+	struct __sk_buff *skb;
+	struct work *work;
+};
+
+/* What it counts with is in the map: on the stack the verifier would follow each value of it through the loop. */
+static long add_chunk(__u32 i, void *context)
+{
+	struct summing *summing = context;
+	struct work *w = summing->work;
+	__u32 left = w->left, size = left < CHUNK ? left : CHUNK;
+
+	(void)i;
+	if (!size)
+		return 1;
+	__builtin_memset(w->chunk, 0, sizeof(w->chunk));
+	if (bpf_skb_load_bytes(summing->skb, w->place, w->chunk, length_of(size, CHUNK)))
+		return 1;
+	w->sum = bpf_csum_diff(0, 0, (__be32 *)w->chunk, sizeof(w->chunk), w->sum);
+	w->place += size;
+	w->left = left - size;
+	return 0;
+}
+
+/* Whether the sum of `size` bytes at `at` and of `before` is that of a right checksum (RFC 1071). */
+static __noinline int adds_up(struct __sk_buff *skb, struct work *w, __u32 at, __u32 size, __u32 before)
+{
+	struct summing summing = { skb, w };
+
+	w->place = at;
+	w->left = size;
+	w->sum = before;
+	bpf_loop(65536 / CHUNK, add_chunk, &summing, 0);
+	return !w->left && !folded(w->sum);
+}
+
+/*
+ * Whether the kernel is yet to make the checksum, as it is with a packet from this node. Nothing tells, but such a packet
+ * cannot be cut before its checksum (__bpf_skb_min_len in net/core/filter.c); any other is, and is to be dropped.
+ */
+static __always_inline int is_unfinished(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+
+	if (bpf_skb_load_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr)) || !is_partial((struct tcphdr *)w->tcp, p))
+		return 0;
+	return bpf_skb_change_tail(skb, p->tcp + CHECK_AT, 0) == -EINVAL;
+}
+
+/*
+ * Whether the kernel would take the packet for what it says, by its checksums. It looks later than these programs do. A
+ * packet of which this is not true is to be dropped: it may have been cut.
+ */
+static __noinline int is_sound(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	__u32 size = p->header + p->payload, sum;
+
+	if (!p->is_ipv6 && !adds_up(skb, w, ETH_HLEN, sizeof(struct iphdr), 0))
+		return 0;
+	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0) /* merged or verified before */
+		return 1;
+	sum = bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
+	return adds_up(skb, w, p->tcp, size, sum) || is_unfinished(skb, w);
+}
+
 /* Puts another number into the TCP header at `at`. */
 static __always_inline void replace(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 from, __u32 to)
 {
@@ -291,27 +379,6 @@ static __always_inline void lower_seq(struct __sk_buff *skb, struct packet *p, _
 		lower(begin + TCP_AT_IPV6, p->seq, by);
 	else
 		set_seq(skb, p, p->seq - by);
-}
-
-static __always_inline __u16 folded(__u64 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
-/*
- * Whether the checksum is still to be made by the card, and so holds nothing but the addresses and the length. One that is
- * made already looks so once in 65,536; that packet is lost then. Only TIME_WAIT's and RST's are made here.
- */
-static __always_inline int is_partial(const struct tcphdr *tcp, const struct packet *p)
-{
-	__u64 sum = bpf_htonl(IPPROTO_TCP + p->header + p->payload);
-
-	for (int i = 0; i < 4; i++)
-		sum += (__u64)p->flow.peer[i] + p->flow.own[i]; /* mapped addresses add nothing */
-	return tcp->check == (__u16)~folded(sum);
 }
 
 /* Raises the acknowledgement where it lies; 0: the checksum would have to follow. */

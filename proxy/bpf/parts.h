@@ -109,13 +109,12 @@ static __noinline int judge(struct work *w, struct pending *pending, struct held
 }
 
 /* The header goes on: its first part is kept. 0, or what becomes of the packet. */
-static __noinline int keep(struct __sk_buff *skb, struct work *w, struct pending *pending, struct held *first)
+static __noinline int keep(struct work *w, struct pending *pending, struct held *first)
 {
 	int failure;
 
 	first->isn = w->attempt.isn;
 	first->since = bpf_ktime_get_coarse_ns();
-	first->timestamp = read_echo(skb, w);
 	failure = add_held(w, first);
 	if (failure == -ENOMEM) /* for a moment: it comes again */
 		return DROP;
@@ -133,7 +132,7 @@ static __noinline int hold(struct __sk_buff *skb, struct work *w, struct pending
 	int failure;
 
 	if (!pending->is_held) {
-		failure = keep(skb, w, pending, part);
+		failure = keep(w, pending, part);
 		if (failure)
 			return failure;
 	}

@@ -62,15 +62,36 @@ static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
 	return socket && !socket->dst_ip6[0] && !socket->dst_ip6[1] && socket->dst_ip6[2] == bpf_htonl(0xffff);
 }
 
+/* What is known of a socket. One that was reset has given its port back. */
+static __always_inline struct live *live_of(const __u64 *flow)
+{
+	return flow[4] >> 16 ? bpf_map_lookup_elem(&lives, flow) : bpf_map_lookup_elem(&resets, flow);
+}
+
 /*
  * Whether `flow` still has the entry of the handshake `isn`. An entry can be given to another connection while it is read;
  * then it is this flow's no more.
  */
 static __always_inline int is_still(const __u64 *flow, __u32 isn)
 {
-	struct live *live = bpf_map_lookup_elem(&lives, flow);
+	struct live *live = live_of(flow);
 
 	return live && *(volatile __u32 *)&live->isn == isn;
+}
+
+/* Somebody has been told: nobody can ask any more when the connection is reset now, and once it is, only accept() asks. */
+static __noinline void note_told(__u64 *flow)
+{
+	struct live *live = live_of(flow);
+	__u32 is_reset = !(flow[4] >> 16);
+
+	if (live && !is_reset && !live->is_told) {
+		live->is_told = 1;
+		is_reset = live->is_reset;
+	}
+	flow[4] &= 0xffff;
+	if (is_reset)
+		bpf_map_delete_elem(&resets, flow);
 }
 
 /* 48 bits of a counter as an address and a port. */
@@ -116,7 +137,13 @@ int srcip_peer4(struct bpf_sock_addr *ctx)
 	if (ctx->protocol != IPPROTO_TCP)
 		return 1;
 	flow_ipv4(ctx, flow);
-	live = bpf_map_lookup_elem(&lives, flow);
+	live = live_of(flow);
+	if (live && live->family == UNSURE) {
+		count(FALLBACK_RESET);
+		ctx->user_ip4 = 0;
+		ctx->user_port = 0;
+		return 1;
+	}
 	if (!live || live->family != 4)
 		return 1;
 	isn = *(volatile __u32 *)&live->isn;
@@ -124,6 +151,7 @@ int srcip_peer4(struct bpf_sock_addr *ctx)
 	port = live->port;
 	if (!is_still(flow, isn))
 		return 1;
+	note_told(flow);
 	ctx->user_ip4 = client;
 	ctx->user_port = port;
 	return 1;
@@ -142,7 +170,13 @@ int srcip_peer6(struct bpf_sock_addr *ctx)
 		flow_ipv4(ctx, flow);
 	else
 		flow_ipv6(ctx, flow);
-	live = bpf_map_lookup_elem(&lives, flow);
+	live = live_of(flow);
+	if (live && live->family == UNSURE) {
+		count(FALLBACK_RESET);
+		ctx->user_ip6[0] = ctx->user_ip6[1] = ctx->user_ip6[2] = ctx->user_ip6[3] = 0;
+		ctx->user_port = 0;
+		return 1;
+	}
 	if (!live || !live->family)
 		return 1;
 	isn = *(volatile __u32 *)&live->isn;
@@ -151,6 +185,7 @@ int srcip_peer6(struct bpf_sock_addr *ctx)
 	port = live->port;
 	if (!is_still(flow, isn))
 		return 1;
+	note_told(flow);
 	ctx->user_ip6[0] = FIRST(client[0]);
 	ctx->user_ip6[1] = SECOND(client[0]);
 	ctx->user_ip6[2] = FIRST(client[1]);

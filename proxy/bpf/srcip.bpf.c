@@ -15,15 +15,34 @@ static __always_inline struct work *work_of(__u32 direction)
 	return bpf_map_lookup_elem(&works, &direction);
 }
 
+/*
+ * Its socket gives the port back, and can still be accepted: the client is kept for whoever asks then. Two connections that
+ * differ in that port alone, or in nothing, are told apart by nobody.
+ */
+static __noinline void keep_reset(struct work *w, struct live *live)
+{
+	struct live *known;
+
+	w->nobody = w->packet.flow;
+	w->nobody.own_port = 0;
+	known = bpf_map_lookup_elem(&resets, &w->nobody);
+	if (known && (known->isn != live->isn || known->iss != live->iss)) {
+		known->family = UNSURE;
+		return;
+	}
+	live->is_reset = 1;
+	bpf_map_update_elem(&resets, &w->nobody, live, BPF_ANY);
+}
+
 /* A packet of a connection whose client is known. Where it ends, nothing is read of the entry behind its removal. */
 static __always_inline int on_live(struct __sk_buff *skb, struct work *w, struct live *live)
 {
 	struct packet *p = &w->packet;
 	__u32 isn = live->isn, shift = live->shift;
 
-	if (p->flags & FIN)
-		live->peer_end = p->seq + p->payload + 1 - shift;
-	else if (live->is_ending && p->ack == live->own_end)
+	if (p->flags & RST && !live->is_told)
+		keep_reset(w, live);
+	if (live->is_ending && p->ack == live->own_end && is_sound(skb, w))
 		bpf_map_delete_elem(&lives, &p->flow);
 	if (!shift)
 		return PASS;
@@ -45,7 +64,9 @@ static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
 		return PASS;
 	if (p->header != OPTIONS_AT)
 		withdraw_offers(skb, w);
-	return p->payload && trim(skb, w, p->seq) ? DROP : PASS;
+	if (!p->payload)
+		return PASS;
+	return is_sound(skb, w) && !trim(skb, w, p->seq) ? PASS : DROP; /* trim() makes a wrong checksum right */
 }
 
 /* Nobody accepts a connection that both sides opened, so nobody could be told its client: the other end learns it so. */
@@ -93,6 +114,8 @@ int srcip_ingress(struct __sk_buff *skb)
 
 	if (!w)
 		return DROP;
+	if (skb->pkt_type) /* for another host, or for many: TCP drops it */
+		return PASS;
 	reading = read_inward(skb, w);
 	if (reading == FRAGMENT)
 		return on_fragment(w);
@@ -128,10 +151,16 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	pending->iss = p->seq;
 	pending->is_cookie = is_cookie(skb, &p->flow);
 	pending->is_refused = is_crossing(skb);
+	if (read_times(skb, w)) {
+		pending->has_times = 1;
+		pending->first = pending->last = bpf_ntohl(w->times[0]);
+		pending->recent = bpf_ntohl(w->times[1]);
+	}
 	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&attempts, &w->attempt);
 		if (known) {
 			known->iss = pending->iss;
+			known->last = pending->last;
 			known->is_cookie = pending->is_cookie;
 		}
 	} else if (pending->is_refused) {
@@ -148,19 +177,50 @@ static __always_inline int raise_ack(struct __sk_buff *skb, struct work *w, __u3
 {
 	struct packet *p = &w->packet;
 
-	if (!by || !(p->flags & ACK))
+	if (!(by || timestamp) || !(p->flags & ACK))
 		return PASS;
 	if (timestamp || !(has_no_sack(p) || hide_header_of(skb, p, isn, by)))
 		change_options(skb, w, by, timestamp);
-	raise_number(skb, p, by);
+	if (by)
+		raise_number(skb, p, by);
 	return PASS;
 }
 
-/* A FIN of the Pod. If it acknowledges the peer's, only its own acknowledgement is still to come. */
-static __always_inline void note_end(const struct packet *p, struct live *live)
+/* A FIN of the Pod. If it comes behind the peer's, only its own acknowledgement is still to come. */
+static __always_inline void note_end(struct __sk_buff *skb, const struct packet *p, struct live *live)
 {
 	live->own_end = p->seq + p->payload + 1;
-	live->is_ending = p->ack == live->peer_end;
+	live->is_ending = is_last(skb);
+}
+
+/*
+ * The kernel acknowledges what a half-open connection cannot take. Since Linux 6.15 it refuses, in a handshake, the echo of
+ * any timestamp but the SYN-ACK's: the acknowledgement has to bear that one.
+ */
+static __always_inline __u32 time_of_request(struct __sk_buff *skb, struct live *live)
+{
+	if (live->timestamp && !is_of_request(skb))
+		live->timestamp = 0;
+	return live->timestamp;
+}
+
+/* An acknowledgement for a connection whose header is not whole yet. */
+static __noinline int on_request(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	struct pending *pending;
+	struct held *held;
+	__u32 isn = p->ack - 1, timestamp = 0, have = 0;
+
+	w->attempt.flow = p->flow;
+	w->attempt.isn = isn;
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	if (pending && pending->has_times)
+		timestamp = pending->last;
+	held = bpf_map_lookup_elem(&headers, &p->flow);
+	if (held && held->isn == isn)
+		have = held->scratch.have;
+	return raise_ack(skb, w, isn, have, timestamp);
 }
 
 SEC("tc")
@@ -169,7 +229,6 @@ int srcip_egress(struct __sk_buff *skb)
 	struct work *w = work_of(OUTWARD);
 	struct packet *p;
 	struct live *live;
-	struct held *held;
 
 	if (!w)
 		return DROP;
@@ -186,15 +245,10 @@ int srcip_egress(struct __sk_buff *skb)
 	}
 	if (live) {
 		if (p->flags & FIN)
-			note_end(p, live);
-		return raise_ack(skb, w, live->isn, live->shift, 0);
+			note_end(skb, p, live);
+		return raise_ack(skb, w, live->isn, live->shift, time_of_request(skb, live));
 	}
-	if (p->payload || is_established(skb))
-		return PASS;
-	held = bpf_map_lookup_elem(&headers, &p->flow);
-	if (!held || held->isn != p->ack - 1)
-		return PASS;
-	return raise_ack(skb, w, held->isn, held->scratch.have, held->timestamp);
+	return p->payload || is_established(skb) ? PASS : on_request(skb, w);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -34,6 +34,9 @@ enum counter {
 	REFUSED_VERSION,
 	DROPPED_FRAGMENT, /* packets, from here on */
 	DROPPED_EARLY,    /* behind a header that is not whole yet: it comes again */
+	DROPPED_CHECKSUM, /* TCP or IPv4 would drop it for its checksum */
+	DROPPED_TIMESTAMP, /* TCP would drop it for its timestamp */
+	FALLBACK_RESET,   /* reset before accept(), and nobody can tell whose it was */
 	COUNTER_SETS,
 };
 
@@ -58,15 +61,19 @@ struct pending {
 	__u8 is_held; /* a part of the header lies in `headers` */
 	__u8 is_refused;
 	__u8 is_cookie; /* the kernel has no request for it */
+	__u8 has_times; /* the option timestamp is in use, and these are known (RFC 7323): */
+	__u32 recent;   /* what the peer said last before our SYN-ACK */
+	__u32 first, last; /* of our SYN-ACKs */
 };
 
 /* The part of a header that has arrived, where it came in several segments. */
 struct held {
-	__u32 isn;
-	__u32 timestamp; /* of our SYN-ACK, as the peer echoed it; 0: none */
+	__u64 isn; /* an initial sequence number, of 32 bits */
 	__u64 since;
 	struct srcip_scratch scratch;
 };
+
+#define UNSURE 255
 
 /* A connection whose client is known. */
 struct live {
@@ -74,11 +81,14 @@ struct live {
 	__u32 isn;
 	__u32 shift; /* bytes of the header */
 	__be16 port;
-	__u8 family;    /* 4, 6; 0: the connection's own address counts */
-	__u8 is_ending; /* both have sent FIN, and the Pod has acknowledged the peer's: LAST_ACK, in RFC 9293's words */
-	__u32 peer_end; /* behind the peer's FIN, as TCP here counts */
-	__u32 own_end;  /* behind the Pod's */
-	__u32 iss;      /* of the Pod */
+	__u8 family;     /* 4, 6; 0: the connection's own address counts; UNSURE */
+	__u8 is_ending;  /* both have sent FIN, and the Pod has acknowledged the peer's: LAST_ACK, in RFC 9293's words */
+	__u32 own_end;   /* behind the Pod's FIN */
+	__u32 iss;       /* of the Pod */
+	__u32 timestamp; /* of its SYN-ACK, while the kernel has no more than a request; else 0 */
+	__u8 is_told;    /* somebody has asked for the client */
+	__u8 is_reset;   /* there is a copy in `resets` */
+	__u16 reserved;
 };
 
 struct network {
@@ -115,14 +125,17 @@ struct toa {
 	__be32 address[4];
 };
 
+#define CHUNK 256
+
 /* Of one CPU and one direction: what would be on the stack, were the verifier to follow it there. */
 struct work {
 	struct packet packet;
 	struct attempt attempt;
 	struct live live;
 	__u32 at, place, size; /* in options */
+	__u32 left, sum;       /* of a checksum, from `place` on */
 	__u32 shift, timestamp;
-	__be32 echo;
+	__be32 times[2]; /* the option timestamp: value and echo */
 	__u32 is_cut;  /* there is more of the payload than a header can have */
 	__u32 counter; /* how the connection is counted once it is known */
 	__u64 swept; /* when the dead were last looked for */
@@ -132,6 +145,7 @@ struct work {
 	struct toa toa;
 	__u8 tcp[64];
 	__u8 options[64], before[64];
+	__u8 chunk[CHUNK];
 };
 
 enum { INWARD, OUTWARD, DIRECTIONS };
@@ -161,6 +175,8 @@ MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
 MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
 /* Never forgotten while the kernel has the connection. */
 MAP(lives, HASH, 16384, struct flow, struct live, 0);
+/* Those that were reset before somebody asked for the client, with 0 for the own port: the socket has given it back. */
+MAP(resets, LRU_HASH, 4096, struct flow, struct live, 0);
 
 static __always_inline void count(__u32 counter)
 {

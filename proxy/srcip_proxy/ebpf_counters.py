@@ -32,6 +32,9 @@ COUNTERS = (
     ("refused", "version"),
     ("dropped", "fragment"),
     ("dropped", "early"),
+    ("dropped", "checksum"),
+    ("dropped", "timestamp"),
+    ("fallback", "reset"),
 )
 """In the order of enum counter in proxy/bpf/state.h.
 

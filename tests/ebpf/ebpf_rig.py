@@ -107,9 +107,9 @@ class Pod:
         """The counters that are not zero, as `refused malformed`."""
         said = self.proxy("ebpf", "stats")
         assert said.returncode == 0, said.stderr
-        rows = [line.rpartition(" ") for line in said.stdout.splitlines() if not line.startswith("#")]
-        assert len(rows) == len(COUNTERS)
-        return {" ".join(name): int(row[2]) for name, row in zip(COUNTERS, rows, strict=True) if row[2] != "0"}
+        rows = re.findall(r'^srcip_(\w+?)_\w+_total\{\w+="(\w+)"\} (\d+)$', said.stdout, re.MULTILINE)
+        assert sorted(row[:2] for row in rows) == sorted(COUNTERS)
+        return {f"{series} {name}": int(value) for series, name, value in rows if value != "0"}
 
     def connect(
         self, port: int = 7000, *, host: Host | None = None, to: str | None = None, **options: object
