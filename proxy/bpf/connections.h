@@ -94,12 +94,15 @@ static __always_inline int is_established(struct __sk_buff *skb)
 	return socket && socket->state == TCP_ESTABLISHED;
 }
 
-/* Whether a packet of the Pod that is no SYN-ACK is that of a half-open connection: the kernel's own socket sends it. */
+/*
+ * Whether a packet of the Pod that is no SYN-ACK is that of a half-open connection: the kernel's own socket sends it, since
+ * Linux 6.13 in the name of the listener.
+ */
 static __always_inline int is_of_request(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk;
 
-	return !socket || socket->state == TCP_CLOSE;
+	return !socket || socket->state == TCP_CLOSE || socket->state == TCP_LISTEN;
 }
 
 /* Whether the Pod's FIN leaves a connection that the peer has ended before. */
