@@ -24,7 +24,7 @@ OBJECTS = tuple(Path("/usr/lib/srcip") / name for name in ("srcip.bpf.o", "srcip
 class Place:
     """Where the programs are attached."""
 
-    interface: str
+    interfaces: tuple[str, ...]
     cgroup: Path
     """The Pod's directory in cgroup v2."""
     tcx: bool = True
@@ -53,7 +53,7 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
     for entry in entries:
         loaded.put(entry.name, entry.key, entry.value)
     loaded.close()
-    return f"attached to {place.interface} ({hook}) and {place.cgroup}"
+    return f"attached to {', '.join(place.interfaces)} ({hook}) and {place.cgroup}"
 
 
 def _loaded(objects: Sequence[Path], connections: int) -> libbpf.Object:
@@ -72,11 +72,12 @@ def _loaded(objects: Sequence[Path], connections: int) -> libbpf.Object:
 
 
 def _attach_to(loaded: libbpf.Object, place: Place) -> str:
-    """Attach all four programs; by which hook of the interface."""
-    ways = (("srcip_egress", libbpf.TC_EGRESS), ("srcip_ingress", libbpf.TC_INGRESS))
-    has_tcx = place.tcx and all(loaded.attach_tcx(program, place.interface, point) for program, point in ways)
-    for program, point in () if has_tcx else ways:
-        loaded.attach_clsact(program, place.interface, point)
+    """Attach all four programs, those for packets to each interface; by which of its hooks."""
+    programs = (("srcip_egress", libbpf.TC_EGRESS), ("srcip_ingress", libbpf.TC_INGRESS))
+    ways = [(program, interface, point) for interface in place.interfaces for program, point in programs]
+    has_tcx = place.tcx and all(loaded.attach_tcx(*way) for way in ways)
+    for way in () if has_tcx else ways:
+        loaded.attach_clsact(*way)
     loaded.attach_cgroup("srcip_peer6", place.cgroup, libbpf.GETPEERNAME6)
     loaded.attach_cgroup("srcip_peer4", place.cgroup, libbpf.GETPEERNAME4)
     return "tcx" if has_tcx else "clsact"
@@ -102,11 +103,12 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
     capset.use_all()
     objects = tuple(wanted.object or OBJECTS)
-    if findings := ebpf_preflight.findings(wanted.interface, wanted.cgroup, objects):
+    interfaces = tuple(wanted.interface or ebpf_preflight.ethernets())
+    if findings := ebpf_preflight.findings(interfaces, wanted.cgroup, objects):
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
         return 1
-    place = Place(wanted.interface, wanted.cgroup, wanted.hook != "clsact")
+    place = Place(interfaces, wanted.cgroup, wanted.hook != "clsact")
     print(f"srcip-proxy ebpf: {attach(plan, pod, objects, place)}")
     return 0
 
@@ -125,7 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="what", required=True)
     attaching = commands.add_parser("attach", help="attach the programs to this Pod; needs CAP_BPF and CAP_NET_ADMIN")
     attaching.add_argument("--cgroup", type=Path, required=True, help="the Pod's directory in cgroup v2")
-    attaching.add_argument("--interface", default="eth0", help="where the balancers' packets arrive (default: eth0)")
+    text = "where the balancers' packets arrive; repeat it for several (default: each that is Ethernet)"
+    attaching.add_argument("--interface", action="append", help=text)
     text = f"the compiled programs; of several the first that the kernel takes (default: {' '.join(map(str, OBJECTS))})"
     attaching.add_argument("--object", type=Path, action="append", help=text)
     attaching.add_argument("--hook", choices=("auto", "clsact"), default="auto", help="auto: tcx if the kernel has it")

@@ -36,10 +36,10 @@ def set_up(
         raise NotPossibleError(reasons)
     try:
         capset.use_all()
-        link = interface(pod, pods.run_ip)
-        if reasons := ebpf_preflight.places(link, cgroup, objects):
+        links = tuple(dict.fromkeys([interface(pod, pods.run_ip), *ebpf_preflight.ethernets()]))
+        if reasons := ebpf_preflight.places(links, cgroup, objects):
             raise NotPossibleError(reasons)
-        return ebpf.attach(plan, pod, objects, ebpf.Place(link, cgroup))
+        return ebpf.attach(plan, pod, objects, ebpf.Place(links, cgroup))
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
         raise NotPossibleError([*explained(str(error)), str(error)], is_untouched(str(error))) from error
 
@@ -82,7 +82,7 @@ def explained(said: str) -> list[str]:
 
 
 def interface(pod: Pod, ip: Callable[..., str]) -> str:
-    """The interface that has the Pod's first address, where the balancers' packets arrive. Raises NotPossibleError."""
+    """The interface that has the Pod's first address, which must be there. Raises NotPossibleError."""
     wanted = str(pod.addresses[0]) if pod.addresses else ""
     for link in json.loads(ip("-j", "addr", "show")):
         if any(row.get("local") == wanted for row in link["addr_info"]):

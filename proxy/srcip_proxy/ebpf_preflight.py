@@ -18,9 +18,9 @@ _HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 _ETHERNET = 1  # ARPHRD_ETHER
 
 
-def findings(interface: str, cgroup: Path, objects: Sequence[Path]) -> list[str]:
+def findings(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -> list[str]:
     """What is missing, each with what to do; empty when nothing is."""
-    return [*obstacles(platform.release()), *places(interface, cgroup, objects)]
+    return [*obstacles(platform.release()), *places(interfaces, cgroup, objects)]
 
 
 def obstacles(release: str) -> list[str]:
@@ -36,20 +36,30 @@ def _kernel(release: str) -> list[str]:
     return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
 
 
-def places(interface: str, cgroup: Path, objects: Sequence[Path]) -> list[str]:
+def places(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -> list[str]:
     """What cannot be attached, or attached to."""
     found = []
     if not (cgroup / "cgroup.controllers").exists():
         found.append(f"{cgroup} is no directory of cgroup v2: mount /sys/fs/cgroup of a node that has it, read-only")
     found += [f"{program} is missing: it is part of the image" for program in objects if not program.exists()]
-    return [*found, *_interface(interface)]
+    return [*found, *(text for name in interfaces for text in _interface(name))]
+
+
+def ethernets() -> list[str]:
+    """The Pod's interfaces whose packets the programs can read, those of further networks among them."""
+    return [name for _, name in socket.if_nameindex() if _kind(name) == _ETHERNET]
 
 
 def _interface(name: str) -> list[str]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
-            answer = fcntl.ioctl(asking, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
-        except OSError as error:
-            return [f"interface {name}: {error.strerror}"]
-    (kind,) = struct.unpack_from("=H", answer, 16)
+    try:
+        kind = _kind(name)
+    except OSError as error:
+        return [f"interface {name}: {error.strerror}"]
     return [] if kind == _ETHERNET else [f"interface {name} is no Ethernet (type {kind}): use tproxy"]
+
+
+def _kind(name: str) -> int:
+    """What its hardware addresses are (ARPHRD_* of linux/if_arp.h). Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        answer = fcntl.ioctl(asking, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
+    return int(struct.unpack_from("=H", answer, 16)[0])

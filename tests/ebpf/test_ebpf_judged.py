@@ -21,7 +21,7 @@ from rig import POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
 
-CONNECTIONS = int(os.environ.get("SRCIP_RAW", "2000"))
+CONNECTIONS = int(os.environ.get("SRCIP_RAW", "10000"))
 SEED = int(os.environ.get("SRCIP_SEED", "0")) or random.SystemRandom().getrandbits(32)
 FORGED = ("203.0.113.66", 6666)
 SOURCES = {POD4: LB4_ADDRESS, POD6: "fd77:0:0:1::2"}

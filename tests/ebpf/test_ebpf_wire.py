@@ -203,6 +203,24 @@ def test_no_number_of_extension_headers_passes_below_the_programs(pod: Pod, case
             assert pod.half_open() == 0
 
 
+@pytest.mark.parametrize("hook", ["auto", "clsact"])
+def test_a_balancer_behind_a_second_network_is_read_like_one_behind_the_first(hook: str) -> None:
+    """The programs are on each interface that is there when the Pod begins, and share what they know."""
+    with running(attached=False, app=("0.0.0.0", "7000")) as pod:
+        pod.sh("node", f"ip link add second type veth peer name net1 netns {pod.net.pod.netns}")
+        pod.sh("node", "ip address add 10.77.1.3/32 dev lo; ip link set second up; ip route add 10.78.0.2 dev second")
+        pod.sh("pod", "ip address add 10.78.0.2/24 dev net1; ip link set net1 up; ip route add 10.77.1.3 dev net1")
+        said = pod.attach("--hook", hook)
+        assert said.returncode == 0 and "attached to eth0, net1 (" in said.stdout, said
+        for host, to, source in ((pod.net.node, "10.78.0.2", "10.77.1.3"), (pod.net.lb, POD4, LB4_ADDRESS)):
+            for number in range(3):
+                wanted = ("203.0.113.90", 9000 + number)
+                with Client(host.connect(to, 7000, source=(source, 0))) as client:
+                    client.send(v1(wanted) + b"x")
+                    assert client.seen(rest=1, quiet=0.02).peer == wanted
+        assert pod.stats()["accepted proxy"] == 6
+
+
 def test_a_port_that_comes_again_with_the_same_number_has_its_own_client(pod: Pod) -> None:
     """What is left of a connection that was reset does not speak for the next one, though the numbers are equal."""
     for number in range(12):
