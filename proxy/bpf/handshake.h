@@ -54,6 +54,34 @@ static __always_inline int is_over(struct settings *settings, struct pending *pe
 	return bpf_ktime_get_coarse_ns() - pending->since > settings->timeout_ms * 1000000ULL;
 }
 
+/*
+ * Whether TCP would drop a packet of a handshake for its timestamp: one that is older than what it has seen (PAWS, RFC 7323,
+ * 5.3), or, since Linux 6.15, one that echoes what was never sent.
+ */
+static __noinline int is_old(struct __sk_buff *skb, struct work *w, struct pending *pending)
+{
+	__u32 value, echo;
+
+	if (!pending->has_times || !read_times(skb, w))
+		return 0;
+	value = bpf_ntohl(w->times[0]);
+	echo = bpf_ntohl(w->times[1]);
+	if (pending->recent && (__s32)(value - pending->recent) < 0)
+		return 1;
+	return echo && echo - pending->first > pending->last - pending->first;
+}
+
+/* Whether TCP would take a packet of a handshake, as far as it says nothing of the header. Else it is to be dropped. */
+static __noinline int is_taken(struct __sk_buff *skb, struct work *w, struct pending *pending)
+{
+	int is_whole = is_sound(skb, w);
+
+	if (is_whole && !is_old(skb, w, pending))
+		return 1;
+	count(is_whole ? DROPPED_TIMESTAMP : DROPPED_CHECKSUM);
+	return 0;
+}
+
 /* A packet of a handshake that waits for its header. */
 static __noinline int on_waiting(struct __sk_buff *skb, struct work *w, struct pending *pending)
 {
@@ -64,7 +92,7 @@ static __noinline int on_waiting(struct __sk_buff *skb, struct work *w, struct p
 		return DROP;
 	if (pending->is_refused)
 		return AGAIN;
-	if (is_early(w, pending, 0))
+	if (is_early(w, pending, 0) || !is_taken(skb, w, pending))
 		return DROP;
 	is_late = is_over(settings, pending);
 	if (settings->is_toa)
@@ -87,7 +115,7 @@ static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct pend
 		return DROP;
 	if (pending->is_refused)
 		return AGAIN;
-	if (is_early(w, pending, have))
+	if (is_early(w, pending, have) || !is_taken(skb, w, pending))
 		return DROP;
 	is_late = is_over(settings, pending);
 	if (have - offset >= p->payload)
@@ -139,63 +167,33 @@ static __noinline int conclude(struct __sk_buff *skb, struct work *w, struct pen
 	return outcome == AGAIN ? refuse_packet(skb, w) : outcome;
 }
 
-/*
- * Whether TCP would drop a packet of a handshake for its timestamp: one that is older than what it has seen (PAWS, RFC 7323,
- * 5.3), or, since Linux 6.15, one that echoes what was never sent.
- */
-static __noinline int is_old(struct __sk_buff *skb, struct work *w, struct pending *pending)
-{
-	__u32 value, echo;
-
-	if (!pending->has_times || !read_times(skb, w))
-		return 0;
-	value = bpf_ntohl(w->times[0]);
-	echo = bpf_ntohl(w->times[1]);
-	if (pending->recent && (__s32)(value - pending->recent) < 0)
-		return 1;
-	return echo && echo - pending->first > pending->last - pending->first;
-}
-
-/* Whether TCP would take a packet of a handshake, as far as it says nothing of the header. Else it is to be dropped. */
-static __noinline int is_taken(struct __sk_buff *skb, struct work *w, struct pending *pending)
-{
-	int is_whole = is_sound(skb, w);
-
-	if (is_whole && !is_old(skb, w, pending))
-		return 1;
-	count(is_whole ? DROPPED_TIMESTAMP : DROPPED_CHECKSUM);
-	return 0;
-}
-
 static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
 	struct pending *pending;
 	struct held *held;
 
+	if (!(p->flags & (RST | ACK))) /* the kernel drops it in every state */
+		return PASS;
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->seq - 1;
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	held = pending && !pending->is_held ? 0 : bpf_map_lookup_elem(&headers, &p->flow);
+	if (pending && !pending->is_held)
+		return p->flags & RST ? PASS : conclude(skb, w, pending, on_waiting(skb, w, pending));
+	held = bpf_map_lookup_elem(&headers, &p->flow);
 	if (p->flags & RST) {
 		if (held)
 			set_seq(skb, p, p->seq - held->scratch.have);
 		return PASS;
 	}
-	if (!(p->flags & ACK)) /* the kernel drops it in every state */
-		return PASS;
 	if (held) {
 		w->attempt.isn = held->isn;
 		pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+		return pending ? conclude(skb, w, pending, on_held(skb, w, pending, held)) : on_stray(skb, w);
 	}
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt); /* anew: Linux 6.1 follows no pointer through two conditions */
 	if (!pending)
 		return on_stray(skb, w);
-	if (!is_taken(skb, w, pending))
-		return DROP;
-	if (held)
-		return conclude(skb, w, pending, on_held(skb, w, pending, held));
-	if (!pending->is_held)
-		return conclude(skb, w, pending, on_waiting(skb, w, pending));
 	/* a part of its header made room for others, after its time */
 	return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
 }

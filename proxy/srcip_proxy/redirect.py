@@ -25,6 +25,7 @@ from srcip_proxy.sections import (
     http_port,
     http_timeouts,
     servers,
+    undelivered,
 )
 from srcip_proxy.text import word, words
 
@@ -43,6 +44,7 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
         yield _inbound(plan, pod, version)
         yield _backends(plan, pod, version)
     yield clients(plan)
+    yield undelivered(plan)
     yield _check(plan, pod)
 
 
@@ -124,7 +126,7 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
     yield f"backend {prefix}raw{version}\n  tcp-request inspect-delay 2ms"
     yield from client_limit(plan)
     yield WAIT_FOR_MORE
-    yield from _servers(plan, pod, version, port)
+    yield from servers(_targets(plan, pod, version), port)
     if not plan.http_ports:
         return
     for name, options in (("http", ""), ("http2-", " proto h2")):
@@ -132,13 +134,14 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
         # a connection to the application belongs to one connection of a client, and ends when that one does; pieces of
         # a stream are sent as they come
         yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
-        yield from _servers(plan, pod, version, port, options)
+        yield from servers(_targets(plan, pod, version, options), port, is_http=True)
 
 
-def _servers(plan: Plan, pod: Pod, version: int, port: str, options: str = "") -> Iterator[str]:
+def _targets(plan: Plan, pod: Pod, version: int, options: str = "") -> list[tuple[str, str]]:
+    """Pairs of address and options to try."""
     places = {"loopback": LOOPBACK[version], "pod": pod.own(version) or LOOPBACK[version]}
     addresses = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
-    yield from servers([(address, f"{_source(address, version)}{options}") for address in addresses], port)
+    return [(address, f"{_source(address, version)}{options}") for address in addresses]
 
 
 def _source(address: str, version: int) -> str:

@@ -22,6 +22,8 @@ ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """Every address of an IP version."""
 WORDS_OF_A_LINE = 32
 """HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
+NOBODY = {False: "abns@srcip-undelivered", True: "abns@srcip-undelivered-http"}
+"""Abstract sockets of unix(7), of this network namespace alone: where a connection, or a request, ends undelivered."""
 END = "tcp-request content silent-drop rst-ttl 64"
 """Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
 
@@ -102,15 +104,34 @@ def acl(name_and_fetch: str, values: Sequence[str]) -> Iterator[str]:
         yield f"  acl {name_and_fetch} {words(values[start : start + WORDS_OF_A_LINE], ' ')}"
 
 
-def servers(targets: Sequence[tuple[str, str]], port: str) -> Iterator[str]:
+def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False) -> Iterator[str]:
     """The servers of a backend, as pairs of address and options: the first by rule, the others one after the other when
-    it fails. No `port` means the one that the connection came to.
+    it fails, and then nobody (see `undelivered`). No `port` means the one that the connection came to.
 
-    HAProxy tries the next server at once only while two are left to choose from, so the last one is there twice.
+    What comes after the first is chosen by a number that grows with each try: HAProxy's own ways of choosing another
+    server have no order. It tries the next one at once only while two are left to choose from: the last is there twice.
     """
     (address, options), *others = targets
-    yield f"  retries {len(others)}"
+    yield f"  balance hash lua.srcip_next\n  hash-type map-based none\n  retries {len(targets)}"
     yield "  use-server first if TRUE"
     yield f"  server first {host(address)}{port} weight 0{options}"
-    for number, (address, options) in enumerate([*others, *others[-1:]], start=2):
+    for number, (address, options) in enumerate(others, start=2):
         yield f"  server try{number} {host(address)}{port}{options}"
+    for name in ("nobody", "nobody2"):
+        yield f"  server {name} {NOBODY[is_http]}"
+    yield "  http-response lua.srcip_undelivered_request if { srv_name -m beg nobody }" if is_http else _end()
+
+
+def _end() -> str:
+    nobody = "{ srv_name -m beg nobody }"
+    rules = ("lua.srcip_undelivered", "silent-drop rst-ttl 64")
+    return "\n".join(f"  tcp-response content {rule} if {nobody}" for rule in rules)
+
+
+def undelivered(plan: Plan) -> Iterator[str]:
+    """Where a connection that nobody takes is led to, as the last of its servers: it is over at once, or each request
+    of it is answered. HAProxy itself would end it by a FIN, without a word, and that would look like an answer."""
+    yield f"frontend undelivered\n  bind {NOBODY[False]}\n  tcp-request connection reject"
+    if plan.http_ports:
+        yield f"frontend undelivered-http\n  mode http\n  bind {NOBODY[True]}"
+        yield "  http-request return status 503"

@@ -21,6 +21,7 @@ from srcip_proxy.sections import (
     intercepted_alone,
     only_port,
     servers,
+    undelivered,
 )
 from srcip_proxy.text import word, words
 
@@ -32,6 +33,7 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     if plan.http_ports:
         yield _web(plan, pod)
     yield clients(plan)
+    yield undelivered(plan)
     yield _check(plan, pod)
 
 
@@ -80,7 +82,7 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
             yield "  option abortonclose\n  option http-no-delay"
             places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
             targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
-            yield from _servers(targets, version, "", options)
+            yield from _servers(targets, version, "", options, is_http=True)
 
 
 def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
@@ -144,7 +146,10 @@ def _targets(order: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list
     return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
 
 
-def _servers(targets: list[tuple[str, str]], version: int, port: str, options: str = "") -> Iterator[str]:
+def _servers(
+    targets: list[tuple[str, str]], version: int, port: str, options: str = "", *, is_http: bool = False
+) -> Iterator[str]:
     """Servers that see the client as the source of the connection."""
     source = f" source {ANYWHERE[version]} usesrc"
-    yield from servers([(address, f"{source} {word(use)}{options}") for address, use in targets], port)
+    pairs = [(address, f"{source} {word(use)}{options}") for address, use in targets]
+    yield from servers(pairs, port, is_http)

@@ -40,6 +40,8 @@ local HINTS = {
   unusable_address = "the balancer states an address that no client can have",
   family = "the application does not listen on the client's address family: let it, or see srcip.io/client-address",
   port = "see srcip.io/client-address",
+  undelivered = "let the application listen on this port, at an address that srcip.io/deliver-to reaches, and take its "
+    .. "connections in time",
   too_many = "see srcip.io/max-connections-per-client",
   not_http = "see srcip.io/http-ports and srcip.io/http-other",
   no_room = "the header leaves no room for the one to the application: see srcip.io/max-header-size",
@@ -148,6 +150,25 @@ local function too_many(txn)
   local client = txn:get_var("sess.srcip_text") or txn.f:src()
   refuse(txn, "too_many", "client " .. client .. " has too many connections open")
 end
+
+-- No server of the backend took it. It was counted as accepted; the reason says what became of it.
+local function undelivered(what)
+  return function(txn)
+    counters.add("refused", "undelivered")
+    log(what .. " from " .. describe(txn) .. " did not reach the application", "undelivered")
+  end
+end
+
+register("srcip_undelivered", undelivered("connection"), "tcp-res")
+register("srcip_undelivered_request", undelivered("request"), "http-res")
+
+-- The number of the server that is tried next, from 0 on; the first one is chosen by a rule. HAProxy asks on each try. A
+-- text, as a number would be hashed by its bytes.
+core.register_fetches("srcip_next", function(txn)
+  local number = txn:get_var("txn.srcip_tries") or 0
+  txn:set_var("txn.srcip_tries", number + 1)
+  return tostring(number)
+end)
 
 register("srcip_too_many", too_many)
 register("srcip_too_many_requests", too_many, "http-req")

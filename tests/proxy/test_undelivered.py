@@ -1,0 +1,75 @@
+"""No delivery fails in silence: the balancer gets a RST or an answer, and there are a count and a line."""
+
+import time
+
+import pytest
+from rig import CLIENT4, CLIENT6, LOCAL, POD4, POD6, PORT, Rig, RigFactory, plan, v1, v2
+
+from srcip_proxy.plan import PortRange
+
+pytestmark = pytest.mark.dataplane
+
+COUNT = 'srcip_refused_connections_total{reason="undelivered"}'
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def is_told(rig: Rig, before: tuple[float, int], what: str = "connection") -> bool:
+    """Whether there is one more count and one more line."""
+    return (rig.metric(COUNT), rig.log().count(f"{what} from ")) == (before[0] + 1, before[1] + 1)
+
+
+def told(rig: Rig, what: str = "connection") -> tuple[float, int]:
+    return rig.metric(COUNT), rig.log().count(f"{what} from ")
+
+
+@pytest.mark.parametrize("mode", ["tproxy", "redirect"])
+@pytest.mark.parametrize("header", [v1(), v2(), LOCAL], ids=["v1", "v2", "LOCAL"])
+def test_an_application_that_delivery_does_not_reach_refuses(rigs: RigFactory, mode: str, header: bytes) -> None:
+    """It is bound to the Pod's address, and is to be reached on loopback: a RST at once."""
+    rig = rigs(plan(mode=mode, deliver_to="loopback"), app=("POD", str(PORT)))
+    before, began = told(rig), time.monotonic()
+    assert rig.seen(header + b"hello", to=POD4).refused
+    assert time.monotonic() - began < 1
+    assert is_told(rig, before)
+    assert "did not reach the application; reason=undelivered; what to do: let the application listen" in rig.log()
+
+
+@pytest.mark.parametrize("deliver_to", ["auto", "loopback", "pod"])
+def test_a_listener_for_ipv6_alone_takes_no_ipv4_client(rigs: RigFactory, deliver_to: str) -> None:
+    """Nothing but a try tells that it does not (IPV6_V6ONLY). IPv6 clients are delivered as ever."""
+    rig = rigs(plan(deliver_to=deliver_to), app=("ONLY6", str(PORT)))
+    before = told(rig)
+    assert rig.seen(v2(CLIENT4) + b"hello", to=POD6).refused
+    assert is_told(rig, before)
+    assert rig.seen(v2(CLIENT6) + b"hello", to=POD6).peer == CLIENT6
+
+
+@pytest.mark.parametrize("mode", ["tproxy", "redirect"])
+def test_an_application_that_accepts_nothing_is_given_up(rigs: RigFactory, mode: str) -> None:
+    """Its queue is full: after the time for a connection each one gets a RST."""
+    rig = rigs(plan(mode=mode, deliver_to="loopback"), app=("DEAF", str(PORT)))
+    before = told(rig)
+    held = [rig.connect() for _ in range(4)]
+    for number, client in enumerate(held):
+        client.send(v1((f"203.0.113.{number + 1}", 3000)) + b"x")
+    deadline = time.monotonic() + 25  # 5 s for each way to the application
+    while told(rig)[0] == before[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(0.5)
+    ends = [client.seen(quiet=0.05).end for client in held]
+    for client in held:
+        client.reset()
+    assert ends.count("reset") == told(rig)[0] - before[0] > 0
+
+
+def test_a_request_that_nobody_takes_is_answered(rigs: RigFactory) -> None:
+    """503 for each, over HTTP/1; it is counted, and there is a line."""
+    ports = (PortRange(PORT, PORT),)
+    rig = rigs(plan(mode="redirect", deliver_to="loopback", http_ports=ports), app=("POD", str(PORT)))
+    before = told(rig, "request")
+    with rig.connect() as client:
+        client.send(v1() + GET)
+        client.seen(quiet=0.2)
+        assert client.got.startswith(b"HTTP/1.1 503")
+    assert is_told(rig, before, "request")
