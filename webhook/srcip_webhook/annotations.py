@@ -15,7 +15,7 @@ from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
 from srcip_webhook.pods import shown
 from srcip_webhook.values import BadValue
 
-__all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "schema"]
+__all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "row_of", "schema"]
 
 MODE = PREFIX + "mode"
 INJECT = PREFIX + "inject"
@@ -43,6 +43,11 @@ class Reading:
     """A sentence for each value that is not allowed."""
     warnings: tuple[str, ...]
     """A sentence for each annotation with our prefix that TABLE does not know; most are typing errors."""
+
+
+def row_of(key: str) -> Annotation | None:
+    """The row of TABLE about this annotation."""
+    return _BY_KEY.get(key)
 
 
 def read(annotations: Mapping[str, str]) -> Reading:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_webhook import patch, pods, review, status
+from srcip_webhook import patch, pods, review, status, unquoted
+from srcip_webhook.annotations import read
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
@@ -46,7 +47,7 @@ class Outcome:
 def consider(pod: Any, settings: Settings) -> Outcome:
     """Decide about a Pod, or a Pod template with its `metadata` and `spec`, and render the result."""
     if faults := pods.shape_errors(pod):
-        return _unreadable(pod, Reason.INVALID_POD, faults[:20])
+        return _misshapen(pod, faults, settings)
     try:
         base = status.undo(pod)
     except ValueError as error:
@@ -70,6 +71,38 @@ def _unreadable(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
     if why := declined(pod):
         return Outcome(Skip(why), why, pod, pod)
     return Outcome(Refuse(tuple(Fault(reason, message) for message in messages)), reason, pod, pod)
+
+
+def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
+    """Refused for fields of the wrong type, and for whatever else can be seen beside them."""
+    if why := declined(pod):
+        return Outcome(Skip(why), why, pod, pod)
+    own = unquoted.sentences(pod)
+    told = tuple(f"Pod.metadata.annotations[{pods.shown(key)}]: " for key in own)
+    rest = [Fault(Reason.INVALID_POD, text) for text in errors if not text.startswith(told)]
+    decision = _beside(unquoted.quoted(pod), settings) if isinstance(pod, dict) else Skip(Reason.INVALID_POD)
+    others = decision.faults if isinstance(decision, Refuse) else ()
+    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in own.values()] + rest[:20]
+    faults += [fault for fault in others if not fault.message.startswith(tuple(f"{key}: " for key in own))]
+    return Outcome(Refuse(tuple(faults), decision.warnings), faults[0].reason, pod, pod)
+
+
+def _beside(pod: Pod, settings: Settings) -> Decision:
+    """What else is wrong with a Pod whose unquoted values are read as texts."""
+    if pods.shape_errors(pod):
+        return _annotations_alone(pod)
+    try:
+        return decide(status.undo(pod), settings)
+    except ValueError as error:
+        return Refuse((Fault(Reason.INVALID_STATUS, str(error)),))
+
+
+def _annotations_alone(pod: Pod) -> Decision:
+    """Where the Pod itself can't be read."""
+    said = pods.lookup(pod, "metadata", "annotations")
+    texts = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+    reading = read({key: text for key, text in texts.items() if isinstance(key, str)})
+    return Refuse(tuple(Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults), reading.warnings)
 
 
 def judge(request: Request, settings: Settings) -> Outcome:
