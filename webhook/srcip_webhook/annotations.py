@@ -20,6 +20,8 @@ __all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "row_of
 MODE = PREFIX + "mode"
 INJECT = PREFIX + "inject"
 STATUS = PREFIX + "status"
+LABEL = PREFIX + "injection"
+"""Label of namespaces; only Pods of those where it is `enabled` reach the webhook."""
 INJECTED = PREFIX + "injected"
 """Label of Pods that got the sidecar, which has metrics to be read."""
 
@@ -74,7 +76,7 @@ _remembered = lru_cache(maxsize=512)(_read)
 
 
 _MEANT = {
-    PREFIX + "injection": f"; it is the label of the Namespace, and a Pod asks by {MODE}",
+    LABEL: f"; it is the label of the Namespace, and a Pod asks by {MODE}",
     PREFIX + "ports": f"; did you mean {PREFIX}inbound-ports?",
 }
 """What other names stand for that are near the wrong one."""

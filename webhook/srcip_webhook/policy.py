@@ -22,7 +22,7 @@ from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason
 from srcip_webhook.settings import Settings
-from srcip_webhook.surprises import surprises
+from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
 from srcip_webhook.windows import windows_by
 
@@ -73,7 +73,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     reading = read(said)
     intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
-        return Skip(reason, warnings if reason == Reason.NOT_REQUESTED else ())
+        return Skip(reason, (*warnings, *without_mode(pod)) if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
     outbound = asks_for_outbound(said)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
