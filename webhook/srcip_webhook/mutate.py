@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_webhook import patch, pods, review, status, unquoted
+from srcip_webhook import patch, pods, review, status, stripped, unquoted
 from srcip_webhook.annotations import read
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
@@ -52,6 +52,8 @@ def consider(pod: Any, settings: Settings) -> Outcome:
         base = status.undo(pod)
     except ValueError as error:
         return _unreadable(pod, Reason.INVALID_STATUS, [str(error)])
+    if base is pod and not declined(pod) and (said := stripped.status_of(pod)):
+        return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
     if isinstance(decision, Inject):
         return _injected(pod, base, decision, settings)
@@ -64,6 +66,18 @@ def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outc
     if base is not pod and is_whole(pod, after):
         return Outcome(decision, Reason.UNCHANGED, pod, pod)
     return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
+
+
+def _stripped(pod: Pod, base: Pod, settings: Settings) -> Outcome:
+    """A Pod that lost the annotation by which srcip knows what it added, `base` being the Pod without that."""
+    decision = decide(base, settings)
+    if isinstance(decision, Inject):
+        after = injected(base, decision, settings)
+        if stripped.is_ours(pod, after):
+            return Outcome(decision, Reason.CHANGED, pod, after)
+        decision = Refuse((Fault(Reason.NAME_CLASH, stripped.message(pod)),), decision.warnings)
+    reason = decision.reason if isinstance(decision, Skip) else decision.faults[0].reason
+    return Outcome(decision, reason, pod, pod)
 
 
 def _unreadable(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
