@@ -152,6 +152,24 @@ def test_a_request_above_its_limit_is_refused(owner: str, helm: Helm) -> None:
     assert f"{owner}.resources.requests.memory: 1Gi is more than the limit" in said
 
 
+@pytest.mark.parametrize(
+    ("life", "before", "named"),
+    [("59m", "5m", "duration"), ("24h", "24h", "renewBefore"), ("24h", "299s", "renewBefore"), ("24h", "5m", "")],
+)
+def test_what_cert_manager_would_refuse_is_refused(life: str, before: str, named: str, helm: Helm) -> None:
+    """It would leave the webhook without a certificate."""
+    given = nested("certificates", {"mode": "cert-manager", "certManager": {"duration": life, "renewBefore": before}})
+    said = helm.refusal(merged(TRUSTING, given))
+    assert (f"certificates.certManager.{named}: " in said) if named else said == ""
+
+
+def test_a_policy_for_no_network_is_refused(helm: Helm) -> None:
+    """The API server would refuse it halfway through an upgrade."""
+    said = helm.refusal(merged(TRUSTING, nested("networkPolicy.apiServerCIDRs", ["1::2::3/64", "198.51.100.0/24"])))
+    assert 'networkPolicy.apiServerCIDRs: "1::2::3/64" is not a network' in said
+    assert "198.51" not in said
+
+
 NAMES = [each.name for each in values((CHART / "values.yaml").read_text())]
 EVERYTHING_ON: Json = {
     "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")},

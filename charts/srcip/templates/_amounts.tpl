@@ -74,3 +74,16 @@
   {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Takes the same: adds what cert-manager would refuse (its API reference, CertificateSpec). */}}
+{{- define "srcip.certManagerFaults" -}}
+{{- $own := .values.certificates.certManager -}}
+{{- $life := include "srcip.milliseconds" $own.duration | float64 -}}
+{{- $before := include "srcip.milliseconds" $own.renewBefore | float64 -}}
+{{- if lt $life 3.6e6 -}}
+  {{- $_ := set . "faults" (append .faults (printf "certificates.certManager.duration: %q is out of range. Allowed: 1h or more" $own.duration)) -}}
+{{- end -}}
+{{- if or (lt $before 3e5) (ge $before $life) -}}
+  {{- $_ := set . "faults" (append .faults (printf "certificates.certManager.renewBefore: %q is out of range. Allowed: from 5m to less than certificates.certManager.duration, %s" $own.renewBefore $own.duration)) -}}
+{{- end -}}
+{{- end -}}

@@ -19,6 +19,14 @@ at once. files/limits.yaml is made from the tables of these processes. */}}
     {{- $_ := set $told "faults" (append $told.faults (printf "webhook.port, certs.port: both are %d, and both listen in one Pod. Allowed: two different ports" (int .Values.certs.port))) -}}
   {{- end -}}
 {{- end -}}
+{{- if eq .Values.certificates.mode "cert-manager" -}}
+  {{- include "srcip.certManagerFaults" $told -}}
+{{- end -}}
+{{- range .Values.networkPolicy.apiServerCIDRs -}}
+  {{- if not (include "srcip.bits" (splitList "/" . | first)) -}}
+    {{- $_ := set $told "faults" (append $told.faults (printf "networkPolicy.apiServerCIDRs: %q is not a network. Allowed: %s" . $limits.networks)) -}}
+  {{- end -}}
+{{- end -}}
 {{- if eq .Values.certificates.mode "secret" -}}
   {{- range $name := list "name" "caBundle" -}}
     {{- if not (get $.Values.certificates.secret $name) -}}
