@@ -181,16 +181,19 @@ def from_environ(environ: Mapping[str, str], needed: Collection[str] = NAMES) ->
     return settings
 
 
+PARTS = (
+    ("leaf_lifetime_s", 2, "ca_lifetime_s"),
+    ("settle_s", 2, "leaf_lifetime_s"),
+    ("check_interval_s", 6, "leaf_lifetime_s"),
+)
+"""A longer one must leave time for a shorter one: the first is at most such a part of the last."""
+
+
 def _faults(settings: Settings) -> list[str]:
-    """What no single value can tell: a longer one must leave time for a shorter one."""
-    rules = (
-        ("leaf_lifetime_s", 2, "ca_lifetime_s"),
-        ("settle_s", 2, "leaf_lifetime_s"),
-        ("check_interval_s", 6, "leaf_lifetime_s"),
-    )
+    """What no single value can tell."""
     return [
         f"{variable(short)}: {getattr(settings, short):g}s is more than 1/{part} of {variable(long)}, "
         f"{getattr(settings, long):g}s"
-        for short, part, long in rules
+        for short, part, long in PARTS
         if getattr(settings, short) * part > getattr(settings, long)
     ]

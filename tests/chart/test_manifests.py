@@ -7,6 +7,8 @@ import pytest
 from rendering import AUTHORITY, CASES, NAMESPACE, TRUSTING, Helm, Json, containers, is_hook, merged, nested, one, pods
 from values_reference import CHART
 
+from srcip_webhook.app import JUDGES
+
 STRANGERS = ("cert-manager.io/", "monitoring.coreos.com/")
 """API groups that are not Kubernetes' own."""
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -154,24 +156,51 @@ def test_helm_says_nothing_about_the_bundle_that_srcip_certs_keeps(helm: Helm) -
     assert all(each["clientConfig"]["caBundle"].startswith("LS0tLS1CRUdJTiBD") for each in webhooks)
 
 
+HINTS = {"hint.srcip.io": "/mutate", "templates.srcip.io": "/hint", "unheard.srcip.io": "/hint/unlabelled"}
+"""The entries that only warn, and who answers them."""
+NAMES_SRCIP = "startsWith('srcip.io/')"
+TEMPLATES = {"replicationcontrollers", "daemonsets", "deployments", "replicasets", "statefulsets", "cronjobs", "jobs"}
+
+
 def test_webhooks_refuse_and_delay_nobody_who_did_not_ask(objects: list[Json]) -> None:
-    """Both look at new Pods of opted-in namespaces only, and only the one that looks at Pods that ask may refuse."""
+    """All look only at what names srcip; the one that looks at new Pods of opted-in namespaces that ask may refuse."""
     webhooks = one(objects, "MutatingWebhookConfiguration")["webhooks"]
     for each in webhooks:
-        (rule,) = each["rules"]
-        assert (rule["operations"], rule["resources"], rule["scope"]) == (["CREATE"], ["pods"], "Namespaced")
-        assert each["namespaceSelector"]["matchLabels"] == {"srcip.io/injection": "enabled"}
         left_out = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", NAMESPACE]}
         assert left_out in each["namespaceSelector"]["matchExpressions"]
         opted_out = {"key": "srcip.io/inject", "operator": "NotIn", "values": ["false"]}
         assert opted_out in each["objectSelector"]["matchExpressions"]
         assert (each["sideEffects"], each["matchPolicy"]) == ("None", "Equivalent")
-    refuses = [each for each in webhooks if each["failurePolicy"] == "Fail"]
-    assert {each["name"] for each in refuses} <= {"inject.srcip.io"}
-    for each in refuses:
-        asks = "object.metadata.?annotations[?'srcip.io/mode'].hasValue()"
-        assert asks in [condition["expression"] for condition in each["matchConditions"]]
-    assert all(each["timeoutSeconds"] == 1 for each in webhooks if each["name"] == "hint.srcip.io")
+        assert {rule["scope"] for rule in each["rules"]} == {"Namespaced"}
+        asked = " ".join(condition["expression"] for condition in each["matchConditions"])
+        if each["name"] in HINTS:
+            assert NAMES_SRCIP in asked
+            assert (each["failurePolicy"], each["timeoutSeconds"]) == ("Ignore", 1)
+            assert each["reinvocationPolicy"] == "Never"
+        else:
+            assert each["name"] == "inject.srcip.io"
+            assert "object.metadata.?annotations[?'srcip.io/mode'].hasValue()" in asked
+
+
+def resources(webhook: Json, operation: str) -> set[str]:
+    return {name for rule in webhook["rules"] if operation in rule["operations"] for name in rule["resources"]}
+
+
+def test_only_new_pods_are_changed_and_templates_are_only_warned_of(objects: list[Json]) -> None:
+    """Each entry by its namespaces, its objects and its path."""
+    webhooks = {each["name"]: each for each in one(objects, "MutatingWebhookConfiguration")["webhooks"]}
+    for name, each in webhooks.items():
+        labels = each["namespaceSelector"].get("matchLabels")
+        unlabelled = {"key": "srcip.io/injection", "operator": "NotIn", "values": ["enabled"]}
+        if name == "unheard.srcip.io":
+            assert unlabelled in each["namespaceSelector"]["matchExpressions"]
+            assert labels is None
+        else:
+            assert labels == {"srcip.io/injection": "enabled"}
+        pods_too = {"pods"} if name != "templates.srcip.io" else set()
+        templates = TEMPLATES if name in ("templates.srcip.io", "unheard.srcip.io") else set()
+        assert resources(each, "CREATE") == pods_too | templates
+        assert resources(each, "UPDATE") == templates
 
 
 def test_the_service_leads_to_the_webhook(objects: list[Json]) -> None:
@@ -181,7 +210,9 @@ def test_the_service_leads_to_the_webhook(objects: list[Json]) -> None:
     for each in configuration["webhooks"]:
         reference = each["clientConfig"]["service"]
         assert (reference["name"], reference["namespace"]) == (service["metadata"]["name"], NAMESPACE)
-        assert (reference["port"], reference["path"]) == (service["spec"]["ports"][0]["port"], "/mutate")
+        assert reference["port"] == service["spec"]["ports"][0]["port"]
+        assert reference["path"] == {**HINTS, "inject.srcip.io": "/mutate"}[each["name"]]
+        assert reference["path"] in JUDGES
     template = one(objects, "Deployment")["spec"]["template"]
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     ports = {port["name"] for each in template["spec"]["containers"] for port in each["ports"]}

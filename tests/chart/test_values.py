@@ -179,7 +179,7 @@ def test_all_faults_are_told_at_once(helm: Helm) -> None:
     said = helm.refusal(merged(TRUSTING, wrong))
     assert all(word in said for word in ("/webhook/replicas", "/certs/port", "'extra'"))
     said = helm.refusal({"trustedCIDRs": ["192.0.2.1/24", "::/0"], "certificates": {"mode": "secret"}})
-    assert all(f"- {name}" in said for name in ("trustedCIDRs: 192.0.2.1/24", "trustedCIDRs: ::/0"))
+    assert all(f"- trustedCIDRs: {text}" in said for text in ('"192.0.2.1/24"', "::/0"))
     assert all(f"- certificates.secret.{name}" in said for name in ("name", "caBundle"))
 
 
@@ -195,21 +195,6 @@ def test_without_trusted_networks_helm_says_what_to_do(helm: Helm) -> None:
     said = helm.refusal({})
     assert "trustedCIDRs: it must name your load balancers" in said
     assert "--set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'" in said
-
-
-@pytest.mark.parametrize("everyone", ["0.0.0.0/0", "::/0", "10.0.0.0/0"])
-def test_nobody_trusts_everybody(everyone: str, helm: Helm) -> None:
-    """Not as one network among others either."""
-    said = helm.refusal({"trustedCIDRs": ["192.0.2.0/24", everyone]})
-    assert f"{everyone} would let anybody state any address" in said
-
-
-def test_networks_with_host_bits_are_refused(helm: Helm) -> None:
-    """The webhook would refuse to start with them, long after helm has said that all is well."""
-    good = ["192.0.2.0/24", "10.0.0.0/8", "192.0.2.7", "192.0.2.7/32", "128.0.0.0/1", "203.0.113.254/31"]
-    assert helm.refusal({"trustedCIDRs": good}) == ""
-    for bad in ("192.0.2.1/24", "10.0.0.1/8", "203.0.113.255/31", "192.0.0.0/1"):
-        assert f"{bad} has host bits set" in helm.refusal({"trustedCIDRs": [bad]})
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)), st.integers(0, 128))

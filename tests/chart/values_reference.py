@@ -21,8 +21,9 @@ _INTRO = """<!-- Written by `python tests/chart/values_reference.py`. Don't edit
 # Values of the chart
 
 Set them with `--set webhook.replicas=3` or, better, in a file of your own with `--values`. Only `trustedCIDRs` must be
-set. A value that is not known or not allowed stops helm before anything is changed; `charts/srcip/values.schema.json`
-says what is allowed. A changed value that the webhook reads replaces its Pods one by one, and no admission fails.
+set. A value that is not known or not allowed stops helm before anything is changed; so does one with which the webhook
+or srcip-certs would not start. `charts/srcip/values.schema.json` and `charts/srcip/files/limits.yaml`
+say what is allowed. A changed value that the webhook reads replaces its Pods one by one, and no admission fails.
 """
 _KEY = re.compile(r"(?P<indent> *)(?P<key>[A-Za-z0-9]+):(?P<rest>.*)")
 

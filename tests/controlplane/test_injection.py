@@ -59,6 +59,20 @@ def test_the_pods_of_a_deployment_are_injected(api: Api, apps: str) -> None:
         assert each["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet"
 
 
+@pytest.mark.parametrize("mode", ["tproxy", "redirect", "ebpf", "ebpf,tproxy"])
+def test_a_pod_that_lost_only_its_status_is_known(mode: str, api: Api, apps: str) -> None:
+    """With all that the API server filled into srcip's containers, as another webhook would hand it on."""
+    asked = {"srcip.io/mode": mode, "srcip.io/http-ports": "8080"}
+    first = api.post(pods(apps), pod("web", annotations=asked), dryRun="All")
+    status = first["metadata"]["annotations"].pop("srcip.io/status")
+    meta = {key: first["metadata"][key] for key in ("name", "annotations", "labels") if key in first["metadata"]}
+    again = api.post(pods(apps), {**first, "metadata": meta}, dryRun="All")
+    assert again["metadata"]["annotations"]["srcip.io/status"] == status
+    assert [each["name"] for each in again["spec"]["initContainers"]] == [
+        each["name"] for each in first["spec"]["initContainers"]
+    ]
+
+
 def test_an_injected_pod_can_be_relabelled_and_deleted(api: Api, apps: str) -> None:
     made = api.post(pods(apps), pod("web"))
     changed = api.patch(f"{pods(apps)}/web", {"metadata": {"labels": {"tier": "front"}}})

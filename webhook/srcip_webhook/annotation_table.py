@@ -38,6 +38,7 @@ class Intent:
     inject: bool
     inbound_ports: tuple[PortRange | str, ...] | None
     exclude_inbound_ports: tuple[PortRange | str, ...]
+    without_ports: str
     trusted_cidrs: tuple[str, ...] | None
     trust_any_source: bool
     proxy_protocol: str
@@ -105,6 +106,16 @@ TABLE: tuple[Annotation, ...] = (
         (),
         "none",
         "Ports taken out of the intercepted ones.",
+    ),
+    Annotation(
+        "without-ports",
+        "without_ports",
+        Word(("refuse", "skip")),
+        "refuse",
+        "refuse",
+        "What becomes of a Pod without a TCP port to intercept, and without `outbound-ports`. `skip` leaves it alone: "
+        "for helper Jobs of an operator that writes the same annotations on all its Pods. A port that is named and not "
+        "declared is refused all the same.",
     ),
     Annotation(
         "trusted-cidrs",

@@ -15,11 +15,13 @@ from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
 from srcip_webhook.pods import shown
 from srcip_webhook.values import BadValue
 
-__all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "schema"]
+__all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "row_of", "schema"]
 
 MODE = PREFIX + "mode"
 INJECT = PREFIX + "inject"
 STATUS = PREFIX + "status"
+LABEL = PREFIX + "injection"
+"""Label of namespaces; only Pods of those where it is `enabled` reach the webhook."""
 INJECTED = PREFIX + "injected"
 """Label of Pods that got the sidecar, which has metrics to be read."""
 
@@ -43,6 +45,11 @@ class Reading:
     """A sentence for each value that is not allowed."""
     warnings: tuple[str, ...]
     """A sentence for each annotation with our prefix that TABLE does not know; most are typing errors."""
+
+
+def row_of(key: str) -> Annotation | None:
+    """The row of TABLE about this annotation."""
+    return _BY_KEY.get(key)
 
 
 def read(annotations: Mapping[str, str]) -> Reading:
@@ -69,7 +76,7 @@ _remembered = lru_cache(maxsize=512)(_read)
 
 
 _MEANT = {
-    PREFIX + "injection": f"; it is the label of the Namespace, and a Pod asks by {MODE}",
+    LABEL: f"; it is the label of the Namespace, and a Pod asks by {MODE}",
     PREFIX + "ports": f"; did you mean {PREFIX}inbound-ports?",
 }
 """What other names stand for that are near the wrong one."""

@@ -1,4 +1,4 @@
-"""The HTTP side: POST /mutate, /healthz, /readyz and /metrics.
+"""The HTTP side: POST /mutate, /hint and /hint/unlabelled, /healthz, /readyz and /metrics.
 
 Whatever is wrong with a request is the sender's fault and gets a 4xx with a reason; whatever is wrong with a Pod is
 answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop; that of a large
@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from srcip_webhook import logs, pods, review
+from srcip_webhook import hints, logs, pods, review
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
@@ -36,6 +36,14 @@ MOST_VALUES = 500_000
 """Most values in the JSON of a request: each takes some hundred bytes of memory, however short it is in the request."""
 VALUE_SIGNS = (b",", b"[", b"{")
 """Each value but the first follows one of these."""
+
+
+JUDGES: dict[str, Callable[[review.Request, Settings], Outcome]] = {
+    "/mutate": judge,
+    "/hint": hints.of_opted_in,
+    "/hint/unlabelled": hints.of_unlabelled,
+}
+"""Who decides about a review, by the path that it comes to."""
 
 
 class Large:
@@ -60,9 +68,9 @@ def create_app(
     """The ASGI application. `not_ready` tells why the process should get no requests, or None."""
     counted, large = metrics or Metrics(), Large()
 
-    async def mutate(request: Request) -> Response:
+    async def reviewed(request: Request) -> Response:
         try:
-            return await _mutate(request, settings, counted, large)
+            return await _reviewed(request, settings, counted, large)
         except HttpFault as fault:
             return _rejected(fault, counted)
         except ClientDisconnect:
@@ -79,13 +87,14 @@ def create_app(
         return PlainTextResponse(counted.text(), media_type="text/plain; version=0.0.4")
 
     app = FastAPI(title="srcip", openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_route("/mutate", mutate, methods=["POST"])
+    for path in JUDGES:
+        app.add_route(path, reviewed, methods=["POST"])
     for path, endpoint in (("/healthz", healthz), ("/readyz", readyz), ("/metrics", scrape)):
         app.add_route(path, endpoint, methods=["GET"])
     return app
 
 
-def _answered(body: bytearray, settings: Settings) -> tuple[review.Request, Outcome, bytes]:
+def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Request, Outcome, bytes]:
     """The work of one review. Raises HttpFault."""
     if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
         raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
@@ -93,19 +102,19 @@ def _answered(body: bytearray, settings: Settings) -> tuple[review.Request, Outc
         asked = review.read(body)
     except review.ReviewError as error:
         raise HttpFault(400, str(error)) from None
-    outcome = judge(asked, settings)
+    outcome = JUDGES[path](asked, settings)
     return asked, outcome, json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
 
 
-async def _mutate(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
+async def _reviewed(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
     _check_headers(request, settings)
     body = await _body(request, settings, large)
     started = time.perf_counter()
     if len(body) <= LARGE:
-        asked, outcome, content = _answered(body, settings)
+        asked, outcome, content = _answered(request.scope["path"], body, settings)
     else:
         run = asyncio.get_running_loop().run_in_executor
-        asked, outcome, content = await run(large.worker, _answered, body, settings)
+        asked, outcome, content = await run(large.worker, _answered, request.scope["path"], body, settings)
     metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
     _log(asked, outcome)
     return Response(content, media_type="application/json")

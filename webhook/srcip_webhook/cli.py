@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import click
 
-from srcip_webhook import __version__, manifests, reference
+from srcip_webhook import __version__, holders, manifests, reference
 from srcip_webhook.annotations import schema as annotations_schema
 from srcip_webhook.explain import explained
 from srcip_webhook.mutate import Outcome, consider
@@ -169,7 +169,7 @@ def _tell(seen: list[tuple[str, Outcome]]) -> None:
 
 def _tell_misplaced(documents: list[manifests.Document]) -> None:
     """Annotations that nobody reads, to standard error; ends the command if there are any."""
-    found = [text for document in documents for text in manifests.misplaced(document.value)]
+    found = [text for document in documents for text in holders.misplaced(document.value)]
     for text in found:
         click.echo(f"warning: {text}", err=True)
     if found:

@@ -14,26 +14,9 @@ from typing import Any
 
 import yaml
 
-from srcip_webhook.annotation_rows import PREFIX
+from srcip_webhook.holders import path_of, title
 from srcip_webhook.pods import lookup
 from srcip_webhook.yaml_reader import Dumper, Loader
-
-_TEMPLATE = ("spec", "template")
-PATHS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("", "Pod"): (),
-    ("", "PodTemplate"): ("template",),
-    ("", "ReplicationController"): _TEMPLATE,
-    ("apps", "Deployment"): _TEMPLATE,
-    ("apps", "StatefulSet"): _TEMPLATE,
-    ("apps", "DaemonSet"): _TEMPLATE,
-    ("apps", "ReplicaSet"): _TEMPLATE,
-    ("batch", "Job"): _TEMPLATE,
-    ("batch", "CronJob"): ("spec", "jobTemplate", "spec", "template"),
-}
-"""Where an object of this API group and kind holds its Pod."""
-
-SHAPES = (_TEMPLATE, ("spec", "jobTemplate", "spec", "template"))
-"""Where other kinds hold a Pod template."""
 
 Change = Callable[[dict[str, Any], str], dict[str, Any]]
 """A Pod or Pod template and the name of the object around it → the Pod as it should be."""
@@ -125,14 +108,6 @@ def changed(value: Any, change: Change) -> Any:
     return value if path is None else _at(value, path, lambda pod: change(pod, title(value)))
 
 
-def path_of(value: dict[str, Any]) -> tuple[str, ...] | None:
-    """Where this object holds its Pod: by its kind, or by its shape (Argo's Rollout, Knative's Service)."""
-    known = PATHS.get((_group(value), str(value.get("kind"))))
-    if known is not None:
-        return known
-    return next((path for path in SHAPES if isinstance(lookup(value, *path, "spec", "containers"), list)), None)
-
-
 def decoded(pod: dict[str, Any]) -> dict[str, Any]:
     """The Pod as the API server hands it to a webhook: null in a map of texts is an empty text (Go's encoding/json).
     The same object where there is none."""
@@ -144,42 +119,6 @@ def decoded(pod: dict[str, Any]) -> dict[str, Any]:
         if isinstance(found, dict) and None in found.values()
     }
     return {**pod, "metadata": {**pod["metadata"], **texts}} if texts else pod
-
-
-def misplaced(value: Any) -> Iterator[str]:
-    """A sentence for each annotation of srcip where nobody reads it, in an object or in a list of them."""
-    if isinstance(value, list):
-        if any(_own(item) for item in value):
-            yield "a list of objects is no manifest: write documents with --- between, or kind: List with items"
-        return
-    if not isinstance(value, dict):
-        return
-    if isinstance(value.get("items"), list) and str(value.get("kind", "")).endswith("List"):
-        for item in value["items"]:
-            yield from misplaced(item)
-        return
-    path, own = path_of(value), _own(value)
-    if own and path is None:
-        yield f"{title(value)}: {own[0]}: this kind of object holds no Pod that srcip knows (Pod is written so)"
-    elif own and path:
-        where = ".".join((*path, "metadata", "annotations"))
-        yield f"{title(value)}: {own[0]}: nobody reads it there; write it into {where}"
-
-
-def _own(value: Any) -> list[str]:
-    annotations = lookup(value, "metadata", "annotations")
-    return [str(key) for key in annotations if str(key).startswith(PREFIX)] if isinstance(annotations, dict) else []
-
-
-def _group(value: dict[str, Any]) -> str:
-    return str(value.get("apiVersion", "")).rpartition("/")[0]
-
-
-def title(value: dict[str, Any]) -> str:
-    """`Kind/name` of an object."""
-    meta = value.get("metadata")
-    name = (meta.get("name") or meta.get("generateName")) if isinstance(meta, dict) else None
-    return f"{value.get('kind')}/{name or '(no name)'}"
 
 
 def _at(node: Any, path: tuple[str, ...], change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_webhook import patch, pods, review, status
+from srcip_webhook import patch, pods, review, status, stripped, unquoted
+from srcip_webhook.annotations import read
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
@@ -46,11 +47,13 @@ class Outcome:
 def consider(pod: Any, settings: Settings) -> Outcome:
     """Decide about a Pod, or a Pod template with its `metadata` and `spec`, and render the result."""
     if faults := pods.shape_errors(pod):
-        return _unreadable(pod, Reason.INVALID_POD, faults[:20])
+        return _misshapen(pod, faults, settings)
     try:
         base = status.undo(pod)
     except ValueError as error:
         return _unreadable(pod, Reason.INVALID_STATUS, [str(error)])
+    if base is pod and not declined(pod) and (said := stripped.status_of(pod)):
+        return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
     if isinstance(decision, Inject):
         return _injected(pod, base, decision, settings)
@@ -65,11 +68,55 @@ def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outc
     return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
 
 
+def _stripped(pod: Pod, base: Pod, settings: Settings) -> Outcome:
+    """A Pod that lost the annotation by which srcip knows what it added, `base` being the Pod without that."""
+    decision = decide(base, settings)
+    if isinstance(decision, Inject):
+        after = injected(base, decision, settings)
+        if stripped.is_ours(pod, after):
+            return Outcome(decision, Reason.CHANGED, pod, after)
+        decision = Refuse((Fault(Reason.NAME_CLASH, stripped.message(pod)),), decision.warnings)
+    reason = decision.reason if isinstance(decision, Skip) else decision.faults[0].reason
+    return Outcome(decision, reason, pod, pod)
+
+
 def _unreadable(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
     """Refused, unless the Pod never asked for us: then its faults are not ours to tell."""
     if why := declined(pod):
         return Outcome(Skip(why), why, pod, pod)
     return Outcome(Refuse(tuple(Fault(reason, message) for message in messages)), reason, pod, pod)
+
+
+def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
+    """Refused for fields of the wrong type, and for whatever else can be seen beside them."""
+    if why := declined(pod):
+        return Outcome(Skip(why), why, pod, pod)
+    own = unquoted.sentences(pod)
+    told = tuple(f"Pod.metadata.annotations[{pods.shown(key)}]: " for key in own)
+    rest = [Fault(Reason.INVALID_POD, text) for text in errors if not text.startswith(told)]
+    decision = _beside(unquoted.quoted(pod), settings) if isinstance(pod, dict) else Skip(Reason.INVALID_POD)
+    others = decision.faults if isinstance(decision, Refuse) else ()
+    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in own.values()] + rest[:20]
+    faults += [fault for fault in others if not fault.message.startswith(tuple(f"{key}: " for key in own))]
+    return Outcome(Refuse(tuple(faults), decision.warnings), faults[0].reason, pod, pod)
+
+
+def _beside(pod: Pod, settings: Settings) -> Decision:
+    """What else is wrong with a Pod whose unquoted values are read as texts."""
+    if pods.shape_errors(pod):
+        return _annotations_alone(pod)
+    try:
+        return decide(status.undo(pod), settings)
+    except ValueError as error:
+        return Refuse((Fault(Reason.INVALID_STATUS, str(error)),))
+
+
+def _annotations_alone(pod: Pod) -> Decision:
+    """Where the Pod itself can't be read."""
+    said = pods.lookup(pod, "metadata", "annotations")
+    texts = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
+    reading = read({key: text for key, text in texts.items() if isinstance(key, str)})
+    return Refuse(tuple(Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults), reading.warnings)
 
 
 def judge(request: Request, settings: Settings) -> Outcome:

@@ -114,7 +114,8 @@ def _walk_map(value: dict[Any, Any], shape: Any) -> Sequence[str]:
     errors: list[str] = []
     for key, item in value.items():
         found = (": null is not a string",) if item is None and shape is str else _walk(item, shape)
-        errors += [f"[{shown(key)}]{error}" for error in found]
+        hint = "; quote it" if found and shape is str and isinstance(item, bool | int | float) else ""
+        errors += [f"[{shown(key)}]{error}{hint}" for error in found]
     return errors
 
 

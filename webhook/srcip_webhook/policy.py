@@ -22,7 +22,7 @@ from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason
 from srcip_webhook.settings import Settings
-from srcip_webhook.surprises import surprises
+from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
 from srcip_webhook.windows import windows_by
 
@@ -73,9 +73,11 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     reading = read(said)
     intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
-        return Skip(reason, warnings if reason == Reason.NOT_REQUESTED else ())
+        return Skip(reason, (*warnings, *without_mode(pod)) if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
     outbound = asks_for_outbound(said)
+    if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
+        return Skip(Reason.WITHOUT_PORTS, warnings)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
     faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
     faults += _pod_faults(pod, intent)
@@ -169,9 +171,18 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
 def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
     yield from (Fault(Reason.UNDECLARED_PORT, text) for text in ports.undeclared)
     yield from (Fault(Reason.PORT_CLASH, text) for text in ports.clashes)
-    if pods.named(pod, "containers") and not ports.intercepted and not ports.undeclared and not outbound:
-        text = "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports"
+    if _serves_nothing(pod, ports, outbound):
+        text = (
+            "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports; "
+            f"{PREFIX}without-ports: skip leaves a Pod alone that serves nothing, such as a helper Job"
+        )
         yield Fault(Reason.NO_PORTS, text)
+
+
+def _serves_nothing(pod: Pod, ports: Ports, outbound: bool) -> bool:
+    """Whether there is nothing to do for a Pod: no port to intercept, none meant, and no headers to set."""
+    asked = ports.intercepted or ports.undeclared or ports.clashes or outbound
+    return bool(pods.named(pod, "containers")) and not asked
 
 
 def _trust_faults(intent: Intent, cidrs: tuple[str, ...], said: dict[str, str]) -> Iterable[Fault]:

@@ -17,6 +17,8 @@ class Reason(StrEnum):
     NOT_CREATE = "not-create"
     NOT_A_POD = "not-a-pod"
     NOT_REQUESTED = "not-requested"
+    NOT_LABELLED = "not-labelled"
+    WITHOUT_PORTS = "without-ports"
     OPTED_OUT = "opted-out"
     MIRROR_POD = "mirror-pod"
     INVALID_POD = "invalid-pod"
@@ -42,8 +44,10 @@ REASONS: dict[Reason, str] = {
     Reason.UNCHANGED: "The Pod already has exactly the sidecar it asks for; nothing is patched.",
     Reason.CHANGED: "The Pod has a sidecar but asks for another; what srcip added is rendered anew.",
     Reason.NOT_CREATE: "Only the creation of a Pod is looked at: a Pod's containers can't change later.",
-    Reason.NOT_A_POD: "The object is not a Pod.",
+    Reason.NOT_A_POD: "The object is not a Pod; what holds a Pod template gets warnings alone.",
     Reason.NOT_REQUESTED: "The Pod has no `srcip.io/mode`.",
+    Reason.NOT_LABELLED: "The namespace has no label `srcip.io/injection: enabled`; whoever asks there is warned.",
+    Reason.WITHOUT_PORTS: "There is no TCP port to intercept, and `srcip.io/without-ports: skip` says to go without.",
     Reason.OPTED_OUT: '`srcip.io/inject: "false"`, as an annotation or a label. Wins over everything else.',
     Reason.MIRROR_POD: "The Pod mirrors a static one, which kubelet runs from a file; no webhook can change that.",
     Reason.INVALID_POD: "A field that srcip reads has a type that Kubernetes does not allow.",

@@ -7,7 +7,7 @@ owner wrote it; then the decision is taken anew, and nothing is ever added twice
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from srcip_proxy.plan import Plan
@@ -83,9 +83,17 @@ def _aliases(status: dict[str, Any]) -> bool:
 def undo(pod: Pod) -> Pod:
     """The Pod without anything that srcip added to it; the same object if there is nothing. Raises ValueError."""
     status = read(pod)
-    if status is None:
-        return pod
+    return pod if status is None else without(pod, status)
+
+
+def without(pod: Pod, status: dict[str, Any]) -> Pod:
+    """The Pod without anything that srcip added to it, as this status tells."""
     return {**pod, "metadata": _metadata_without(pod), "spec": _spec_without(pod, status)}
+
+
+def places() -> Iterable[tuple[str, tuple[str, ...]]]:
+    """Where a container can name a port that srcip rewrites: each place with dots, and as steps."""
+    return _PATHS.items()
 
 
 def _metadata_without(pod: Pod) -> dict[str, Any]:

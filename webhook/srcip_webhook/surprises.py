@@ -8,6 +8,7 @@ from typing import Any
 from srcip_proxy.plan import OUTBOUND_WAIT_MS, TOA, Plan
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, OF_SIDECAR, PREFIX, TABLE, Intent
+from srcip_webhook.annotations import INJECTED, MODE, row_of
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
@@ -21,6 +22,15 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
         yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
     if _guaranteed(pod) and not pods.has_resources(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
         yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
+
+
+def without_mode(pod: Pod) -> Iterator[str]:
+    """About a Pod that says something of srcip's, and does not ask for it."""
+    said = [key for key in pods.annotations_of(pod) if row_of(key)]
+    said += [f"label {key}" for key in pods.labels_of(pod) if key.startswith(PREFIX) and key != INJECTED]
+    if said:
+        modes = "tproxy, redirect or ebpf"
+        yield f"srcip: nothing is injected without the annotation {MODE} ({modes}) beside {', '.join(said[:5])}"
 
 
 def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:

@@ -32,7 +32,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $_ := set $own "app.kubernetes.io/version" ($root.Chart.AppVersion | toString) -}}
 {{- $_ := set $own "app.kubernetes.io/managed-by" $root.Release.Service -}}
 {{- $_ := set $own "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
-{{- toYaml (merge $own $root.Values.commonLabels) -}}
+{{- toYaml (merge $own (default dict $root.Values.commonLabels)) -}}
 {{- end }}
 
 {{/* Takes (list $ COMPONENT ANNOTATIONS): the labels and, if there are any, the annotations of an object. */}}
@@ -40,7 +40,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $root := index . 0 -}}
 labels:
   {{- include "srcip.labels" . | nindent 2 }}
-{{- with merge (dict) (index . 2) $root.Values.commonAnnotations }}
+{{- with merge (dict) (index . 2) (default dict $root.Values.commonAnnotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -1,30 +1,40 @@
-{{/* What the schema can't say, or can't say helpfully. All faults are told at once. */}}
+{{/* What the schema can't say, or can't say helpfully: what the processes would refuse to start with. All faults are told
+at once. files/limits.yaml is made from the tables of these processes. */}}
 {{- define "srcip.validate" -}}
-{{- $faults := list -}}
+{{- $limits := .Files.Get "files/limits.yaml" | fromYaml -}}
+{{- $told := dict "faults" list "values" .Values "limits" $limits "cidrs" .Values.trustedCIDRs "allowed" $limits.networks -}}
 {{- if not .Values.trustedCIDRs -}}
-  {{- $faults = append $faults "trustedCIDRs: it must name your load balancers, as only they may state a client's address. Such as\n      --set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'\n    docs/install.md says what it is for common load balancers." -}}
+  {{- $_ := set $told "faults" (append $told.faults "trustedCIDRs: it must name your load balancers, as only they may state a client's address. Such as\n      --set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'\n    docs/install.md says what it is for common load balancers.") -}}
 {{- end -}}
-{{- range .Values.trustedCIDRs -}}
-  {{- if hasSuffix "/0" . -}}
-    {{- $faults = append $faults (printf "trustedCIDRs: %s would let anybody state any address. Name the load balancers. A single Pod can say so itself, with srcip.io/trust-any-source." .) -}}
-  {{- else if and (not (contains ":" .)) (contains "/" .) -}}
-    {{- $size := 1 -}}
-    {{- range until (sub 32 (splitList "/" . | last | atoi) | int) }}{{ $size = mul $size 2 }}{{ end -}}
-    {{- $number := 0 -}}
-    {{- range splitList "." (splitList "/" . | first) }}{{ $number = add (mul $number 256) (atoi .) }}{{ end -}}
-    {{- if mod $number $size -}}
-      {{- $faults = append $faults (printf "trustedCIDRs: %s has host bits set: it is no network." .) -}}
-    {{- end -}}
+{{- include "srcip.networkFaults" $told -}}
+{{- include "srcip.boundFaults" $told -}}
+{{- include "srcip.requestFaults" $told -}}
+{{- $image := include "srcip.image" (list . .Values.proxy.image) -}}
+{{- if not (regexMatch $limits.image.pattern $image) -}}
+  {{- $_ := set $told "faults" (append $told.faults (printf "proxy.image: %q is not allowed. Allowed: %s" $image $limits.image.allowed)) -}}
+{{- end -}}
+{{- if eq .Values.certificates.mode "self-managed" -}}
+  {{- include "srcip.partFaults" $told -}}
+  {{- if eq (int .Values.webhook.port) (int .Values.certs.port) -}}
+    {{- $_ := set $told "faults" (append $told.faults (printf "webhook.port, certs.port: both are %d, and both listen in one Pod. Allowed: two different ports" (int .Values.certs.port))) -}}
+  {{- end -}}
+{{- end -}}
+{{- if eq .Values.certificates.mode "cert-manager" -}}
+  {{- include "srcip.certManagerFaults" $told -}}
+{{- end -}}
+{{- range .Values.networkPolicy.apiServerCIDRs -}}
+  {{- if not (include "srcip.bits" (splitList "/" . | first)) -}}
+    {{- $_ := set $told "faults" (append $told.faults (printf "networkPolicy.apiServerCIDRs: %q is not a network. Allowed: %s" . $limits.networks)) -}}
   {{- end -}}
 {{- end -}}
 {{- if eq .Values.certificates.mode "secret" -}}
   {{- range $name := list "name" "caBundle" -}}
     {{- if not (get $.Values.certificates.secret $name) -}}
-      {{- $faults = append $faults (printf "certificates.secret.%s: it must be set, as certificates.mode is secret." $name) -}}
+      {{- $_ := set $told "faults" (append $told.faults (printf "certificates.secret.%s: it must be set, as certificates.mode is secret." $name)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if $faults -}}
-  {{- fail (printf "\n\nThe values are not complete or not right:\n\n  - %s\n" (join "\n  - " $faults)) -}}
+{{- if $told.faults -}}
+  {{- fail (printf "\n\nThe values are not complete or not right:\n\n  - %s\n" (join "\n  - " $told.faults)) -}}
 {{- end -}}
 {{- end }}
