@@ -310,14 +310,18 @@ static __noinline int adds_up(struct __sk_buff *skb, struct work *w, __u32 at, _
 
 /*
  * Whether the kernel is yet to make the checksum, as it is with a packet from this node. Nothing tells, but such a packet
- * cannot be cut before its checksum (__bpf_skb_min_len in net/core/filter.c); any other is, and is to be dropped.
+ * cannot be cut before its checksum (__bpf_skb_min_len in net/core/filter.c); any other is, and is to be dropped. Older
+ * kernels (tried: 6.1, 6.12) cut both; there the packet is believed.
  */
 static __always_inline int is_unfinished(struct __sk_buff *skb, struct work *w)
 {
+	struct settings *settings = get_settings();
 	struct packet *p = &w->packet;
 
 	if (bpf_skb_load_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr)) || !is_partial((struct tcphdr *)w->tcp, p))
 		return 0;
+	if (settings && !settings->tells_partial)
+		return 1;
 	return bpf_skb_change_tail(skb, p->tcp + CHECK_AT, 0) == -EINVAL;
 }
 

@@ -102,7 +102,8 @@ struct settings {
 	__u32 timeout_ms;
 	__u32 is_exact; /* refuse, rather than show the balancer */
 	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
-	__u32 is_toa; /* the TCP option TOA states the client, and there are no headers */
+	__u16 is_toa; /* the TCP option TOA states the client, and there are no headers */
+	__u16 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
 	__u64 network; /* cookie of the network namespace that this is about */
 };
 

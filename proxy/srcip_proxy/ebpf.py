@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
         return "in place already"
     if before is not None:
         raise libbpf.BpfError("another configuration is attached to this Pod; a Pod keeps its first one to its end")
-    entries = ebpf_maps.entries(plan, pod, number, _network())
+    node = ebpf_maps.Node(_network(), ebpf_preflight.tells_partial(platform.release()))
+    entries = ebpf_maps.entries(plan, pod, number, node)
     loaded = _loaded(objects, plan.max_connections)
     try:
         hook = _attach_to(loaded, place)

@@ -31,17 +31,25 @@ class Entry:
     value: bytes
 
 
+@dataclass(frozen=True)
+class Node:
+    """What the programs know of where they are."""
+
+    network: int
+    """The cookie of the Pod's network namespace."""
+    tells_partial: bool
+    """Whether the kernel tells packets whose checksum is yet to be made."""
+
+
 class TooManyAddressesError(ValueError):
     """The Pod has more addresses than the programs can compare a claim with."""
 
 
-def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
-    """All that must be written, the last entry last: it puts the programs to work. `network` is the cookie of the
-    Pod's network namespace. Raises TooManyAddressesError.
-    """
+def entries(plan: Plan, pod: Pod, fingerprint: int, node: Node) -> list[Entry]:
+    """All that must be written, the last entry last: it puts the programs to work. Raises TooManyAddressesError."""
     found = [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
     found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
-    return [*found, Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, network))]
+    return [*found, Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, node))]
 
 
 def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
@@ -49,14 +57,15 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
-def _settings(plan: Plan, pod: Pod, number: int, network: int) -> bytes:
+def _settings(plan: Plan, pod: Pod, number: int, node: Node) -> bytes:
     own = _own(pod)
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
     limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
     listed = struct.pack("=I", len(own)) + b"".join(struct.pack("=I16s", a.version, a.packed) for a in own)
     is_exact = plan.client_address != "best-effort"
     is_toa = plan.client_from == TOA
-    rest = struct.pack("=IIIIQ", plan.header_timeout_ms, is_exact, number, is_toa, network)
+    flags = struct.pack("=HH", is_toa, node.tells_partial)
+    rest = struct.pack("=III4sQ", plan.header_timeout_ms, is_exact, number, flags, node.network)
     return limits + listed.ljust(4 + 20 * MOST_OWN, b"\0") + rest
 
 

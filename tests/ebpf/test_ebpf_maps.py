@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from rig import plan
 
 from srcip_lab import bpf
-from srcip_proxy import ebpf_maps
+from srcip_proxy import ebpf_maps, ebpf_preflight
 from srcip_proxy.ebpf_counters import ADDRESS, COUNTERS, FINGERPRINT_PORT
-from srcip_proxy.ebpf_maps import Entry, entries, fingerprint
+from srcip_proxy.ebpf_maps import Entry, Node, entries, fingerprint
 from srcip_proxy.plan import PortRange, merge
 from srcip_proxy.pod import Pod
 
+HERE = Node(network=9, tells_partial=True)
 POD = Pod((ipaddress.ip_address("10.0.0.2"),))
 STATE = (bpf.SOURCES / "state.h").read_text()
 PEERS = (bpf.SOURCES / "peers.h").read_text()
@@ -46,7 +47,7 @@ def test_constants_are_those_of_the_c() -> None:
 @given(st.lists(PORTS, min_size=1, max_size=20))
 def test_exactly_the_ports_of_the_plan_are_intercepted(ports: list[int]) -> None:
     ranges = merge(PortRange(port, port) for port in ports)
-    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, 2))
+    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, HERE))
     found = {
         struct.unpack("=I", key)[0] * 64 + bit
         for key, value in words.items()
@@ -58,14 +59,14 @@ def test_exactly_the_ports_of_the_plan_are_intercepted(ports: list[int]) -> None
 
 def test_all_ports() -> None:
     ranges = (PortRange(1, 15300), PortRange(15330, 65535))
-    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, 2))
+    words = of("ports", entries(plan(inbound_ports=ranges), POD, 1, HERE))
     assert sum(struct.unpack("=Q", value)[0].bit_count() for value in words.values()) == 15300 + 65535 - 15329
 
 
 def test_the_node_has_its_own_policy_where_it_is_trusted() -> None:
     """Its address is a longer prefix than the network; a node that is not trusted gets none."""
     node = (ipaddress.ip_address("10.77.1.9"), ipaddress.ip_address("192.0.2.1"))
-    networks = of("networks", entries(plan(), Pod(POD.addresses, node), 1, 2))
+    networks = of("networks", entries(plan(), Pod(POD.addresses, node), 1, HERE))
     mapped = bytes(10) + b"\xff\xff"
     assert networks == {
         struct.pack("=I", 96 + 24) + mapped + bytes([10, 77, 1, 0]): struct.pack("=I", 1),
@@ -78,7 +79,7 @@ def test_a_pod_with_too_many_addresses_is_refused() -> None:
     """Rather than let a claim of one of them pass."""
     many = tuple(ipaddress.ip_address(f"10.0.0.{n}") for n in range(1, 19))
     try:
-        entries(plan(), Pod(POD.addresses, unusable=many), 1, 2)
+        entries(plan(), Pod(POD.addresses, unusable=many), 1, HERE)
     except ebpf_maps.TooManyAddressesError as error:
         assert "18 addresses" in str(error)
     else:
@@ -88,8 +89,14 @@ def test_a_pod_with_too_many_addresses_is_refused() -> None:
 def test_the_option_is_asked_for_where_the_plan_says_so() -> None:
     """In the place that the C reads: behind the fingerprint, before the network's cookie."""
     for changes, is_toa in (({}, 0), ({"mode": "ebpf", "client_from": "toa"}, 1)):
-        (value,) = of("settings_map", entries(plan(**changes), POD, 7, 9)).values()
-        assert struct.unpack("=IIQ", value[-16:]) == (7, is_toa, 9)
+        (value,) = of("settings_map", entries(plan(**changes), POD, 7, HERE)).values()
+        assert struct.unpack("=IHHQ", value[-16:]) == (7, is_toa, 1, 9)
+
+
+def test_a_kernel_is_believed_to_tell_what_it_was_seen_to_tell() -> None:
+    """Before that a packet from the same node would be taken for one with a wrong checksum, and dropped."""
+    kernels = {"5.17": False, "6.1.0-56-cloud-amd64": False, "6.12.1": False, "6.18.44": True, "7.0": True, "?": False}
+    assert {release: ebpf_preflight.tells_partial(release) for release in kernels} == kernels
 
 
 def test_a_fingerprint_tells_plans_pods_and_programs_apart() -> None:
