@@ -15,6 +15,7 @@ PORT = 7000
 LINK = "pod"
 """The node's end of the Pod's interface."""
 _OUTGOING = 4  # PACKET_OUTGOING of packet(7)
+_RECEIVE_BUFFER_FORCE = 33  # SO_RCVBUFFORCE
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def link(pod: Pod) -> Link:
 
     def opened() -> socket.socket:
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        sock.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER_FORCE, 1 << 22)
         sock.bind((LINK, 0))
         return sock
 
@@ -123,7 +124,7 @@ class Sender:
         self.send(self.segment(flags, data))
         self.seq = (self.seq + len(data) + (flags & FIN)) % 2**32
 
-    def wait(self, until: Any, seconds: float = 2) -> bool:
+    def wait(self, until: Any, seconds: float = 10) -> bool:
         """Take what comes until that is true; False when nothing comes for so long."""
         self.link.sock.settimeout(seconds)
         while not until():
