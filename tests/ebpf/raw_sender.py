@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from packets import ACK, FIN, PSH, RST, SYN, checksum
 PORT = 7000
 LINK = "pod"
 """The node's end of the Pod's interface."""
+AGAIN = 0.5
+"""Seconds until what was not answered is sent again."""
 _OUTGOING = 4  # PACKET_OUTGOING of packet(7)
 _RECEIVE_BUFFER_FORCE = 33  # SO_RCVBUFFORCE
 
@@ -95,6 +98,8 @@ class Sender:
     """All flags that came."""
     said: list[int] = field(default_factory=list)
     """The acknowledgements that came."""
+    sent: list[Segment] = field(default_factory=list)
+    """What was said, to be said again where nothing is heard: the Pod may have no memory for it at the moment."""
 
     def open(self) -> bool:
         """The handshake; the numbers of what comes next are known then."""
@@ -115,26 +120,41 @@ class Sender:
         return replace(right, **changes)
 
     def send(self, segment: Segment) -> None:
-        """Send it as it is."""
-        self.link.sock.send(self._framed(segment))
+        """Send it as it is; but not one that was to be wrong, and is right by chance, once in 65,536."""
+        addresses = self._addresses()
+        tcp = self._tcp(segment, addresses)
+        told = tcp[: len(tcp) + min(segment.length, 0)]
+        if (segment.partial or segment.length < 0) and _sum(addresses, told) == 0:
+            return
+        self.link.sock.send(self._framed(segment, addresses, tcp))
 
     def say(self, data: bytes, flags: int = PSH | ACK) -> None:
         """Send data, rightly."""
         self.clock += 1
-        self.send(self.segment(flags, data))
+        self.sent.append(self.segment(flags, data))
+        self.send(self.sent[-1])
         self.seq = (self.seq + len(data) + (flags & FIN)) % 2**32
 
     def wait(self, until: Any, seconds: float = 10) -> bool:
         """Take what comes until that is true; False when nothing comes for so long."""
-        self.link.sock.settimeout(seconds)
+        deadline = time.monotonic() + seconds
+        self.link.sock.settimeout(min(seconds, AGAIN))
         while not until():
             try:
                 packet, address = self.link.sock.recvfrom(65536)
             except TimeoutError:
-                return False
+                if time.monotonic() > deadline:
+                    return False
+                self._say_again()
+                continue
             if address[2] != _OUTGOING:
                 self._take(packet)
         return True
+
+    def _say_again(self) -> None:
+        self.clock += 1
+        for segment in self.sent:
+            self.send(self.segment(segment.flags, segment.data, seq=segment.seq))
 
     def _take(self, packet: bytes) -> None:
         is_ipv6 = packet[12:14] == b"\x86\xdd"
@@ -163,10 +183,11 @@ class Sender:
         if found >= 0:
             self.echo = int.from_bytes(options[found + 2 : found + 6], "big")
 
-    def _framed(self, segment: Segment) -> bytes:
+    def _addresses(self) -> bytes:
         family = socket.AF_INET6 if ":" in self.to else socket.AF_INET
-        addresses = socket.inet_pton(family, self.source) + socket.inet_pton(family, self.to)
-        tcp = self._tcp(segment, addresses)
+        return socket.inet_pton(family, self.source) + socket.inet_pton(family, self.to)
+
+    def _framed(self, segment: Segment, addresses: bytes, tcp: bytes) -> bytes:
         wrap = _ipv6 if ":" in self.to else _ipv4
         target = b"\2\0\0\0\0\1" if segment.other_host else self.link.pod
         kind = b"\x86\xdd" if ":" in self.to else b"\x08\0"
@@ -176,10 +197,18 @@ class Sender:
         words = 5 + len(segment.options) // 4 + segment.words
         numbers = (self.port, PORT, segment.seq % 2**32, segment.ack % 2**32, (words & 15) << 4, segment.flags)
         whole = struct.pack(">HHIIBBHHH", *numbers, 65535, 0, 0) + segment.options + segment.data
-        pseudo = addresses + struct.pack(">II", len(whole), 6)
-        right = checksum(pseudo + whole + b"\0" * (len(whole) % 2))
-        value = ~checksum(pseudo) if segment.partial else right + (segment.tcp_checksum or 0)
+        right = _sum(addresses, whole)
+        value = (
+            ~checksum(addresses + struct.pack(">II", len(whole), 6))
+            if segment.partial
+            else right + (segment.tcp_checksum or 0)
+        )
         return whole[:16] + struct.pack(">H", value & 0xFFFF) + whole[18:]
+
+
+def _sum(addresses: bytes, tcp: bytes) -> int:
+    """The checksum of a segment that has none yet; 0 for one that has the right one."""
+    return checksum(addresses + struct.pack(">II", len(tcp), 6) + tcp + b"\0" * (len(tcp) % 2))
 
 
 def _ipv4(segment: Segment, addresses: bytes, tcp: bytes) -> bytes:
