@@ -30,6 +30,7 @@ from srcip_proxy.sections import (
 from srcip_proxy.text import word, words
 
 READ = "{ var(sess.srcip_client) -m found }"
+TLS = "{ var(sess.srcip_kind) -m str tls }"
 KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
 REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
@@ -92,6 +93,8 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
         yield from header_rules.rules(plan)
         yield f"  use_backend {prefix}http2-{version} if {{ fc_http_major 2 }}"
         yield f"  use_backend {prefix}http{version} if {HTTP}"
+        if plan.http_other == "pass":
+            yield f"  use_backend {prefix}tls{version} if {TLS}"
     yield f"  default_backend {prefix}raw{version}"
 
 
@@ -123,18 +126,27 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
 
 
 def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = "") -> Iterator[str]:
-    yield f"backend {prefix}raw{version}\n  tcp-request inspect-delay 2ms"
-    yield from client_limit(plan)
-    yield WAIT_FOR_MORE
-    yield from servers(_targets(plan, pod, version), port)
+    yield f"backend {prefix}raw{version}"
+    yield from _raw(plan, pod, version, port)
     if not plan.http_ports:
         return
+    if plan.http_other == "pass":
+        yield f"backend {prefix}tls{version}\n  filter lua.srcip_held"
+        yield from _raw(plan, pod, version, port)
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend {prefix}{name}{version}\n  mode http"
         # a connection to the application belongs to one connection of a client, and ends when that one does; pieces of
         # a stream are sent as they come
         yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
         yield from servers(_targets(plan, pod, version, options), port, is_http=True)
+
+
+def _raw(plan: Plan, pod: Pod, version: int, port: str) -> Iterator[str]:
+    """Of a backend that passes bytes as they are."""
+    yield "  tcp-request inspect-delay 2ms"
+    yield from client_limit(plan)
+    yield WAIT_FOR_MORE
+    yield from servers(_targets(plan, pod, version), port)
 
 
 def _targets(plan: Plan, pod: Pod, version: int, options: str = "") -> list[tuple[str, str]]:

@@ -2,10 +2,13 @@
 
 import hashlib
 import ipaddress
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from srcip_lab import image
 from srcip_lab.tools import machine_path, run
@@ -56,6 +59,16 @@ def program(name: str, hint: str = "e2e/setup.sh test") -> str:
     return found
 
 
+def words_or_skip(words: Callable[[], list[str]]) -> list[str]:
+    """A command. Where there can be none, the test is skipped with the reason; in CI that is a failure."""
+    try:
+        return words()
+    except Missing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
 def built(sources: tuple[str, ...], *words: str, by: str = "") -> Path:
     """The directory with what a compiler makes of the sources; compiled when it is not in the cache yet."""
     files = [SOURCES / name for name in sources]
@@ -72,23 +85,23 @@ def built(sources: tuple[str, ...], *words: str, by: str = "") -> Path:
     return done
 
 
-def go() -> list[str]:
+def go(name: str = "peer") -> list[str]:
     """Its own runtime is a part of the program, so another Go makes another one."""
     compiler = program("go", "install Go, which builds Kubernetes for ring 3, too")
     variables = ("env", "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
     words = (*variables, compiler, "build", "-trimpath", "-o")
-    return [str(built(("peer.go",), *words, by=run(compiler, "version")) / "peer")]
+    return [str(built((f"{name}.go",), *words, by=run(compiler, "version")) / name)]
 
 
-def java(main: str) -> list[str]:
+def java(main: str, sources: tuple[str, ...] = ("Peer.java", "ChannelPeer.java")) -> list[str]:
     """The compiler may be that of the JDK or Debian's ecj, which goes by its name; both know these options."""
     compiler = (program("javac"), "-source", "17", "-target", "17", "-proc:none", "-d")
-    classes = built(("Peer.java", "ChannelPeer.java"), *compiler)
+    classes = built(sources, *compiler)
     return [program("java"), "-Xmx64m", "-cp", str(classes), main]
 
 
-def node() -> list[str]:
-    return [program("node"), str(SOURCES / "peer.js")]
+def node(name: str = "peer") -> list[str]:
+    return [program("node"), str(SOURCES / f"{name}.js")]
 
 
 def redis() -> list[str]:

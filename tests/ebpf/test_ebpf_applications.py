@@ -5,7 +5,6 @@ says. Go, Java and Node listen with one AF_INET6 socket for both versions of IP.
 so on IPv4 it cannot be shown an IPv6 client.
 """
 
-import os
 import re
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from applications import APPLICATIONS, PEERS, REDIS, Application, Missing, program, redis, with_brackets
+from applications import APPLICATIONS, PEERS, REDIS, Application, program, redis, with_brackets, words_or_skip
 from ebpf_rig import Pod, Pods
 from rig import CLIENT4, CLIENT6, LB4, LB6, LOCAL, POD4, POD6, Client, v2
 
@@ -66,21 +65,11 @@ def until(is_true: Callable[[], object], failure: Callable[[], str]) -> None:
         time.sleep(0.02)
 
 
-def words_of(app: Application) -> list[str]:
-    """Its command. Where there can be none, the test is skipped with the reason; in CI that is a failure."""
-    try:
-        return app.words()
-    except Missing as missing:
-        if os.environ.get("CI"):
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
-
-
 @pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest, pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The application, in a Pod where every port is intercepted."""
     app: Application = request.param
-    words = words_of(app)
+    words = words_or_skip(app.words)
     pod = pods(mode="ebpf", inbound_ports=EVERY_PORT)
     port = 7010 + APPLICATIONS.index(app)
     log = tmp_path_factory.mktemp("log") / app.name

@@ -115,6 +115,11 @@ class Frame:
     payload: bytes
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """The bytes of one."""
+    return len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + payload
+
+
 class Connection:
     """One end of an HTTP/2 connection; settings and pings are answered on the way."""
 
@@ -124,7 +129,7 @@ class Connection:
         self.decoder = Decoder()
 
     def send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
-        self.sock.sendall(len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + payload)
+        self.sock.sendall(frame(kind, flags, stream, payload))
 
     def headers(self, stream: int, headers: Headers, *, end: bool = False) -> None:
         self.send(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, encode(headers))
@@ -138,16 +143,16 @@ class Connection:
         """The next frame that is about a stream; None at the end of the connection."""
         while head := self.file.read(9):
             kind, flags, stream = struct.unpack(">BBI", head[3:])
-            frame = Frame(kind, flags, stream, self.file.read(int.from_bytes(head[:3], "big")))
+            got = Frame(kind, flags, stream, self.file.read(int.from_bytes(head[:3], "big")))
             if kind == SETTINGS and not flags & ACK:
                 self.send(SETTINGS, ACK, 0)
             elif kind == PING and not flags & ACK:
-                self.send(PING, ACK, 0, frame.payload)
-            elif kind == DATA and frame.payload:
-                self._more(stream, len(frame.payload))
-                return frame
+                self.send(PING, ACK, 0, got.payload)
+            elif kind == DATA and got.payload:
+                self._more(stream, len(got.payload))
+                return got
             elif stream and kind != WINDOW_UPDATE:
-                return frame
+                return got
             elif kind == GOAWAY:
                 return None
         return None

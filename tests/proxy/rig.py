@@ -34,6 +34,7 @@ HEADER_TIMEOUT = 0.6
 APP = Path(__file__).with_name("peer_app.py")
 HTTP_APP = Path(__file__).with_name("http_app.py")
 H2_APP = Path(__file__).with_name("h2_app.py")
+TLS_APP = Path(__file__).with_name("tls_app.py")
 
 
 def plan(**changes: object) -> Plan:

@@ -1,11 +1,12 @@
 """On an HTTP port: what is a request is read by the rules or refused, and what cannot be one passes or is refused."""
 
+import ssl
 import struct
 import time
 from contextlib import suppress
 
 import pytest
-from rig import CLIENT4, HTTP_APP, Rig, RigFactory, plan, v1, v2
+from rig import CLIENT4, HTTP_APP, TLS_APP, Rig, RigFactory, plan, v1, v2
 from web import ask, get, read, redirect, web
 
 pytestmark = pytest.mark.dataplane
@@ -42,6 +43,9 @@ DISGUISED = {
     "a ClientHello for a method": client_hello(session=b" / HTTP/1.1\r\nX-Forwarded-For: 6.6"),
     "a ClientHello in small letters": client_hello(session=b"\x0b/\x0bhttp/1.0\n"),
     "no ClientHello": b"\x16\x03\x01\x02\x00\x01 / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a header in a ClientHello": client_hello(session=b" /a b\r\nX-Forwarded-For: 6.6\r\n"),
+    "a line that ends in LF alone": b"EHLO a\nx / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
+    "a line that ends in CR alone": b"EHLO a\rx / HTTP/1.1\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "an old request": b"\x0bGET /\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "an absolute target": b"\xa0FOO http://a/\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
     "a target with a scheme": b"FOO x:/ y\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n",
@@ -105,7 +109,7 @@ def requests(rig: Rig) -> str:
     return "\n".join(line for line in rig.lab.log("app").splitlines() if line.startswith("request"))
 
 
-@pytest.mark.parametrize("data", PASSING)
+@pytest.mark.parametrize("data", PASSING[2:])
 def test_what_is_no_http_passes_at_once_if_told_so(rigs: RigFactory, data: bytes) -> None:
     """Untouched, in both directions, without waiting."""
     rig = rigs(redirect(http_other="pass"))
@@ -116,6 +120,35 @@ def test_what_is_no_http_passes_at_once_if_told_so(rigs: RigFactory, data: bytes
         assert time.monotonic() - started < 0.5
         client.send(get())
         assert client.seen(rest=len(data + get())).rest == data + get()
+
+
+@pytest.mark.parametrize("data", PASSING[:2])
+def test_what_follows_a_client_hello_waits_for_an_answer_in_tls(rigs: RigFactory, data: bytes) -> None:
+    """An application that speaks something else never gets it: it could be the end of a request's first line."""
+    rig = rigs(redirect(http_other="pass"))
+    for pieces in ([data + get()], [data, get()]):
+        with rig.connect() as client:
+            client.send(v2())
+            for piece in pieces:
+                client.send(piece)
+                time.sleep(0.1)
+            assert client.seen(rest=len(data + get()), timeout=0.5).rest == data
+
+
+@pytest.mark.parametrize("emit", ["off", "v1"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_application_that_ends_tls_itself_is_reached(rigs: RigFactory, version: ssl.TLSVersion, emit: str) -> None:
+    """Every byte after the handshake, both ways, with or without a fresh PROXY header before it."""
+    rig = rigs(redirect(http_other="pass", emit_proxy_protocol=emit), app=("::", "7000"), program=TLS_APP)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    line = b"x" * 1_000_000 + b"\n"
+    client = rig.connect()
+    client.send(v2())
+    with context.wrap_socket(client.sock, server_hostname="app.example") as tls, tls.makefile("rb") as file:
+        tls.sendall(line)
+        assert (int(file.readline()) > 0, file.readline()) == (emit == "v1", line)
 
 
 @pytest.mark.parametrize("data", NOT_HTTP)

@@ -53,6 +53,10 @@ local function is_no_request(line)
   return true
 end
 
+-- Whether a line in it could be a header: some server may take whatever is before that line for a request's.
+local TOKEN = "[%w!#$%%&'*+.^_`|~-]"
+local HEADER = "[\r\n]" .. TOKEN:rep(6) .. TOKEN .. "*[ \t]*:"
+
 -- Whether it begins with a whole ClientHello (RFC 8446, sections 4.1.2 and 5.1); nil while it may become one. Its first
 -- bytes are a word, and a line that has a version behind it would be a request to a lenient server.
 local function is_tls(data)
@@ -64,16 +68,24 @@ local function is_tls(data)
     if #data > LONGEST_LINE then return false end
     return nil
   end
-  return not has_version(data:match("^[^\n]*"))
+  local hello = data:sub(1, 5 + length)
+  return not has_version(hello:match("^[^\n]*")) and not hello:find(HEADER)
+end
+
+--- The length of the ClientHello that `is_surely_other` has found, or nil. What follows waits for an answer in TLS (held.lua).
+function M.hello(data)
+  return data:byte(1) == 0x16 and 5 + string.unpack(">I2", data, 4) or nil
 end
 
 --- Whether what is no request to HAProxy is none to anybody: true, false, or nil while it may be seen later. What passes
 --- as it is can have requests behind it, with headers that nobody has looked at.
 function M.is_surely_other(data)
   if data:byte(1) == 0x16 then return is_tls(data) end
-  local line = data:match("^([^\n]*)\n")
-  if line then return #line <= LONGEST_LINE and is_no_request(line) end
-  if #data > LONGEST_LINE then return false end
+  local line, ending = data:match("^([^\r\n]*)(\r?\n?)")
+  if #line > LONGEST_LINE then return false end
+  if ending == "\r\n" then return is_no_request(line) end
+  -- Java's server takes no other end of a line: what follows would be one with it. All these protocols send both bytes.
+  if ending == "\n" or #line + 1 < #data then return false end
   return nil
 end
 

@@ -63,6 +63,11 @@ return function(shared)
       if not is_sure then
         return refuse(txn, "not_http", "what it sends is not HTTP, but some servers would take it for a request")
       end
+      local hello = first_bytes.hello(data)
+      if hello then
+        txn:set_var("txn.srcip_hello", hello)
+        kind = "tls"
+      end
     end
     txn:set_var("sess.srcip_kind", kind)
   end)
@@ -70,11 +75,14 @@ return function(shared)
   register("srcip_emit", function(txn)
     local header = emitted.header(settings.emit, txn:get_priv(), function(bytes) return txn.c:crc32c(bytes) end)
     if txn.req:insert(header, 0) ~= #header then
-      refuse(txn, "no_room", "the header for the application does not fit before the first bytes")
+      return refuse(txn, "no_room", "the header for the application does not fit before the first bytes")
     end
+    local hello = txn:get_var("txn.srcip_hello")
+    if hello then txn:set_var("txn.srcip_hello", hello + #header) end
   end)
 
   forwarded.register(settings)
+  if settings.other == "pass" then require("held") end
 
   return M
 end

@@ -108,6 +108,7 @@ function ON.wait() end
 function ON.refuse(txn, verdict) return refuse(txn, verdict.reason, verdict.detail) end
 
 local register = require("register")
+register.is_silent = settings.mode == "redirect"
 
 register("srcip_header", function(txn)
   local data = txn.req:data() or ""

@@ -1,0 +1,38 @@
+-- What a client sends behind its ClientHello is held until the application has answered in TLS. A server of HTTP that waits
+-- for the end of its first line answers nothing, and would read it on; so it never gets what comes then.
+
+local ANSWERS = { ["\21\3"] = true, ["\22\3"] = true } -- an alert, a handshake (RFC 8446, section 5.1)
+
+local Held = { id = "srcip: behind a ClientHello" }
+Held.__index = Held
+
+function Held:new() return setmetatable({}, Held) end
+
+function Held:start_analyze(_, channel) filter.register_data_filter(self, channel) end
+
+-- How many bytes of a channel may go on; none are lost.
+
+local function of_answer(self, channel, count)
+  if count < 2 then return 0 end
+  self.is_tls = ANSWERS[channel:data(0, 2)]
+  filter.unregister_data_filter(self, channel)
+  if self.is_tls then filter.wake_time(1) end -- for what waits in the other direction
+  return count
+end
+
+local function of_client(self, channel, count)
+  if self.is_tls then
+    filter.unregister_data_filter(self, channel)
+    return count
+  end
+  local may = math.min(count, self.left)
+  self.left = self.left - may
+  return may
+end
+
+function Held:tcp_payload(txn, channel)
+  self.left = self.left or txn:get_var("txn.srcip_hello") or 0
+  return (channel:is_resp() and of_answer or of_client)(self, channel, channel:input())
+end
+
+core.register_filter("srcip_held", Held, function(held) return held end)
