@@ -22,6 +22,7 @@ from srcip_proxy.sections import (
     client_limit,
     clients,
     connections,
+    count_client,
     http_port,
     http_timeouts,
     servers,
@@ -35,6 +36,9 @@ KIND = "{ var(sess.srcip_kind) -m found }"
 HTTP = "{ var(sess.srcip_kind) -m str http }"
 REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
 """What nearly every request of HTTP/1 begins with. Lua says the same of it, at a sixth of a connection's whole cost."""
+ENDED = "{ var(txn.srcip_first) -m reg '\\n\\r?\\n' }"
+WHOLE = "{ var(txn.srcip_whole) -m bool }"
+"""The end of a request's headers has come."""
 PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
 """Where the application is tried, in this order, for each `srcip.io/deliver-to`."""
 
@@ -85,6 +89,7 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
     yield f"  tcp-request content lua.srcip_late if !{READ} !{REFUSED} WAIT_END"
     yield f"  {END} if {REFUSED}\n  {END} if !{READ}"
     yield from _client()
+    yield from count_client(plan)
     if http_ports:
         yield from _kind(plan, http_ports)
     if plan.emit_proxy_protocol != "off":
@@ -115,14 +120,20 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
     bring headers that the application would believe."""
     yield from http_port(http_ports)
     # a variable, as a fetch that lacks bytes would let the rules wait for them
-    yield f"  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if http_port !{KIND}"
-    yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if {{ var(txn.srcip_first) -m reg {REQUEST} }}"
-    yield "  tcp-request content unset-var(txn.srcip_first)"
+    yield "  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if http_port"
+    first = f"{{ var(txn.srcip_first) -m reg {REQUEST} }}"
+    yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} {first}"
     yield f"  tcp-request content lua.srcip_kind if http_port !{KIND} {{ req.len gt 0 }}"
     yield f"  tcp-request content set-var(sess.srcip_kind) str(http) if http_port !{KIND} WAIT_END"
     yield f"  {END} if {REFUSED}"
+    yield f"  tcp-request content set-var(txn.srcip_whole) bool(true) if {HTTP} {ENDED}"
+    yield "  tcp-request content unset-var(txn.srcip_first)"
     yield from header_rules.connection(plan, f"if {HTTP}")
-    yield f"  tcp-request content switch-mode http if {HTTP}"
+    # a whole request is refused by the rules of requests, which can answer
+    yield from client_limit(plan, f" {HTTP} !{WHOLE}")
+    # half of one waits here, where it counts; once the connection is an HTTP one, it would not
+    yield f"  tcp-request content switch-mode http if {HTTP} {WHOLE}"
+    yield f"  tcp-request content switch-mode http if {HTTP} WAIT_END"
 
 
 def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = "") -> Iterator[str]:

@@ -48,12 +48,18 @@ def directions(plan: Plan) -> int:
     return bool(plan.inbound_ports) + bool(plan.outbound_ports)
 
 
-def client_limit(plan: Plan) -> Iterator[str]:
-    """Rules of a backend whose source is the client: one client has only so many connections."""
+def client_limit(plan: Plan, where: str = "") -> Iterator[str]:
+    """Rules that refuse a connection whose source is the client: one client has only so many."""
     if plan.max_connections_per_client:
-        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}"
-        yield "  tcp-request content track-sc0 src table clients"
+        yield from count_client(plan)
+        over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}{where}"
         yield f"  tcp-request content lua.srcip_too_many if {over}\n  {END} if {over}"
+
+
+def count_client(plan: Plan) -> Iterator[str]:
+    """From this rule on the connection counts as one of its client's."""
+    if plan.max_connections_per_client:
+        yield "  tcp-request content track-sc0 src table clients"
 
 
 def clients(plan: Plan) -> Iterator[str]:

@@ -4,14 +4,19 @@ Lenient servers take for a request what others do not. No request that one of th
 client's own, neither the one in disguise nor the ordinary ones that follow on its connection.
 """
 
+import shlex
+import time
+
 import h2frames
 import pytest
+from applications import words_or_skip
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from real_servers import FORGER, LAST, LENIENT, ORDINARY, PORTS, all_of, plain, servers, talk
+from real_servers import COMMANDS, FORGER, LAST, LENIENT, MANY_APPS, ORDINARY, PORTS, all_of, plain, servers, talk
 from real_servers import saw as answered
 from rig import CLIENT4, RigFactory, v2
 from test_first_bytes import AMBIGUOUS, CHUNKS, DISGUISED, MALFORMED, ODD, PASSING
+from web import get, read, redirect
 
 from srcip_proxy.header_rules import CLAIMS
 
@@ -140,6 +145,32 @@ def test_an_ordinary_request_shows_the_client(rigs: RigFactory, server: str, pol
     assert all(
         {plain(name) for name, _ in each.claims} == {"x-forwarded-for", "x-real-ip", "forwarded"} for each in seen
     )
+
+
+IDLE_S = 5
+"""How long Node keeps a connection that waits for a request, where nothing else is said."""
+
+
+@pytest.mark.parametrize("kept_s", [IDLE_S - 1, 75])
+def test_an_application_ends_connections_that_idle(rigs: RigFactory, kept_s: int) -> None:
+    """The sidecar learns of it, and the client does not: a shorter time of its own ends them as early. Without one, the
+    next request goes to a new connection of the application, and none is lost."""
+    node = shlex.join(words_or_skip(COMMANDS["node"]))
+    rig = rigs(redirect(keep_alive_timeout_s=kept_s), app=("7000", node), program=MANY_APPS)
+    idle = [rig.connect() for _ in range(20)]
+    for client in idle:
+        client.send(v2() + get())
+        assert read(client).status == 200
+    time.sleep(IDLE_S + 2)
+    established = rig.lab.pod.run(["ss", "-Htn", "state", "established", "dport", "=", "7000"], capture_output=True)
+    assert established.stdout == "", "of the sidecar to the application"
+    for client in idle:
+        if kept_s < IDLE_S:
+            assert client.seen(timeout=0.1).end == "end"
+        else:
+            client.send(get())
+            assert read(client).status == 200
+        client.sock.close()
 
 
 WORDS = (

@@ -87,6 +87,24 @@ def test_half_a_request_has_a_time(rigs: RigFactory) -> None:
         client.sock.close()
 
 
+@pytest.mark.parametrize("begun", [b"", b"G", get()[:-2]], ids=["nothing", "a byte", "all but its end"])
+def test_a_request_that_is_not_whole_counts_as_one_of_its_client(rigs: RigFactory, begun: bytes) -> None:
+    """From the PROXY header on: twenty of one client take five places, and others find room at once."""
+    rig = web(rigs, max_connections=20, max_connections_per_client=5)
+    refused = rig.metric('srcip_refused_connections_total{reason="too_many"}')
+    slow = [rig.connect() for _ in range(20)]
+    for client in slow:
+        client.send(v2() + begun)
+    time.sleep(1)  # that of the header, within which the first bytes must show what they are
+    started = time.monotonic()
+    assert ask(rig, get(), v2(("203.0.113.8", 1))).status == 200
+    assert time.monotonic() - started < 0.5
+    assert [client.seen(timeout=0.01).end for client in slow].count("reset") == 15
+    assert rig.metric('srcip_refused_connections_total{reason="too_many"}') == refused + 15
+    for client in slow:
+        client.sock.close()
+
+
 def test_an_idle_connection_has_a_time(rigs: RigFactory) -> None:
     """Then it makes room for others; one that sends requests goes on."""
     rig = web(rigs, max_connections=3, keep_alive_timeout_s=1)
