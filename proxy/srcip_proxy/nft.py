@@ -61,11 +61,23 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
             ports = one_of(plan.inbound_ports)
             yield f"    {ip} saddr {one_of(trusted)} tcp dport {ports} {unless}goto intercept{v}"
     yield "  }"
-    yield from (f"  chain intercept{v} {{\n{_INTERCEPT[v]}    reject with tcp reset\n  }}" for v in versions)
+    untracked = "    notrack\n"  # a mesh's redirection would take what is tracked
+    yield from (f"  chain intercept{v} {{\n{untracked}{_INTERCEPT[v]}    {RESET}\n  }}" for v in versions)
+    yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
     yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
     # what is intercepted keeps its port; whoever connects to the proxy's own ones would state any client
     yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}\n  }}"
+
+
+def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
+    """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
+    if not trusted:
+        return
+    yield "  chain answered {\n    type filter hook output priority raw; policy accept;\n    oif lo accept"
+    for v, networks in trusted.items():
+        yield f"    tcp sport {one_of(plan.inbound_ports)} {FAMILIES[v]['ip']} daddr {one_of(networks)} notrack"
+    yield "  }"
 
 
 def _to_proxy(version: int, port: int = PROXY_PORT) -> str:

@@ -31,7 +31,8 @@ def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
         yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
     yield f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
     yield from (_listening(v) for v in versions)
-    yield "  chain redirected {\n    type nat hook prerouting priority dstnat; policy accept;"
+    # before a mesh's redirection, whichever of the two was loaded first
+    yield "  chain redirected {\n    type nat hook prerouting priority dstnat - 1; policy accept;"
     # a connection begins with a SYN; what else seems to begin one is of a connection that the Pod has opened itself
     yield from (f"    iif != lo {match} {SYN} {_to_proxy(v)}" for v, match in matches)
     yield "  }"

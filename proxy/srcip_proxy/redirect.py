@@ -142,7 +142,7 @@ def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = 
     if not plan.http_ports:
         return
     if plan.http_other == "pass":
-        yield f"backend {prefix}tls{version}\n  filter lua.srcip_held"
+        yield f"backend {prefix}tls{version}\n  filter lua.srcip_held\n  {END} if !{{ var(txn.srcip_held) -m bool }}"
         yield from _raw(plan, pod, version, port)
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend {prefix}{name}{version}\n  mode http"

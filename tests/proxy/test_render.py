@@ -66,6 +66,7 @@ BEHAVIOURS = {
     "few-file-descriptors": (SMTP, Pod(POD.addresses, POD.node, POD.unusable, max_files=1024)),
     "a-single-port": (changed(inbound_ports=(PortRange(25, 25),)), POD),
     "redirect": (changed(mode="redirect", http_ports=WEB), POD),
+    "redirect-beside-tls": (changed(mode="redirect", http_ports=WEB, http_other="pass"), POD),
     "redirect-everything": (
         changed(
             mode="redirect",

@@ -8,7 +8,11 @@ Held.__index = Held
 
 function Held:new() return setmetatable({}, Held) end
 
-function Held:start_analyze(_, channel) filter.register_data_filter(self, channel) end
+-- The rules of the backend end a connection that this has not said of, as HAProxy may go on without a filter.
+function Held:start_analyze(txn, channel)
+  filter.register_data_filter(self, channel)
+  txn:set_var("txn.srcip_held", true)
+end
 
 -- How many bytes of a channel may go on; none are lost.
 
