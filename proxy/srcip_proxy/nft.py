@@ -36,7 +36,7 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
         yield nft_delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
-    if plan.probe_aliases or plan.outbound_ports:
+    if _tracks(plan):
         yield _untracked(ports, plan, pod.versions)
 
 
@@ -61,7 +61,8 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
             ports = one_of(plan.inbound_ports)
             yield f"    {ip} saddr {one_of(trusted)} tcp dport {ports} {unless}goto intercept{v}"
     yield "  }"
-    untracked = "    notrack\n"  # a mesh's redirection would take what is tracked
+    # a mesh's redirection would take what is tracked
+    untracked = "" if _tracks(plan) else "    notrack\n"
     yield from (f"  chain intercept{v} {{\n{untracked}{_INTERCEPT[v]}    {RESET}\n  }}" for v in versions)
     yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
@@ -70,9 +71,14 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}\n  }}"
 
 
+def _tracks(plan: Plan) -> bool:
+    """Whether the Pod needs connection tracking; then `_untracked` says for what not."""
+    return bool(plan.probe_aliases or plan.outbound_ports)
+
+
 def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
     """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
-    if not trusted:
+    if not trusted or _tracks(plan):
         return
     yield "  chain answered {\n    type filter hook output priority raw; policy accept;\n    oif lo accept"
     for v, networks in trusted.items():
