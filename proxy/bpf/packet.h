@@ -272,6 +272,12 @@ static __always_inline int is_partial(const struct tcphdr *tcp, const struct pac
 	return tcp->check == (__u16)~folded(sum);
 }
 
+/* The sum of the addresses and of what else TCP's checksum has beside a segment of `size` bytes (RFC 9293, 3.1). */
+static __always_inline __u32 pseudo_sum(struct packet *p, __u32 size)
+{
+	return bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
+}
+
 struct summing {
 	struct __sk_buff *skb;
 	struct work *work;
@@ -332,14 +338,13 @@ static __always_inline int is_unfinished(struct __sk_buff *skb, struct work *w)
 static __noinline int is_sound(struct __sk_buff *skb, struct work *w)
 {
 	struct packet *p = &w->packet;
-	__u32 size = p->header + p->payload, sum;
+	__u32 size = p->header + p->payload;
 
 	if (!p->is_ipv6 && !adds_up(skb, w, ETH_HLEN, sizeof(struct iphdr), 0))
 		return 0;
 	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0) /* merged or verified before */
 		return 1;
-	sum = bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
-	return adds_up(skb, w, p->tcp, size, sum) || is_unfinished(skb, w);
+	return adds_up(skb, w, p->tcp, size, pseudo_sum(p, size)) || is_unfinished(skb, w);
 }
 
 /* Puts another number into the TCP header at `at`. */
@@ -449,8 +454,7 @@ static __noinline int trim(struct __sk_buff *skb, struct work *w, __u32 seq)
 		return -1;
 	((struct tcphdr *)w->tcp)->seq = bpf_htonl(seq);
 	((struct tcphdr *)w->tcp)->check = 0;
-	sum = bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
-	sum = bpf_csum_diff(0, 0, (__be32 *)w->tcp, sizeof(w->tcp), sum);
+	sum = bpf_csum_diff(0, 0, (__be32 *)w->tcp, sizeof(w->tcp), pseudo_sum(p, size));
 	check = folded(sum);
 	((struct tcphdr *)w->tcp)->check = check;
 	return bpf_skb_store_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr), BPF_F_RECOMPUTE_CSUM);

@@ -69,29 +69,26 @@ static __always_inline struct live *live_of(const __u64 *flow)
 }
 
 /*
- * Whether `flow` still has the entry of the handshake `isn`. An entry can be given to another connection while it is read;
- * then it is this flow's no more.
+ * Whether `flow` still has the entry of the handshake `isn`, which is told then. An entry can be given to another connection
+ * while it is read; then it is this flow's no more. Once somebody has been told, nobody needs what is kept for a reset: when
+ * the connection is reset, only accept() asks, and it asks once.
  */
-static __always_inline int is_still(const __u64 *flow, __u32 isn)
+static __noinline int tell(__u64 *flow, __u32 isn)
 {
 	struct live *live = live_of(flow);
 
-	return live && *(volatile __u32 *)&live->isn == isn;
-}
-
-/* Somebody has been told: nobody can ask any more when the connection is reset now, and once it is, only accept() asks. */
-static __noinline void note_told(__u64 *flow)
-{
-	struct live *live = live_of(flow);
-	__u32 is_reset = !(flow[4] >> 16);
-
-	if (live && !is_reset && !live->is_told) {
+	if (!live || *(volatile __u32 *)&live->isn != isn)
+		return 0;
+	if (live->is_unsure) {
+		count(FALLBACK_RESET);
+	} else if (!live->is_told) {
 		live->is_told = 1;
-		is_reset = live->is_reset;
+		if (live->is_reset) {
+			flow[4] &= 0xffff;
+			bpf_map_delete_elem(&resets, flow);
+		}
 	}
-	flow[4] &= 0xffff;
-	if (is_reset)
-		bpf_map_delete_elem(&resets, flow);
+	return 1;
 }
 
 /* 48 bits of a counter as an address and a port. */
@@ -138,20 +135,13 @@ int srcip_peer4(struct bpf_sock_addr *ctx)
 		return 1;
 	flow_ipv4(ctx, flow);
 	live = live_of(flow);
-	if (live && live->family == UNSURE) {
-		count(FALLBACK_RESET);
-		ctx->user_ip4 = 0;
-		ctx->user_port = 0;
-		return 1;
-	}
 	if (!live || live->family != 4)
 		return 1;
 	isn = *(volatile __u32 *)&live->isn;
 	client = live->client[3];
 	port = live->port;
-	if (!is_still(flow, isn))
+	if (!tell(flow, isn))
 		return 1;
-	note_told(flow);
 	ctx->user_ip4 = client;
 	ctx->user_port = port;
 	return 1;
@@ -171,21 +161,14 @@ int srcip_peer6(struct bpf_sock_addr *ctx)
 	else
 		flow_ipv6(ctx, flow);
 	live = live_of(flow);
-	if (live && live->family == UNSURE) {
-		count(FALLBACK_RESET);
-		ctx->user_ip6[0] = ctx->user_ip6[1] = ctx->user_ip6[2] = ctx->user_ip6[3] = 0;
-		ctx->user_port = 0;
-		return 1;
-	}
 	if (!live || !live->family)
 		return 1;
 	isn = *(volatile __u32 *)&live->isn;
 	client[0] = PAIR(live->client[0], live->client[1]);
 	client[1] = PAIR(live->client[2], live->client[3]);
 	port = live->port;
-	if (!is_still(flow, isn))
+	if (!tell(flow, isn))
 		return 1;
-	note_told(flow);
 	ctx->user_ip6[0] = FIRST(client[0]);
 	ctx->user_ip6[1] = SECOND(client[0]);
 	ctx->user_ip6[2] = FIRST(client[1]);

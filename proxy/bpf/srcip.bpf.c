@@ -17,7 +17,7 @@ static __always_inline struct work *work_of(__u32 direction)
 
 /*
  * Its socket gives the port back, and can still be accepted: the client is kept for whoever asks then. Two connections that
- * differ in that port alone, or in nothing, are told apart by nobody.
+ * differ in that port alone, or in nothing, are told apart by nobody: then no address is kept, for sockets of either family.
  */
 static __noinline void keep_reset(struct work *w, struct live *live)
 {
@@ -27,7 +27,10 @@ static __noinline void keep_reset(struct work *w, struct live *live)
 	w->nobody.own_port = 0;
 	known = bpf_map_lookup_elem(&resets, &w->nobody);
 	if (known && (known->isn != live->isn || known->iss != live->iss)) {
-		known->family = UNSURE;
+		__builtin_memset(known->client, 0, sizeof(known->client));
+		known->port = 0;
+		known->family = 4;
+		known->is_unsure = 1;
 		return;
 	}
 	live->is_reset = 1;

@@ -68,12 +68,10 @@ struct pending {
 
 /* The part of a header that has arrived, where it came in several segments. */
 struct held {
-	__u64 isn; /* an initial sequence number, of 32 bits */
+	__u32 isn;
 	__u64 since;
 	struct srcip_scratch scratch;
 };
-
-#define UNSURE 255
 
 /* A connection whose client is known. */
 struct live {
@@ -81,14 +79,15 @@ struct live {
 	__u32 isn;
 	__u32 shift; /* bytes of the header */
 	__be16 port;
-	__u8 family;     /* 4, 6; 0: the connection's own address counts; UNSURE */
+	__u8 family;     /* 4, 6; 0: the connection's own address counts */
 	__u8 is_ending;  /* both have sent FIN, and the Pod has acknowledged the peer's: LAST_ACK, in RFC 9293's words */
 	__u32 own_end;   /* behind the Pod's FIN */
 	__u32 iss;       /* of the Pod */
 	__u32 timestamp; /* of its SYN-ACK, while the kernel has no more than a request; else 0 */
 	__u8 is_told;    /* somebody has asked for the client */
 	__u8 is_reset;   /* there is a copy in `resets` */
-	__u16 reserved;
+	__u8 is_unsure;  /* of `resets`: nobody can tell whose it was */
+	__u8 reserved;
 };
 
 struct network {
