@@ -24,6 +24,12 @@ WORDS_OF_A_LINE = 32
 """HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 NOBODY = {False: "abns@srcip-undelivered", True: "abns@srcip-undelivered-http"}
 """Abstract sockets of unix(7), of this network namespace alone: where a connection, or a request, ends undelivered."""
+TOOK_NOBODY = "{ srv_name -m beg nobody }"
+UNDELIVERED = {
+    False: ("tcp-response content lua.srcip_undelivered", "tcp-response content silent-drop rst-ttl 64"),
+    True: ("http-response lua.srcip_undelivered_request",),
+}
+"""What is said of a connection, or a request, that came there, and how a connection ends."""
 END = "tcp-request content silent-drop rst-ttl 64"
 """Ends a connection with a RST; `reject` would send a FIN, which looks like an answer."""
 
@@ -49,15 +55,14 @@ def directions(plan: Plan) -> int:
 
 
 def client_limit(plan: Plan, where: str = "") -> Iterator[str]:
-    """Rules that refuse a connection whose source is the client: one client has only so many."""
+    """Rules that refuse a connection that counts (`count_client`): one client has only so many."""
     if plan.max_connections_per_client:
-        yield from count_client(plan)
         over = f"{{ sc0_conn_cur gt {word(plan.max_connections_per_client)} }}{where}"
         yield f"  tcp-request content lua.srcip_too_many if {over}\n  {END} if {over}"
 
 
 def count_client(plan: Plan) -> Iterator[str]:
-    """From this rule on the connection counts as one of its client's."""
+    """From this rule on the connection, whose source is the client, counts as one of its."""
     if plan.max_connections_per_client:
         yield "  tcp-request content track-sc0 src table clients"
 
@@ -125,13 +130,7 @@ def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False
         yield f"  server try{number} {host(address)}{port}{options}"
     for name in ("nobody", "nobody2"):
         yield f"  server {name} {NOBODY[is_http]}"
-    yield "  http-response lua.srcip_undelivered_request if { srv_name -m beg nobody }" if is_http else _end()
-
-
-def _end() -> str:
-    nobody = "{ srv_name -m beg nobody }"
-    rules = ("lua.srcip_undelivered", "silent-drop rst-ttl 64")
-    return "\n".join(f"  tcp-response content {rule} if {nobody}" for rule in rules)
+    yield from (f"  {rule} if {TOOK_NOBODY}" for rule in UNDELIVERED[is_http])
 
 
 def undelivered(plan: Plan) -> Iterator[str]:

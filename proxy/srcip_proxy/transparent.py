@@ -16,6 +16,7 @@ from srcip_proxy.sections import (
     client_limit,
     clients,
     connections,
+    count_client,
     http_port,
     http_timeouts,
     intercepted_alone,
@@ -82,7 +83,7 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
             yield "  option abortonclose\n  option http-no-delay"
             places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
             targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
-            yield from _servers(targets, version, "", options, is_http=True)
+            yield from servers([(address, f"{source}{options}") for address, source in targets], "", is_http=True)
 
 
 def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
@@ -131,25 +132,18 @@ def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[s
         for kind, order in SERVERS[plan.deliver_to].items():
             yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
             if kind == "client":
+                yield from count_client(plan)
                 yield from client_limit(plan)
             yield WAIT_FOR_MORE
-            targets = _targets(order, plan, pod, version)
-            yield from _servers(targets, version, f":{port}" if port else "")
+            yield from servers(_targets(order, plan, pod, version), f":{port}" if port else "")
 
 
 def _targets(order: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
-    """Pairs of address and `usesrc` to try; without an address of the Pod in this family, on loopback only."""
+    """Pairs of address and source to try: the application sees the client as the source of the connection. Without an
+    address of the Pod in this family, on loopback only."""
     places = {"loopback": LOOPBACK[version], "pod": pod.own(version)}
     pairs = [server.split() for server in order]
     if plan.client_address == "exact":
         pairs = [p for p in pairs if p[1] == "client"] or pairs
-    return list(dict.fromkeys((str(places[place] or places["loopback"]), use) for place, use in pairs))
-
-
-def _servers(
-    targets: list[tuple[str, str]], version: int, port: str, options: str = "", *, is_http: bool = False
-) -> Iterator[str]:
-    """Servers that see the client as the source of the connection."""
-    source = f" source {ANYWHERE[version]} usesrc"
-    pairs = [(address, f"{source} {word(use)}{options}") for address, use in targets]
-    yield from servers(pairs, port, is_http)
+    targets = [(str(places[place] or places["loopback"]), use) for place, use in pairs]
+    return [(address, f" source {ANYWHERE[version]} usesrc {word(use)}") for address, use in dict.fromkeys(targets)]
