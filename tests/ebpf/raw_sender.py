@@ -23,14 +23,14 @@ _RECEIVE_BUFFER_FORCE = 33  # SO_RCVBUFFORCE
 
 @dataclass(frozen=True)
 class Segment:
-    """A TCP segment and the packet around it. What is None is as it should be."""
+    """A TCP segment and the packet around it, which is as it should be but for what is said otherwise."""
 
     seq: int
     ack: int
     flags: int
     data: bytes = b""
     options: bytes = b""
-    tcp_checksum: int | None = None
+    tcp_checksum: int = 0
     """Its difference to the right one."""
     partial: bool = False
     """The checksum of the addresses alone, as it is before a network card completes it."""
@@ -88,7 +88,7 @@ class Sender:
     port: int
     isn: int
     clock: int
-    """The value of the option timestamp; None is never sent."""
+    """The value of the option timestamp, where there is one."""
     has_times: bool = True
     seq: int = 0
     ack: int = 0
@@ -201,7 +201,7 @@ class Sender:
         value = (
             ~checksum(addresses + struct.pack(">II", len(whole), 6))
             if segment.partial
-            else right + (segment.tcp_checksum or 0)
+            else right + segment.tcp_checksum
         )
         return whole[:16] + struct.pack(">H", value & 0xFFFF) + whole[18:]
 
