@@ -45,9 +45,12 @@ def v1(data: bytes) -> tuple[object, ...]:
     if match[1]:
         return ("local", match.end())
     family, *texts = match.groups()[1:]
-    source, _ = (address(text, int(family)) for text in texts[:2])
+    source = address(texts[0], int(family))
+    destination = address(texts[1], 4) or address(
+        texts[1], 6
+    )  # of either family, as nginx in a chain of proxies sends it
     numbers = [int(text) if PORT.fullmatch(text) else 65536 for text in texts[2:]]
-    if None in [address(text, int(family)) for text in texts[:2]] or max(numbers) > 65535:
+    if None in (source, destination) or max(numbers) > 65535:
         return ("refuse",)
     return ("proxy", canonical(source), numbers[0], match.end())
 

@@ -134,9 +134,9 @@ local function v1_line(line, length)
   local family, source, destination, source_port, destination_port =
     line:match("^PROXY TCP([46]) ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+)$")
   if not family then return refuse("malformed", "not a version 1 line") end
-  local read = family == "4" and M.ipv4 or M.ipv6
-  local address, port = read(source), decimal(source_port, 65535)
-  local to, to_port = read(destination), decimal(destination_port, 65535)
+  local address, port = (family == "4" and M.ipv4 or M.ipv6)(source), decimal(source_port, 65535)
+  -- nginx names the address that it was reached at itself, whatever the family of a client that another proxy named
+  local to, to_port = M.ipv4(destination) or M.ipv6(destination), decimal(destination_port, 65535)
   if not (address and port and to and to_port) then
     return refuse("malformed", "a version 1 line with a bad address or port")
   end
