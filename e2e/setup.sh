@@ -40,6 +40,7 @@ if [ "$(id -u)" = 0 ]; then # the rings that need these need root, too, and are 
         need java default-jre-headless # servers that ebpf mode is tested with; Go is that of ring 3
         need javac ecj # a compiler by this name that needs the runtime alone: half of the JDK's download
         need node nodejs
+        need vsftpd vsftpd # names the address that it was reached at
         need redis-check-rdb redis-tools # the server by another name; the package redis-server would start a service
         need "$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null || echo /none)" libfaketime # a clock that jumps
         ;;

@@ -17,6 +17,8 @@ OLDEST = "3.0"
 """The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
 BUFFER, REWRITE = 16384, 1024
 """HAProxy's own tune.bufsize and tune.maxrewrite."""
+KEEPALIVES = 4
+"""Unanswered keep-alives after which a peer is dead; they take as long as the silence before the first one."""
 LUA = Path(__file__).with_name("lua")
 
 
@@ -24,7 +26,7 @@ def render(plan: Plan, pod: Pod) -> str:
     """The whole configuration file."""
     traffic = _mode(plan).sections(plan, pod) if plan.inbound_ports else ()
     leaving = outbound.sections(plan, pod) if plan.outbound_ports else ()
-    sections = (_global(plan, pod), _defaults(), *traffic, *leaving, _health(pod))
+    sections = (_global(plan, pod), _defaults(plan), *traffic, *leaving, _health(pod))
     return BANNER + "\n".join("\n".join(section) + "\n" for section in sections)
 
 
@@ -58,12 +60,12 @@ def _room(needed: int) -> Iterator[str]:
 
 
 def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
-    own = (*pod.unusable, *LOOPBACK.values(), CHECK4)
     settings = {
         "policy": plan.proxy_protocol,
         "node_policy": plan.node_proxy_protocol,
         "node": words(pod.node, ","),
-        "own": words((a if isinstance(a, str) else a.exploded for a in own), ","),
+        "never": words((*LOOPBACK.values(), CHECK4), ","),
+        "own": words((address.exploded for address in pod.unusable), ","),
         "pod4": pod.own(4) or "",
         "pod6": (pod.own(6) or "") if pod.ipv6 else "",
         "loopback4": LOOPBACK[4],
@@ -80,12 +82,14 @@ def _lua_settings(plan: Plan, pod: Pod) -> Iterator[str]:
     return (word(f"{key}={value}") for key, value in settings.items())
 
 
-def _defaults() -> Iterator[str]:
+def _defaults(plan: Plan) -> Iterator[str]:
     yield "defaults"
     yield "  mode tcp"
     yield "  timeout connect 5s"
     # as without a proxy, only the two ends decide how long a connection may be idle; keep-alives find dead peers
     yield "  timeout client 24d\n  timeout server 24d\n  option clitcpka"
+    yield f"  clitcpka-idle {word(plan.tcp_keepalive_s)}s\n  clitcpka-cnt {KEEPALIVES}"
+    yield f"  clitcpka-intvl {word(plan.tcp_keepalive_s // KEEPALIVES)}s"
     yield "  option splice-auto"
     yield "  option redispatch 1"
     yield "  balance first"

@@ -126,6 +126,8 @@ class Plan:
     """How long the headers of an HTTP request may take, in milliseconds."""
     keep_alive_timeout_s: int = 75
     """How long an HTTP connection may be idle between two requests, in seconds."""
+    tcp_keepalive_s: int = 120
+    """After how many seconds of silence TCP asks a balancer whether it is still there."""
     client_from: str = "proxy-protocol"
     """What states the client, on HTTP ports in tproxy mode and on all in ebpf mode: one of CLIENT_FROM."""
     outbound_ports: tuple[PortRange, ...] = ()
@@ -259,6 +261,7 @@ LIMITS = {
     "drain_timeout_s": (0, 86_400),
     "request_timeout_ms": (100, 3_600_000),
     "keep_alive_timeout_s": (1, 86_400),
+    "tcp_keepalive_s": (5, 7_200),
     "threads": (1, 64),
     "version": (VERSION, VERSION),
 }

@@ -57,5 +57,6 @@ READ: dict[str, Callable[[object], object]] = {
     **dict.fromkeys(("outbound_forwarded_for", "outbound_client_hostname"), _str),
     **dict.fromkeys(("header_timeout_ms", "max_header_bytes", "max_connections", "max_connections_per_client"), _int),
     **dict.fromkeys(("drain_timeout_s", "threads", "version", "request_timeout_ms", "keep_alive_timeout_s"), _int),
+    "tcp_keepalive_s": _int,
 }
 """The reader of each field, by its name. Raises TypeError or ValueError."""

@@ -19,12 +19,15 @@ from srcip_proxy.sections import (
     END,
     REFUSED,
     WAIT_FOR_MORE,
+    acl,
     client_limit,
     clients,
     connections,
     count_client,
     http_port,
     http_timeouts,
+    pod_first,
+    reached,
     servers,
     undelivered,
 )
@@ -39,8 +42,8 @@ REQUEST = "'^[A-Z]+ /[!-~]* HTTP/1\\.[01]\\r\\n'"
 ENDED = "{ var(txn.srcip_first) -m reg '\\n\\r?\\n' }"
 WHOLE = "{ var(txn.srcip_whole) -m bool }"
 """The end of a request's headers has come."""
-PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod")}
-"""Where the application is tried, in this order, for each `srcip.io/deliver-to`."""
+PLACES = {"loopback": ("loopback",), "pod": ("pod",), "auto": ("loopback", "pod"), "pod-first": ("pod", "loopback")}
+"""Where the application is tried, in this order, for each `srcip.io/deliver-to`, and for POD_FIRST in `auto`."""
 
 
 def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
@@ -100,6 +103,9 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
         yield f"  use_backend {prefix}http{version} if {HTTP}"
         if plan.http_other == "pass":
             yield f"  use_backend {prefix}tls{version} if {TLS}"
+    if ports := not prefix and pod_first(plan):
+        yield from acl("pod_first dst_port", ports)
+        yield f"  use_backend pod-raw{version} if pod_first"
     yield f"  default_backend {prefix}raw{version}"
 
 
@@ -138,32 +144,37 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
 
 def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = "") -> Iterator[str]:
     yield f"backend {prefix}raw{version}"
-    yield from _raw(plan, pod, version, port)
+    yield from _raw(plan, pod, version, prefix, port)
+    if not prefix and pod_first(plan):
+        yield f"backend pod-raw{version}"
+        yield from _raw(plan, pod, version, "pod-", port)
     if not plan.http_ports:
         return
     if plan.http_other == "pass":
         yield f"backend {prefix}tls{version}\n  filter lua.srcip_held\n  {END} if !{{ var(txn.srcip_held) -m bool }}"
-        yield from _raw(plan, pod, version, port)
+        yield from _raw(plan, pod, version, prefix, port)
     for name, options in (("http", ""), ("http2-", " proto h2")):
         yield f"backend {prefix}{name}{version}\n  mode http"
         # a connection to the application belongs to one connection of a client, and ends when that one does; pieces of
         # a stream are sent as they come
         yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
-        yield from servers(_targets(plan, pod, version, options), port, is_http=True)
+        yield from servers(_targets(plan, pod, version, prefix, options), port, is_http=True)
 
 
-def _raw(plan: Plan, pod: Pod, version: int, port: str) -> Iterator[str]:
+def _raw(plan: Plan, pod: Pod, version: int, prefix: str, port: str) -> Iterator[str]:
     """Of a backend that passes bytes as they are."""
     yield "  tcp-request inspect-delay 2ms"
     yield from client_limit(plan)
     yield WAIT_FOR_MORE
-    yield from servers(_targets(plan, pod, version), port)
+    yield from servers(_targets(plan, pod, version, prefix), port)
 
 
-def _targets(plan: Plan, pod: Pod, version: int, options: str = "") -> list[tuple[str, str]]:
-    """Pairs of address and options to try."""
-    places = {"loopback": LOOPBACK[version], "pod": pod.own(version) or LOOPBACK[version]}
-    addresses = dict.fromkeys(str(places[place]) for place in PLACES[plan.deliver_to])
+def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "") -> list[tuple[str, str]]:
+    """Pairs of address and options to try. HAProxy asks the kernel for the original destination over IPv4 alone."""
+    own = reached(pod, version, is_check=version == 6 or prefix == "check-")
+    places = {"loopback": LOOPBACK[version], "pod": own or LOOPBACK[version]}
+    order = PLACES["pod-first" if prefix == "pod-" else plan.deliver_to]
+    addresses = dict.fromkeys(str(places[place]) for place in order)
     return [(address, f"{_source(address, version)}{options}") for address in addresses]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from srcip_proxy import fallback
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
 from srcip_proxy.text import word, words
@@ -20,6 +21,9 @@ PIPES = 64
 REFUSED = "{ var(txn.srcip_refused) -m bool }"
 ANYWHERE = {4: "0.0.0.0", 6: "[::]"}
 """Every address of an IP version."""
+POD_FIRST = (21, 554, 990, 1720, 5060, 5061, 8554)
+"""Ports of protocols in which a server names the address that it was reached at (getsockname()), or connects from it:
+FTP (RFC 959, RFC 4217), RTSP (RFC 7826), H.323, SIP (RFC 3261). srcip's own address would be of no use to anybody."""
 WORDS_OF_A_LINE = 32
 """HAProxy takes 64 words in a line of its configuration (MAX_LINE_ARGS)."""
 NOBODY = {False: "abns@srcip-undelivered", True: "abns@srcip-undelivered-http"}
@@ -45,8 +49,8 @@ def connections(plan: Plan, pod: Pod) -> int:
 
 
 def frontends(plan: Plan, pod: Pod) -> int:
-    """How many frontends have as many connections each: one for each way and IP version."""
-    return directions(plan) * len(pod.versions)
+    """How many frontends have as many connections each: one for each way and IP version, and that of `fallback`."""
+    return directions(plan) * len(pod.versions) + fallback.is_needed(plan, pod)
 
 
 def directions(plan: Plan) -> int:
@@ -115,19 +119,36 @@ def acl(name_and_fetch: str, values: Sequence[str]) -> Iterator[str]:
         yield f"  acl {name_and_fetch} {words(values[start : start + WORDS_OF_A_LINE], ' ')}"
 
 
-def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False) -> Iterator[str]:
+def pod_first(plan: Plan) -> list[str]:
+    """Those of POD_FIRST that count for this plan."""
+    held = [str(port) for port in POD_FIRST if any(port in ports for ports in plan.inbound_ports)]
+    return held if plan.deliver_to == "auto" else []
+
+
+def reached(pod: Pod, version: int, is_check: bool = False) -> str | None:
+    """The server that is the address which a connection came to, or that `set-dst` has put there: the Pod may have more
+    than one. None without an address of this IP version. The check comes to none of the Pod's own."""
+    own = pod.own(version)
+    return None if own is None else str(own) if is_check else ANYWHERE[version].strip("[]")
+
+
+def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False, spare: str = "") -> Iterator[str]:
     """The servers of a backend, as pairs of address and options: the first by rule, the others one after the other when
-    it fails, and then nobody (see `undelivered`). No `port` means the one that the connection came to.
+    it fails, then the `spare` one where that is of use (lua/srcip.lua), and then nobody (see `undelivered`). No `port`
+    means the one that the connection came to.
 
     What comes after the first is chosen by a number that grows with each try: HAProxy's own ways of choosing another
     server have no order. It tries the next one at once only while two are left to choose from: the last is there twice.
     """
     (address, options), *others = targets
-    yield f"  balance hash lua.srcip_next\n  hash-type map-based none\n  retries {len(targets)}"
+    spare_is = f"({len(others)})" if spare else ""
+    yield f"  balance hash lua.srcip_next{spare_is}\n  hash-type map-based none\n  retries {len(targets) + bool(spare)}"
     yield "  use-server first if TRUE"
     yield f"  server first {host(address)}{port} weight 0{options}"
     for number, (address, options) in enumerate(others, start=2):
         yield f"  server try{number} {host(address)}{port}{options}"
+    if spare:
+        yield f"  server {spare}"
     for name in ("nobody", "nobody2"):
         yield f"  server {name} {NOBODY[is_http]}"
     yield from (f"  {rule} if {TOOK_NOBODY}" for rule in UNDELIVERED[is_http])

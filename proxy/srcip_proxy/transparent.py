@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy import header_rules, plain
+from srcip_proxy import fallback, header_rules, plain
 from srcip_proxy.network import LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
 from srcip_proxy.pod import Pod
@@ -13,6 +13,7 @@ from srcip_proxy.sections import (
     END,
     REFUSED,
     WAIT_FOR_MORE,
+    acl,
     client_limit,
     clients,
     connections,
@@ -21,6 +22,8 @@ from srcip_proxy.sections import (
     http_timeouts,
     intercepted_alone,
     only_port,
+    pod_first,
+    reached,
     servers,
     undelivered,
 )
@@ -31,8 +34,12 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     """Everything between `defaults` and the health frontend."""
     yield _inbound(plan, pod)
     yield _backends(plan, pod, "", only_port(plan))
+    if pod_first(plan):
+        yield _backends(plan, pod, "pod-", only_port(plan))
     if plan.http_ports:
         yield _web(plan, pod)
+    if fallback.is_needed(plan, pod):
+        yield fallback.frontend(connections(plan, pod), _chosen(plan, 6, ""))
     yield clients(plan)
     yield undelivered(plan)
     yield _check(plan, pod)
@@ -69,6 +76,7 @@ def _requests(plan: Plan) -> Iterator[str]:
     yield from header_rules.upgrade()
     yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
     yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
+    yield "  http-request set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
     yield from header_rules.limit(plan)
     yield "  use_backend http2-%[var(txn.srcip_web)] if http_port { fc_http_major 2 }"
     yield "  use_backend http%[var(txn.srcip_web)] if http_port"
@@ -83,7 +91,8 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
             yield "  option abortonclose\n  option http-no-delay"
             places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
             targets = _targets(tuple(f"{place} clientip" for place in places), plan, pod, version)
-            yield from servers([(address, f"{source}{options}") for address, source in targets], "", is_http=True)
+            targets = [(address, f"{source}{options}") for address, source in targets]
+            yield from servers(targets, "", is_http=True, spare=_spare(plan, pod, version, options))
 
 
 def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
@@ -99,7 +108,18 @@ def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]
     yield f"  {END} if !{backend}"
     yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
     yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
-    yield f"  use_backend {prefix}%[var(txn.srcip_backend)] if {backend}"
+    yield "  tcp-request content set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
+    yield from _chosen(plan, version, prefix)
+
+
+def _chosen(plan: Plan, version: int, prefix: str) -> Iterator[str]:
+    """The backend of a connection: the one that Lua has named, or that of a plain header."""
+    named = "%[var(txn.srcip_backend)] if { var(txn.srcip_backend) -m found }"
+    if ports := not prefix and pod_first(plan):
+        yield from acl("pod_first dst_port", ports)
+        yield f"  use_backend pod-{named} pod_first"
+        yield f"  use_backend pod-client{version} if pod_first"
+    yield f"  use_backend {prefix}{named}"
     yield f"  default_backend {prefix}client{version}"
 
 
@@ -118,8 +138,13 @@ SERVERS: dict[str, dict[str, tuple[str, ...]]] = {
         "client": ("loopback client", "pod client", "pod clientip"),
         "own": ("loopback client", "pod clientip"),
     },
+    "pod-first": {
+        "client": ("pod client", "pod clientip", "loopback client"),
+        "own": ("pod clientip", "loopback client"),
+    },
 }
-"""Where the application is tried, in this order, for each `srcip.io/deliver-to`.
+"""Where the application is tried, in this order, for each `srcip.io/deliver-to`, and for POD_FIRST in `auto`. `pod` is
+the address that the connection came to, or the Pod's own one where the client's IP version is another.
 
 `client` connections show the stated client; `own` ones the address that the connection itself has, whose port must not
 be repeated at the Pod's own address: the inner connection would be taken for the outer one. `client` binds address and
@@ -129,19 +154,29 @@ port; `clientip` the address only, for when the port is taken.
 
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in pod.versions:
-        for kind, order in SERVERS[plan.deliver_to].items():
+        for kind, order in SERVERS["pod-first" if prefix == "pod-" else plan.deliver_to].items():
             yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
             if kind == "client":
                 yield from count_client(plan)
                 yield from client_limit(plan)
             yield WAIT_FOR_MORE
-            yield from servers(_targets(order, plan, pod, version), f":{port}" if port else "")
+            spare = _spare(plan, pod, version) if kind == "client" and prefix != "check-" else ""
+            targets = _targets(order, plan, pod, version, is_check=prefix == "check-")
+            yield from servers(targets, f":{port}" if port else "", spare=spare)
+            yield from fallback.ending() if spare else ()
 
 
-def _targets(order: tuple[str, ...], plan: Plan, pod: Pod, version: int) -> list[tuple[str, str]]:
+def _spare(plan: Plan, pod: Pod, version: int, options: str = "") -> str:
+    """The server for an IPv4 client that only listeners for IPv6 alone are there for."""
+    return f"{fallback.NAME} {fallback.SERVER}{options}" if version == 4 and fallback.is_needed(plan, pod) else ""
+
+
+def _targets(
+    order: tuple[str, ...], plan: Plan, pod: Pod, version: int, is_check: bool = False
+) -> list[tuple[str, str]]:
     """Pairs of address and source to try: the application sees the client as the source of the connection. Without an
     address of the Pod in this family, on loopback only."""
-    places = {"loopback": LOOPBACK[version], "pod": pod.own(version)}
+    places = {"loopback": LOOPBACK[version], "pod": reached(pod, version, is_check)}
     pairs = [server.split() for server in order]
     if plan.client_address == "exact":
         pairs = [p for p in pairs if p[1] == "client"] or pairs

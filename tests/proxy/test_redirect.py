@@ -139,8 +139,13 @@ def test_another_port_passes_every_byte(rigs: RigFactory) -> None:
     assert (seen.peer[0], seen.rest) == (OWN4, get())
 
 
+@pytest.mark.parametrize("claim", [POD4, POD6])
+def test_a_pod_that_is_its_own_client_is_named(rigs: RigFactory, claim: str) -> None:
+    assert ask(web(rigs), get(), v2((claim, 40000))).written()["X-Forwarded-For"] == claim
+
+
 @pytest.mark.parametrize("header", [v1, v2])
-@pytest.mark.parametrize("claim", ["127.0.0.1", "::1", "169.254.77.1", POD4, "0.0.0.0"])
+@pytest.mark.parametrize("claim", ["127.0.0.1", "::1", "169.254.77.1", "0.0.0.0"])
 def test_an_address_that_no_client_can_have_is_refused(rigs: RigFactory, claim: str, header) -> None:
     with web(rigs).connect() as client:
         client.send(header((claim, 40000)) + get())

@@ -33,17 +33,12 @@ REFUSED_CLAIMS = [
     "239.255.255.255",
     "ff02::1",
     "255.255.255.255",
-    "10.77.3.0",  # the ends of the Pod's network: the kernel would put another address in their place
-    "10.77.3.255",
     "169.254.1.1",
     "169.254.77.1",  # srcip's own
     "fe80::1",
     "febf::1",
-    POD4,
-    POD6,
     "fd73:7263:6970::1",
     "::ffff:127.0.0.1",
-    f"::ffff:{POD4}",
     "::ffff:224.0.0.1",
 ]
 
@@ -55,6 +50,37 @@ def test_an_address_that_no_client_can_have_is_refused(rig: Rig, claim: str, hea
     assert rig.seen(header((claim, 54321)) + b"x").refused
     after = rig.accepted(), rig.metric('srcip_refused_connections_total{reason="unusable_address"}')
     assert after == (before[0], before[1] + 1)
+
+
+# the ends of the Pod's network: the kernel would put another address in their place
+OF_THE_POD = [POD4, POD6, f"::ffff:{POD4}", "10.77.3.0", "10.77.3.255"]
+
+
+@pytest.mark.parametrize("header", [v1, v2])
+@pytest.mark.parametrize("claim", OF_THE_POD)
+def test_a_pod_that_is_its_own_client_sees_the_balancer(rig: Rig, claim: str, header) -> None:
+    """As wp-cron, or one of the replicas of a Service that call it by its load balancer."""
+    before = rig.metric('srcip_fallback_connections_total{reason="own_address"}')
+    seen = rig.seen(header((claim, 54321)) + b"x")
+    assert (seen.peer[0], seen.rest) == (LB4, b"x")
+    assert rig.metric('srcip_fallback_connections_total{reason="own_address"}') == before + 1
+
+
+def test_a_line_names_a_pod_that_is_its_own_client(rigs: RigFactory) -> None:
+    rig = rigs(plan(max_connections=96))
+    rig.seen(v2((POD4, 54321)) + b"x")
+    assert f"not client {POD4}; reason=own_address; what to do: the Pod is its own client" in rig.log()
+
+
+@pytest.mark.parametrize("policy", ["ip", "exact"])
+def test_a_pod_that_is_its_own_client_is_refused(rigs: RigFactory, policy: str) -> None:
+    """Where the balancer may not take its place."""
+    rig = rigs(plan(client_address=policy))
+    before = rig.accepted(), rig.metric('srcip_refused_connections_total{reason="own_address"}')
+    for claim in OF_THE_POD:
+        assert rig.seen(v2((claim, 54321)) + b"x").refused
+    after = rig.accepted(), rig.metric('srcip_refused_connections_total{reason="own_address"}')
+    assert after == (before[0], before[1] + len(OF_THE_POD))
 
 
 @pytest.mark.parametrize("claim", ["10.77.3.9", "10.77.1.255", "100.64.0.1", "203.0.113.255", "240.0.0.1", "fc00::1"])

@@ -3,13 +3,14 @@
 import time
 
 import pytest
-from rig import CLIENT4, CLIENT6, LOCAL, POD4, POD6, PORT, Rig, RigFactory, plan, v1, v2
+from rig import CLIENT4, CLIENT6, LB6, LOCAL, POD4, POD6, PORT, Rig, RigFactory, plan, v1, v2
 
 from srcip_proxy.plan import PortRange
 
 pytestmark = pytest.mark.dataplane
 
 COUNT = 'srcip_refused_connections_total{reason="undelivered"}'
+FALLBACK = 'srcip_fallback_connections_total{reason="family"}'
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -35,13 +36,48 @@ def test_an_application_that_delivery_does_not_reach_refuses(rigs: RigFactory, m
 
 
 @pytest.mark.parametrize("deliver_to", ["auto", "loopback", "pod"])
-def test_a_listener_for_ipv6_alone_takes_no_ipv4_client(rigs: RigFactory, deliver_to: str) -> None:
-    """Nothing but a try tells that it does not (IPV6_V6ONLY). IPv6 clients are delivered as ever."""
-    rig = rigs(plan(deliver_to=deliver_to), app=("ONLY6", str(PORT)))
+def test_a_listener_for_ipv6_alone_is_shown_the_balancer(rigs: RigFactory, deliver_to: str) -> None:
+    """Nothing but a try tells that it takes no IPv4 (IPV6_V6ONLY). IPv6 clients are delivered as ever."""
+    rig = rigs(plan(deliver_to=deliver_to), app=("ONLY6", str(PORT), "ONLY6", "7002"))
+    before = rig.metric(FALLBACK)
+    with rig.connect(to=POD6) as client:
+        client.send(v2(CLIENT4) + b"hello")
+        seen = client.seen(rest=5)
+        assert (seen.peer[0], seen.rest) == (LB6, b"hello")
+        client.finish()
+        assert client.seen(rest=10).rest == b"hello<end>"
+    assert rig.metric(FALLBACK) == before + 1
+    assert f"the application sees the balancer, not client {CLIENT4[0]}; reason=family" in rig.log()
+    with rig.connect(7002, to=POD6) as client:
+        client.send(v2(CLIENT4))
+        assert client.seen().end == "end", "an end passes as an end"
+    assert rig.seen(v2(CLIENT6) + b"hello", to=POD6).peer == CLIENT6
+
+
+@pytest.mark.parametrize("client_address", ["ip", "exact"])
+def test_a_listener_for_ipv6_alone_takes_no_ipv4_client(rigs: RigFactory, client_address: str) -> None:
+    """Where the balancer may not take its place."""
+    rig = rigs(plan(client_address=client_address), app=("ONLY6", str(PORT)))
     before = told(rig)
     assert rig.seen(v2(CLIENT4) + b"hello", to=POD6).refused
     assert is_told(rig, before)
-    assert rig.seen(v2(CLIENT6) + b"hello", to=POD6).peer == CLIENT6
+
+
+def test_what_the_second_way_does_not_deliver_is_refused(rigs: RigFactory) -> None:
+    """A firewall of the Pod refuses all that comes over IPv6: a RST, one count, and a line that names the balancer."""
+    rig = rigs(plan(max_connections=97), app=("ONLY6", str(PORT)))
+    rules = (
+        "add table inet closed; add chain inet closed out { type filter hook output priority 0; };"
+        f"add rule inet closed out meta nfproto ipv6 oif lo tcp dport {PORT} tcp flags syn reject with tcp reset"
+    )
+    rig.lab.pod.run(["nft", rules], check=True)
+    before = rig.metric(COUNT)
+    with rig.connect(to=POD6) as client:
+        client.send(v2(CLIENT4) + b"hello")
+        assert client.seen().refused
+        port = client.sock.getsockname()[1] if client.sock.fileno() >= 0 else 0
+    assert rig.metric(COUNT) == before + 1
+    assert f"connection from [{LB6}]:{port} to port {PORT} did not reach the application" in rig.log()
 
 
 @pytest.mark.parametrize("mode", ["tproxy", "redirect"])

@@ -231,6 +231,7 @@ _SAME = (
     "client_from",
     "request_timeout_ms",
     "keep_alive_timeout_s",
+    "tcp_keepalive_s",
     "forwarded_for_header",
     *OF_OUTBOUND,
 )

@@ -14,11 +14,12 @@ local SERIES = {
     help = "Intercepted connections that were refused, by reason",
     label = "reason",
     values = { "checksum", "empty", "family", "header_closed", "header_silence", "header_timeout", "malformed",
-      "no_header", "no_room", "not_http", "port", "too_long", "too_many", "undelivered", "unusable_address", "version" },
+      "no_header", "no_room", "not_http", "own_address", "port", "too_long", "too_many", "undelivered",
+      "unusable_address", "version" },
   },
   fallback = {
     help = "Connections whose application saw the balancer's address because it cannot see the client's",
-    label = "reason", values = { "family" },
+    label = "reason", values = { "family", "own_address" },
   },
 }
 

@@ -3,6 +3,7 @@
 
 local protocol = require("proxy_protocol")
 local counters = require("counters")
+local fallback = require("fallback")
 
 local settings = {}
 for _, argument in ipairs({ ... }) do
@@ -20,8 +21,9 @@ local function set_of(list)
   return set
 end
 
--- Addresses of this Pod and of its network that no client can have, and the node's.
-local own, node = {}, {}
+-- Addresses of srcip's own, which no client can have; those of this Pod and the ends of its networks, and the node's.
+local never, own, node = {}, {}, {}
+for text in pairs(set_of(settings.never)) do never[bytes_of(text)] = true end
 for text in pairs(set_of(settings.own)) do own[bytes_of(text)] = true end
 for text in pairs(set_of(settings.node)) do node[text] = true end
 local versions = set_of(settings.versions)
@@ -37,7 +39,9 @@ local HINTS = {
   header_timeout = "see srcip.io/header-timeout",
   header_silence = "a balancer that sends its header only with the client's first bytes (AWS NLB by default) "
     .. "cannot serve protocols where the server speaks first: change that in the balancer",
-  unusable_address = "the balancer states an address that no client can have",
+  unusable_address = "the balancer states an address that no client can have: look at what it sends",
+  own_address = "the Pod is its own client by way of the balancer, and an address of the Pod can't be the source of a "
+    .. "connection that comes from outside: see srcip.io/client-address",
   family = "the application does not listen on the client's address family: let it, or see srcip.io/client-address",
   port = "see srcip.io/client-address",
   undelivered = "let the application listen on this port, at an address that srcip.io/deliver-to reaches, and take its "
@@ -52,7 +56,8 @@ local function endpoint(address, port)
 end
 
 local function describe(txn)
-  local f = txn.f
+  local f, from = txn.f, txn:get_var("txn.srcip_from")
+  if from then return from end
   return string.format("%s to port %s", endpoint(f:fc_src(), f:fc_src_port()), f:dst_port())
 end
 
@@ -74,8 +79,9 @@ end
 -- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself,
 -- and `client(txn, verdict)`. `header` is what the header said, for the counter.
 local ways = require(settings.mode == "redirect" and "redirect" or "transparent")
-local deliver = ways({ settings = settings, own = own, bytes_of = bytes_of, refuse = refuse, log = log,
-  describe = describe })
+local function unusable(bytes) return never[bytes] and "an address of srcip's own" or protocol.unusable(bytes) end
+local deliver = ways({ settings = settings, own = own, unusable = unusable, bytes_of = bytes_of, refuse = refuse,
+  log = log, describe = describe })
 
 local function policy(txn)
   if settings.node_policy == settings.policy then return settings.policy end
@@ -85,7 +91,7 @@ end
 local ON = {}
 
 function ON.proxy(txn, verdict)
-  local fault = own[verdict.address] and "an address of this Pod" or protocol.unusable(verdict.address)
+  local fault = unusable(verdict.address)
   if fault then
     return refuse(txn, "unusable_address", "client " .. protocol.text(verdict.address) .. " is " .. fault)
   end
@@ -155,6 +161,7 @@ end
 -- No server of the backend took it. It was counted as accepted; the reason says what became of it.
 local function undelivered(what)
   return function(txn)
+    fallback.lose(txn)
     counters.add("refused", "undelivered")
     log(what .. " from " .. describe(txn) .. " did not reach the application", "undelivered")
   end
@@ -164,9 +171,11 @@ register("srcip_undelivered", undelivered("connection"), "tcp-res")
 register("srcip_undelivered_request", undelivered("request"), "http-res")
 
 -- The number of the server that is tried next, from 0 on; the first one is chosen by a rule. HAProxy asks on each try. A
--- text, as a number would be hashed by its bytes.
-core.register_fetches("srcip_next", function(txn)
+-- text, as a number would be hashed by its bytes. `spare` is the number of a server that is left out where it is of no use.
+core.register_fetches("srcip_next", function(txn, spare)
   local number = txn:get_var("txn.srcip_tries") or 0
+  if number == 0 then txn:set_var("txn.srcip_since", core.now().sec) end
+  if number == tonumber(spare) and not deliver.leaves(txn) then number = number + 1 end
   txn:set_var("txn.srcip_tries", number + 1)
   return tostring(number)
 end)

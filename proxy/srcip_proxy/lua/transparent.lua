@@ -6,13 +6,14 @@ local counters = require("counters")
 local forwarded = require("forwarded")
 local networks = require("networks")
 local register = require("register")
+local fallback = require("fallback")
 
 local FIRST_UNPRIVILEGED_PORT = 1024 -- below, binding needs CAP_NET_BIND_SERVICE (ip-sysctl.rst)
 
 return function(shared)
   local M = {}
-  local settings, bytes_of, refuse, log, describe =
-    shared.settings, shared.bytes_of, shared.refuse, shared.log, shared.describe
+  local settings, own, bytes_of, refuse, log, describe =
+    shared.settings, shared.own, shared.bytes_of, shared.refuse, shared.log, shared.describe
   -- The Pod's own address per family, as bytes; nil where it has none.
   local pod4, pod6 = bytes_of(settings.pod4), bytes_of(settings.pod6)
   local loopback4, loopback6 = bytes_of(settings.loopback4), bytes_of(settings.loopback6)
@@ -37,6 +38,33 @@ return function(shared)
     return listens(listeners.on(port), is6) or listens(listeners.on(port, true), is6)
   end
 
+  -- Why the application cannot be shown a client, as a reason; nil when it can.
+  local function hidden(address, outer, port)
+    if own[address] then return "own_address" end -- the kernel takes no such source (fib_validate_source)
+    local is6 = #address == 16
+    if is6 ~= is_ipv6(outer) and not takes(is6, port) then return "family" end
+    return nil
+  end
+
+  -- Whether the balancer takes the place of a client that cannot be shown; else the connection is refused.
+  local function is_replaced(txn, what, client, reason)
+    if settings.client_address ~= "best-effort" then
+      refuse(txn, reason, "client " .. client .. " cannot be shown to the application")
+      return false
+    end
+    counters.add("fallback", reason)
+    log(what .. " from " .. describe(txn) .. ": the application sees the balancer, not client " .. client, reason)
+    return true
+  end
+
+  -- Where the application is reached for a client of the other IP version than that of the balancer's connection: not where
+  -- that one came to.
+  local function set_destination(txn, is6)
+    local to = is6 and settings.pod6 or not is6 and settings.pod4 or ""
+    if to == "" then to = is6 and settings.loopback6 or settings.loopback4 end
+    txn:set_var("txn.srcip_to", to)
+  end
+
   -- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
   -- network the inner connection must not repeat the outer one's addresses and ports). `header` is what the header said,
   -- for the counter.
@@ -54,21 +82,15 @@ return function(shared)
   function M.client(txn, verdict)
     local address, port, outer = protocol.text(verdict.address), verdict.port, txn.f:fc_src()
     local is6 = #verdict.address == 16
-    if is6 ~= is_ipv6(outer) and not takes(is6, txn.f:dst_port()) then
-      if settings.client_address ~= "best-effort" then
-        return refuse(txn, "family", "client " .. address .. " cannot be shown to the application")
-      end
-      counters.add("fallback", "family")
-      log("connection from " .. describe(txn) .. ": the application sees the balancer, not client " .. address,
-        "family")
-      return M.own(txn, "proxy")
-    end
+    local reason = hidden(verdict.address, outer, txn.f:dst_port())
+    if reason then return is_replaced(txn, "connection", address, reason) and M.own(txn, "proxy") end
     if port < FIRST_UNPRIVILEGED_PORT then
       if settings.client_address == "exact" then
         return refuse(txn, "port", "the sidecar may not use the client's port " .. port)
       end
       port = 0 -- any
     end
+    if is6 ~= is_ipv6(outer) then set_destination(txn, is6) end
     local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
     hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
     txn:set_var("txn.srcip_client", address .. "/" .. port)
@@ -76,30 +98,49 @@ return function(shared)
 
   -- A request whose balancer states the client by a header alone. Its port is not known; without a client, or with one
   -- that cannot be shown, the balancer itself is the source.
-  local function request(trusted, own)
-    local function unusable(bytes) return own[bytes] or protocol.unusable(bytes) end
+  local function request(trusted)
     return function(txn)
-      local outer = txn.f:fc_src()
-      local outer6, list = is_ipv6(outer), forwarded.joined(txn, settings.list)
-      local client = trusted(bytes_of(outer)) and forwarded.client(list, trusted, unusable)
-      local is6 = client and #client == 16
-      if client and is6 ~= outer6 and not takes(is6, txn.f:dst_port()) then
-        local address = protocol.text(client)
-        if settings.client_address ~= "best-effort" then
-          return refuse(txn, "family", "client " .. address .. " cannot be shown to the application")
-        end
-        counters.add("fallback", "family")
-        log("request from " .. describe(txn) .. ": the application sees the balancer, not client " .. address, "family")
-        client = nil
-      end
+      local outer, list = txn.f:fc_src(), forwarded.joined(txn, settings.list)
+      local client = trusted(bytes_of(outer)) and forwarded.client(list, trusted, shared.unusable)
+      local reason = client and hidden(client, outer, txn.f:dst_port())
+      if reason and not is_replaced(txn, "request", protocol.text(client), reason) then return end
+      if reason then client = nil end
       if client then txn:set_var("txn.srcip_walked", protocol.text(client)) end
-      if not client then is6 = outer6 end
+      local is6 = is_ipv6(outer)
+      if client and (#client == 16) ~= is6 then
+        is6 = not is6
+        set_destination(txn, is6)
+      end
       txn:set_var("txn.srcip_web", is6 and "6" or "4")
     end
   end
 
+  -- Whether the next try of an IPv4 client may be over IPv6: where it came over IPv6, what listens there may be for IPv6
+  -- alone, and the tries before were refused, as they took no time. If so, it leaves.
+  function M.leaves(txn)
+    local f, outer = txn.f, txn.f:fc_src()
+    if not is_ipv6(outer) or core.now().sec - txn:get_var("txn.srcip_since") > 1 then return false end
+    local set = listeners.on(f:dst_port(), true)
+    if not set[listeners.ANY6] or set[listeners.ANY4] then return false end
+    fallback.leave(txn, { source = outer .. "/" .. f:fc_src_port(), to = f:fc_dst(), from = describe(txn),
+      client = f:src() })
+    return true
+  end
+
+  -- The second way: the application sees the balancer.
+  register("srcip_fallback", function(txn)
+    local entry = fallback.arrive(txn)
+    if not entry then return end
+    counters.add("fallback", "family")
+    log("connection from " .. entry.from .. ": the application sees the balancer, not client " .. entry.client, "family")
+    txn:set_var("txn.srcip_from", entry.from)
+    txn:set_var("txn.srcip_client", entry.source)
+    txn:set_var("txn.srcip_to", entry.to)
+    txn:set_var("txn.srcip_backend", "own6")
+  end)
+
   if settings.client_from == "x-forwarded-for" then
-    register("srcip_request", request(networks(settings.trusted), shared.own), "http-req")
+    register("srcip_request", request(networks(settings.trusted)), "http-req")
   end
 
   return M
