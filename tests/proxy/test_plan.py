@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from srcip_proxy.headers import TLVS
 from srcip_proxy.plan import (
-    CHOICES,
     FALLBACK,
     HEADERS,
-    LIMITS,
+    KINDS,
     LONGEST_IN_KERNEL,
     MOST_REDIRECTED,
     RESERVED_PORTS,
@@ -24,6 +23,7 @@ from srcip_proxy.plan import (
     merge,
     port_range,
 )
+from srcip_proxy.plan_json import Choice, Number
 
 ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
@@ -52,8 +52,12 @@ other_plans = st.builds(
     probe_aliases=st.dictionaries(ports, ports, max_size=3).map(
         lambda d: tuple(ProbeAlias(alias, port) for alias, port in sorted(d.items()))
     ),
-    **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
-    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name not in ("mode", "client_from")},
+    **{name: st.integers(kind.low, kind.high) for name, kind in KINDS.items() if isinstance(kind, Number)},
+    **{
+        name: st.sampled_from(kind.words)
+        for name, kind in KINDS.items()
+        if isinstance(kind, Choice) and name not in ("mode", "client_from")
+    },
     mode=st.sampled_from(["tproxy", "redirect"]),
     client_from=st.sampled_from(["proxy-protocol", "x-forwarded-for"]),
 )

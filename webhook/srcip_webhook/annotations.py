@@ -27,7 +27,6 @@ INJECTED = PREFIX + "injected"
 
 
 _BY_KEY = {row.key: row for row in TABLE}
-_DEFAULTS = {row.field: row.default for row in TABLE}
 _OWN = {STATUS}
 _SHORT = 2048
 """Longest set of annotations that is remembered, in characters: the memory stays below a few MiB."""
@@ -60,16 +59,18 @@ def read(annotations: Mapping[str, str]) -> Reading:
 
 
 def _read(said: Said) -> Reading:
-    values, faults = dict(_DEFAULTS), []
+    values: dict[str, Any] = {}
+    stated, faults = set(), []
     for key, text in said:
         if row := _BY_KEY.get(key):
+            stated.add(row.field)
             try:
                 values[row.field] = row.kind.parse(text)
             except BadValue as error:
                 faults.append(f"{key}: {'; '.join(error.faults)}. Allowed: {row.kind.allowed}")
     strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
     warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
-    return Reading(Intent(**values), tuple(sorted(faults)), tuple(warnings))
+    return Reading(Intent(**values, stated=frozenset(stated)), tuple(sorted(faults)), tuple(warnings))
 
 
 _remembered = lru_cache(maxsize=512)(_read)

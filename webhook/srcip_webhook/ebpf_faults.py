@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from srcip_proxy.plan import LONGEST_IN_KERNEL, TOA
 from srcip_webhook.annotations import MODE, PREFIX, Intent
-from srcip_webhook.header_faults import OUTBOUND
+from srcip_webhook.header_faults import stated_outbound
 from srcip_webhook.reasons import Fault, Reason
 
 
-def ebpf_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
+def ebpf_faults(intent: Intent) -> Iterator[Fault]:
     """What needs a sidecar, and what is larger than the programs can hold."""
-    if intent.mode == "ebpf" and (there := [key for key in OUTBOUND.values() if key in said]):
+    if intent.mode == "ebpf" and (there := stated_outbound(intent)):
         yield _fault(f"{', '.join(there)}: headers are written by a sidecar, and {MODE}: ebpf has none")
     if intent.client_from == "x-forwarded-for":
         yield _fault(f"{PREFIX}client-from: x-forwarded-for is read by a sidecar, and {MODE}: ebpf goes without")

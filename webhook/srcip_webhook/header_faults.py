@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from srcip_proxy import headers
 from srcip_proxy.headers import FIXED, name_faults, same
 from srcip_proxy.plan import MOST_REDIRECTED
-from srcip_webhook.annotation_table import OF_OUTBOUND, TABLE
+from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import MODE, PREFIX, Intent
 from srcip_webhook.pods import shown
 from srcip_webhook.ports import Ports
 from srcip_webhook.reasons import Fault, Reason
 
-OUTBOUND = {row.field: row.key for row in TABLE if row.field in OF_OUTBOUND}
+OUTBOUND = {row.field: row.key for row in TABLE if row.scope & Scope.OUTBOUND}
 """The annotations about what the Pod sends, by their fields."""
 FOR_OUTBOUND_ALONE = f"; for {OUTBOUND['outbound_ports']} alone, set {PREFIX}inbound-ports: none"
 
 
-def asks_for_outbound(said: Mapping[str, str]) -> bool:
-    """Whether the Pod asks for something outbound, be it right or wrong."""
-    return any(key in said for key in OUTBOUND.values())
+def stated_outbound(intent: Intent) -> list[str]:
+    """The annotations about what the Pod sends that are there, be they right or wrong."""
+    return [key for field, key in OUTBOUND.items() if field in intent.stated]
 
 
-def outbound_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
+def outbound_faults(intent: Intent) -> Iterator[Fault]:
     """Ports and headers of outgoing requests need each other; what is there but can't be read is told elsewhere."""
     ports, *others = OUTBOUND.values()
-    there = [key for key in others if key in said]
-    if there and ports not in said:
+    stated = stated_outbound(intent)
+    there = [key for key in stated if key != ports]
+    if there and ports not in stated:
         yield Fault(Reason.NO_PORTS, f"{', '.join(there)}: without {ports} nothing gets headers; add ports such as 80")
-    if ports in said and not there:
-        text = f"{ports}: {shown(said[ports])} without any header to set; add {', '.join(others[:-1])} or {others[-1]}"
+    if ports in stated and not there:
+        named = f"{shown(','.join(map(str, intent.outbound_ports)))} " if intent.outbound_ports else ""
+        text = f"{ports}: {named}without any header to set; add {', '.join(others[:-1])} or {others[-1]}"
         yield Fault(Reason.NO_HEADERS, text)
     listed = {same(name): name for name, _ in intent.outbound_headers}
     for field, name in headers.OUTBOUND.items():

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 from srcip_proxy.plan import FALLBACK, UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
+from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
-from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
+from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
@@ -69,24 +69,23 @@ Decision = Inject | Skip | Refuse
 
 def decide(pod: Pod, settings: Settings) -> Decision:
     """What happens to a Pod whose shape is right and that bears nothing of ours."""
-    said = pods.annotations_of(pod)
-    reading = read(said)
+    reading = read(pods.annotations_of(pod))
     intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
         return Skip(reason, (*warnings, *without_mode(pod)) if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
-    outbound = asks_for_outbound(said)
+    outbound = bool(stated_outbound(intent))
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
         return Skip(Reason.WITHOUT_PORTS, warnings)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
     faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
     faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
-    faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
+    faults += _trust_faults(intent, cidrs) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += ebpf_faults(intent, said) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
+    faults += ebpf_faults(intent) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
     faults += toa_faults(intent)
-    faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
+    faults += outbound_faults(intent) if outbound and intent.mode != "ebpf" else ()
     try:
         probe_aliases = aliases(pod, intent, ports.intercepted)
     except NoAliasError as error:
@@ -185,12 +184,12 @@ def _serves_nothing(pod: Pod, ports: Ports, outbound: bool) -> bool:
     return bool(pods.named(pod, "containers")) and not asked
 
 
-def _trust_faults(intent: Intent, cidrs: tuple[str, ...], said: dict[str, str]) -> Iterable[Fault]:
+def _trust_faults(intent: Intent, cidrs: tuple[str, ...]) -> Iterable[Fault]:
     key = PREFIX + "trusted-cidrs"
-    if not cidrs and key not in said:
+    if not cidrs and "trusted_cidrs" not in intent.stated:
         text = (
             f"{key}: missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
-            f"{FOR_OUTBOUND_ALONE if asks_for_outbound(said) else ''}"
+            f"{FOR_OUTBOUND_ALONE if stated_outbound(intent) else ''}"
         )
         yield Fault(Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
@@ -216,25 +215,7 @@ def resource(intent: Intent, settings: Settings, field: str) -> str | None:
     return said if said is not None else value
 
 
-_SAME = (
-    "proxy_protocol",
-    "node_proxy_protocol",
-    "proxy_protocol_versions",
-    "header_timeout_ms",
-    "max_header_bytes",
-    "deliver_to",
-    "client_address",
-    "max_connections",
-    "max_connections_per_client",
-    "drain_timeout_s",
-    "threads",
-    "client_from",
-    "request_timeout_ms",
-    "keep_alive_timeout_s",
-    "forwarded_for_header",
-    *OF_OUTBOUND,
-)
-"""Fields that Intent and Plan share."""
+_PLANNED = tuple(row for row in TABLE if row.is_planned)
 
 
 def _plan(
@@ -263,7 +244,7 @@ def _made(
         probe_aliases=probe_aliases,
         mode=intent.mode or "tproxy",
         http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
-        **{field: getattr(intent, field) for field in (*_SAME, *(OF_REDIRECT if redirect else ()))},
+        **{row.field: getattr(intent, row.field) for row in _PLANNED if redirect or not row.scope & Scope.REDIRECT},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from srcip_proxy.plan import OUTBOUND_WAIT_MS, TOA, Plan
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, OF_SIDECAR, PREFIX, TABLE, Intent
+from srcip_webhook.annotation_table import PREFIX, TABLE, Intent, Scope
 from srcip_webhook.annotations import INJECTED, MODE, row_of
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
@@ -86,26 +86,26 @@ def _outbound_surprises(plan: Plan) -> Iterator[str]:
         yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: {later}"
 
 
-_ROWS_OF_INBOUND = tuple(row for row in TABLE if row.field in INBOUND_ALONE)
-
-
 def _idle_inbound(intent: Intent) -> Iterator[str]:
-    if idle := [row.key for row in _ROWS_OF_INBOUND if getattr(intent, row.field) != row.default]:
+    if idle := _changed(intent, Scope.INBOUND):
         yield f"srcip: without effect, as no inbound port is intercepted: {', '.join(idle)}"
 
 
-_ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))
-_ROWS_WITHOUT_SIDECAR = (*(row for row in TABLE if row.field in OF_SIDECAR), *_ROWS_OF_REDIRECT)
-_ROWS_OF_HEADER = tuple(row for row in TABLE if row.field in ("proxy_protocol_versions", "max_header_bytes"))
-
-
 def _idle_annotations(intent: Intent) -> Iterator[str]:
-    used = ("http_ports", "forwarded_for_header") if intent.client_from == "x-forwarded-for" else ()
-    rows = _ROWS_WITHOUT_SIDECAR if intent.mode == "ebpf" else _ROWS_OF_REDIRECT
-    rows = (*rows, *_ROWS_OF_HEADER) if intent.client_from == TOA else rows
-    idle = [row.key for row in rows if row.field not in used and getattr(intent, row.field) != row.default]
+    by_header = intent.client_from == "x-forwarded-for"
+    absent = {
+        Scope.SIDECAR: intent.mode == "ebpf",
+        Scope.REDIRECT if by_header else Scope.REDIRECT | Scope.HTTP: True,
+        Scope.HEADER: intent.client_from == TOA,
+    }
+    idle = [key for scope, is_absent in absent.items() if is_absent for key in _changed(intent, scope)]
     if idle:
         yield f"srcip: without effect in {intent.mode} mode: {', '.join(idle)}"
+
+
+def _changed(intent: Intent, scope: Scope) -> list[str]:
+    """The annotations of this scope that ask for something else than the default."""
+    return [row.key for row in TABLE if row.scope & scope and getattr(intent, row.field) != row.default]
 
 
 def _guaranteed(pod: Pod) -> bool:
