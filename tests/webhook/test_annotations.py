@@ -82,10 +82,10 @@ def test_any_value_ends_in_a_plan_or_in_a_readable_refusal(row: Annotation, text
 
 @pytest.mark.parametrize("row", TABLE, ids=key)
 def test_a_bad_value_is_told_with_name_value_and_what_is_allowed(row: Annotation) -> None:
-    faults = annotations.read({row.key: "§ nonsense"}).faults
-    assert len(faults) == 1
-    assert faults[0].startswith(f'{row.key}: "\\xa7 nonsense" ')
-    assert faults[0].endswith(f"Allowed: {row.kind.allowed}")
+    (fault,) = annotations.read({row.key: "§ nonsense"}).faults
+    assert fault.key == row.key
+    assert fault.message.startswith(f'{row.key}: "\\xa7 nonsense" ')
+    assert fault.message.endswith(f"Allowed: {row.kind.allowed}")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
 from srcip_webhook.pods import shown
+from srcip_webhook.reasons import Fault, Reason, about
 from srcip_webhook.values import BadValue
 
 __all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "row_of", "schema"]
@@ -40,8 +41,8 @@ class Reading:
 
     intent: Intent
     """A row with a fault has its default here."""
-    faults: tuple[str, ...]
-    """A sentence for each value that is not allowed."""
+    faults: tuple[Fault, ...]
+    """One for each value that is not allowed."""
     warnings: tuple[str, ...]
     """A sentence for each annotation with our prefix that TABLE does not know; most are typing errors."""
 
@@ -67,10 +68,15 @@ def _read(said: Said) -> Reading:
             try:
                 values[row.field] = row.kind.parse(text)
             except BadValue as error:
-                faults.append(f"{key}: {'; '.join(error.faults)}. Allowed: {row.kind.allowed}")
+                why = f"{'; '.join(error.faults)}. Allowed: {row.kind.allowed}"
+                faults.append(about(key, Reason.INVALID_ANNOTATION, why))
     strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
     warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
-    return Reading(Intent(**values, stated=frozenset(stated)), tuple(sorted(faults)), tuple(warnings))
+    return Reading(
+        Intent(**values, stated=frozenset(stated)),
+        tuple(sorted(faults, key=lambda fault: fault.message)),
+        tuple(warnings),
+    )
 
 
 _remembered = lru_cache(maxsize=512)(_read)

@@ -11,10 +11,11 @@ from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import MODE, PREFIX, Intent
 from srcip_webhook.pods import shown
 from srcip_webhook.ports import Ports
-from srcip_webhook.reasons import Fault, Reason
+from srcip_webhook.reasons import Fault, Reason, about
 
 OUTBOUND = {row.field: row.key for row in TABLE if row.scope & Scope.OUTBOUND}
 """The annotations about what the Pod sends, by their fields."""
+CLIENT_FROM = f"{PREFIX}client-from"
 FOR_OUTBOUND_ALONE = f"; for {OUTBOUND['outbound_ports']} alone, set {PREFIX}inbound-ports: none"
 
 
@@ -29,16 +30,16 @@ def outbound_faults(intent: Intent) -> Iterator[Fault]:
     stated = stated_outbound(intent)
     there = [key for key in stated if key != ports]
     if there and ports not in stated:
-        yield Fault(Reason.NO_PORTS, f"{', '.join(there)}: without {ports} nothing gets headers; add ports such as 80")
+        yield about(", ".join(there), Reason.NO_PORTS, f"without {ports} nothing gets headers; add ports such as 80")
     if ports in stated and not there:
         named = f"{shown(','.join(map(str, intent.outbound_ports)))} " if intent.outbound_ports else ""
-        text = f"{ports}: {named}without any header to set; add {', '.join(others[:-1])} or {others[-1]}"
-        yield Fault(Reason.NO_HEADERS, text)
+        text = f"{named}without any header to set; add {', '.join(others[:-1])} or {others[-1]}"
+        yield about(ports, Reason.NO_HEADERS, text)
     listed = {same(name): name for name, _ in intent.outbound_headers}
     for field, name in headers.OUTBOUND.items():
         if getattr(intent, field) and same(name) in listed:
-            text = f"{OUTBOUND['outbound_headers']}: {shown(listed[same(name)])} is what {OUTBOUND[field]} sets"
-            yield Fault(Reason.INVALID_ANNOTATION, f"{text}; leave one of the two out")
+            text = f"{shown(listed[same(name)])} is what {OUTBOUND[field]} sets; leave one of the two out"
+            yield about(OUTBOUND["outbound_headers"], Reason.INVALID_ANNOTATION, text)
 
 
 def redirect_faults(intent: Intent, ports: Ports) -> Iterator[Fault]:
@@ -46,22 +47,22 @@ def redirect_faults(intent: Intent, ports: Ports) -> Iterator[Fault]:
     by_header = intent.client_from == "x-forwarded-for"
     if intent.mode != "redirect":
         if by_header and ports.intercepted and not ports.http and not ports.undeclared:
-            text = f"{PREFIX}client-from: x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
-            yield Fault(Reason.NO_HEADERS, text)
+            text = f"x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
+            yield about(CLIENT_FROM, Reason.NO_HEADERS, text)
         return
     if by_header:
-        text = f"{PREFIX}client-from: x-forwarded-for is for tproxy mode; here {PREFIX}forwarded-for: trusted does it"
-        yield Fault(Reason.INVALID_ANNOTATION, text)
+        text = f"x-forwarded-for is for tproxy mode; here {PREFIX}forwarded-for: trusted does it"
+        yield about(CLIENT_FROM, Reason.INVALID_ANNOTATION, text)
     names = [intent.forwarded_for_header, *(name for _, name in intent.tlv_headers)]
     for text in name_faults(names, FIXED):
         yield Fault(Reason.INVALID_ANNOTATION, f"{PREFIX}forwarded-for-header and tlv-headers: {text}")
     if sum(r.last - r.first + 1 for r in ports.intercepted) > MOST_REDIRECTED:
-        text = f"{PREFIX}inbound-ports: redirect mode takes at most {MOST_REDIRECTED} ports"
-        yield Fault(Reason.TOO_MANY_PORTS, text)
+        text = f"redirect mode takes at most {MOST_REDIRECTED} ports"
+        yield about(f"{PREFIX}inbound-ports", Reason.TOO_MANY_PORTS, text)
     if ports.intercepted and not ports.http and intent.emit_proxy_protocol == "off" and not ports.undeclared:
         text = (
-            f"{MODE}: redirect tells the client in HTTP headers or in a PROXY header, and no port has either: name "
+            f"redirect tells the client in HTTP headers or in a PROXY header, and no port has either: name "
             f"HTTP ports in {PREFIX}http-ports, or set {PREFIX}emit-proxy-protocol"
             f"{FOR_OUTBOUND_ALONE if intent.outbound_ports else ''}"
         )
-        yield Fault(Reason.NO_HEADERS, text)
+        yield about(MODE, Reason.NO_HEADERS, text)

@@ -20,7 +20,7 @@ from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
-from srcip_webhook.reasons import REASONS, Fault, Reason
+from srcip_webhook.reasons import REASONS, Fault, Reason, about
 from srcip_webhook.settings import Settings
 from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
@@ -78,7 +78,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
         return Skip(Reason.WITHOUT_PORTS, warnings)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
-    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
+    faults = list(reading.faults)
     faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
     faults += _trust_faults(intent, cidrs) if cidrs is not None else ()
@@ -168,8 +168,7 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
 
 
 def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
-    yield from (Fault(Reason.UNDECLARED_PORT, text) for text in ports.undeclared)
-    yield from (Fault(Reason.PORT_CLASH, text) for text in ports.clashes)
+    yield from (*ports.undeclared, *ports.clashes)
     if _serves_nothing(pod, ports, outbound):
         text = (
             "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports; "
@@ -188,24 +187,22 @@ def _trust_faults(intent: Intent, cidrs: tuple[str, ...]) -> Iterable[Fault]:
     key = PREFIX + "trusted-cidrs"
     if not cidrs and "trusted_cidrs" not in intent.stated:
         text = (
-            f"{key}: missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
+            f"missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
             f"{FOR_OUTBOUND_ALONE if stated_outbound(intent) else ''}"
         )
-        yield Fault(Reason.NO_TRUSTED_CIDRS, text)
+        yield about(key, Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
         if not intent.trust_any_source:
-            text = (
-                f'{key}: {cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
-            )
-            yield Fault(Reason.TRUSTS_EVERYONE, text)
+            text = f'{cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
+            yield about(key, Reason.TRUSTS_EVERYONE, text)
 
 
 def _resource_faults(intent: Intent, settings: Settings) -> Iterable[Fault]:
     for what in ("cpu", "memory"):
         request, limit = resource(intent, settings, f"proxy_{what}"), resource(intent, settings, f"proxy_{what}_limit")
         if request and limit and amount(request) > amount(limit):
-            text = f"{PREFIX}proxy-{what}: {request} is more than {PREFIX}proxy-{what}-limit: {limit}"
-            yield Fault(Reason.RESOURCES, text)
+            text = f"{request} is more than {PREFIX}proxy-{what}-limit: {limit}"
+            yield about(f"{PREFIX}proxy-{what}", Reason.RESOURCES, text)
 
 
 def resource(intent: Intent, settings: Settings, field: str) -> str | None:
