@@ -10,23 +10,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from srcip_proxy import headers
 from srcip_proxy.headers import HEADERS
-from srcip_proxy.plan_json import (
-    Aliases,
-    Choice,
-    Number,
-    Ports,
-    Text,
-    TextPairs,
-    Texts,
-    Versions,
-    kinds,
-    of,
-)
+from srcip_proxy.plan_json import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Versions, kinds, of
 from srcip_proxy.portranges import PortRange, ProbeAlias, holds, merge, port_range
 
 __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
@@ -34,9 +23,12 @@ __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"
 ENV = "SRCIP_PLAN"
 VERSION = 3
 
+MODES = ("tproxy", "redirect", "ebpf")
+FALLBACKS = ("", "tproxy")
+"""What can take the place of ebpf mode: nothing, or this mode."""
 FALLBACK = "ebpf,tproxy"
-"""ebpf mode where the node can have it, else tproxy: init decides, as nobody knows the node before."""
-MODES = ("tproxy", "redirect", "ebpf", FALLBACK)
+WRITTEN_MODES = {**{mode: (mode, "") for mode in MODES}, FALLBACK: ("ebpf", "tproxy")}
+"""How annotations and JSON write a mode, and the mode and the fallback that it stands for."""
 POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
@@ -70,11 +62,6 @@ UID = 7363
 """User and group of the init container and of the sidecar."""
 
 
-def reserved_ports(mode: str | None) -> tuple[int, ...]:
-    """The ports that no application of a Pod in this mode can have: those of the sidecar, if there is one."""
-    return () if mode == "ebpf" else RESERVED_PORTS
-
-
 class PlanError(ValueError):
     """The plan is not one this version understands; `errors` names every fault."""
 
@@ -86,8 +73,12 @@ class PlanError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What the owner of a Pod can choose for its data plane, each with the default. Every field has an annotation of
-    its own, and each is part of the Plan as it is."""
+    its own (the fallback is part of the mode's), and each is part of the Plan as it is."""
 
+    mode: str = of(Choice(MODES), "tproxy")
+    """How the application learns the client. The properties below say what each mode means."""
+    fallback: str = of(Choice(FALLBACKS), "")
+    """The mode where the node can't have ebpf mode: init decides, as nobody knows the node before."""
     proxy_protocol: str = of(Choice(POLICIES), "required")
     """What a trusted source must send. `off` means that its connections stay native."""
     node_proxy_protocol: str = of(Choice(POLICIES), "optional")
@@ -139,6 +130,41 @@ class Options:
     outbound_client_hostname: str = of(Text(), "")
     """X-Client-Hostname of outgoing requests: nothing, `default` (the Pod's host name) or a value."""
 
+    @property
+    def attaches_programs(self) -> bool:
+        """Programs in the kernel tell the application its client; init attaches them."""
+        return self.mode == "ebpf"
+
+    @property
+    def may_fall_back(self) -> bool:
+        """A sidecar does it where the node can't have these programs."""
+        return bool(self.fallback)
+
+    @property
+    def has_sidecar(self) -> bool:
+        """A proxy runs in the Pod, and has ports of its own there."""
+        return not self.attaches_programs or self.may_fall_back
+
+    @property
+    def spoofs_source(self) -> bool:
+        """The sidecar connects to the application from the client's address."""
+        return "tproxy" in (self.mode, self.fallback)
+
+    @property
+    def redirects(self) -> bool:
+        """Connections are redirected to the sidecar, and the bytes that it sends tell the application its client."""
+        return self.mode == "redirect"
+
+    @property
+    def reserved_ports(self) -> tuple[int, ...]:
+        """The ports that no application of the Pod can have: those of the sidecar, if there is one."""
+        return RESERVED_PORTS if self.has_sidecar else ()
+
+    @property
+    def written_mode(self) -> str:
+        """The mode and its fallback as people write them."""
+        return f"{self.mode},{self.fallback}" if self.fallback else self.mode
+
 
 @dataclass(frozen=True)
 class Plan(Options):
@@ -150,10 +176,10 @@ class Plan(Options):
     """Who may state a client address: canonical networks of either family."""
     probe_aliases: tuple[ProbeAlias, ...] = of(Aliases(), ())
     """Ports for kubelet's probes: sorted, distinct."""
-    mode: str = of(Choice(MODES), "tproxy")
-    """How the application learns the client."""
     http_ports: tuple[PortRange, ...] = of(Ports(), ())
     """Intercepted ports that speak HTTP: sorted, disjoint. In redirect mode their requests get headers."""
+    is_idle: bool = of(Flag(), False)
+    """Programs in the kernel have all that comes in, and the sidecar only stands by. init says so, no JSON does."""
     version: int = of(Number(VERSION, VERSION), VERSION)
 
     def __post_init__(self) -> None:
@@ -162,7 +188,8 @@ class Plan(Options):
 
     def to_env(self) -> str:
         """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
-        plain = {name: kind.plain(getattr(self, name)) for name, kind in KINDS.items()}
+        plain = {name: kind.plain(getattr(self, name)) for name, kind in _WRITTEN.items()}
+        plain["mode"] = self.written_mode
         return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("$", "\\u0024")
 
     @classmethod
@@ -174,9 +201,17 @@ class Plan(Options):
             raise PlanError([f"{found}: use the image that the Pod was created with"])
         return cls(**_typed(raw))
 
+    def for_sidecar(self, attached: bool) -> Plan:
+        """What is left for the sidecar of a plan that may fall back: nothing of what comes in where the programs are
+        attached, else all of it."""
+        fallen = replace(self, mode=self.fallback, fallback="")
+        return replace(fallen, inbound_ports=(), http_ports=(), is_idle=True) if attached else fallen
+
 
 KINDS = kinds(Plan)
 """The kind of each field of a plan, by its name."""
+_WRITTEN = {name: kind for name, kind in KINDS.items() if name not in ("fallback", "is_idle")}
+"""Those that JSON has a field for."""
 
 
 def _object(text: str) -> dict[str, object]:
@@ -191,16 +226,18 @@ def _object(text: str) -> dict[str, object]:
 
 def _typed(raw: dict[str, object]) -> dict[str, Any]:
     """Each field of the JSON object in its Python type; all faults at once."""
-    errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - KINDS.keys())]
+    errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - _WRITTEN.keys())]
     errors += [f"missing field {name!r}" for name in ("inbound_ports", "trusted_cidrs") if name not in raw]
     typed: dict[str, Any] = {}
-    for name in raw.keys() & KINDS.keys():
+    for name in raw.keys() & _WRITTEN.keys():
         try:
             typed[name] = KINDS[name].read(raw[name])
         except (TypeError, ValueError) as error:
             errors.append(f"{name}: {error}")
     if errors:
         raise PlanError(errors)
+    if typed.get("mode") in WRITTEN_MODES:
+        typed["mode"], typed["fallback"] = WRITTEN_MODES[typed["mode"]]
     return typed
 
 
@@ -216,13 +253,12 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for name, kind in KINDS.items():
         if fault := kind.fault(getattr(plan, name)):
             yield False, f"{name}: {fault}"
-    idle = plan.mode == FALLBACK  # what the sidecar is told when programs in the kernel have all that comes in
-    yield bool(plan.inbound_ports or plan.outbound_ports or idle), "inbound_ports: none"
+    yield bool(plan.inbound_ports or plan.outbound_ports or plan.is_idle), "inbound_ports: none"
     for name in (name for name, kind in KINDS.items() if isinstance(kind, Ports)):
         ranges = getattr(plan, name)
-        for port in reserved_ports(plan.mode):
+        for port in plan.reserved_ports:
             yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
-    most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
+    most = MOST_REDIRECTED if plan.redirects else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
     yield few, f"outbound_ports: more than {MOST_REDIRECTED} ports"
@@ -231,11 +267,13 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
     yield from ((False, fault) for fault in _header_faults(plan))
-    if plan.mode in ("ebpf", FALLBACK):
+    if plan.attaches_programs:
         short = plan.max_header_bytes <= LONGEST_IN_KERNEL
         yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
-    yield plan.client_from != TOA or plan.mode == "ebpf", f"client_from: {TOA} is for ebpf mode alone, not {plan.mode}"
-    if plan.mode == "ebpf":
+    sees_options = plan.client_from != TOA or not plan.has_sidecar
+    yield sees_options, f"client_from: {TOA} is for ebpf mode alone, not {plan.written_mode}"
+    yield not plan.may_fall_back or plan.attaches_programs, f"fallback: {plan.mode} mode has none"
+    if not plan.has_sidecar:
         yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
         yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"
 

@@ -86,14 +86,24 @@ def test_each_annotation_changes_what_the_pod_gets(row: Annotation) -> None:
         assert getattr(said.decision.plan, row.field) == row.kind.parse(text) != row.default
 
 
+def test_the_fallback_is_part_of_the_mode() -> None:
+    """One annotation says both, and the plan has a field for each."""
+    (row,) = (row for row in TABLE if row.name == "mode")
+    decision = outcome(row, mode="ebpf,tproxy").decision
+    assert isinstance(decision, Inject)
+    assert (decision.plan.mode, decision.plan.fallback) == ("ebpf", "tproxy")
+
+
 def test_each_option_of_the_plan_has_an_annotation() -> None:
     """Nothing can be in the plan that nobody can ask for, and the webhook's own fields are not the plan's options."""
     options = {item.name for item in fields(Options)}
-    assert {row.field for row in TABLE if row.is_planned} == options
-    assert {item.name for item in fields(Intent)} - {row.field for row in TABLE} == {"stated"}
+    assert {row.field for row in TABLE if row.is_planned} == options - {"fallback"}
+    assert {item.name for item in fields(Intent)} - {row.field for row in TABLE} == {"stated", "fallback"}
 
 
 OWN = {
+    "fallback": "init goes by it before it renders anything: tests/webhook/test_effects.py, tests/cluster/test_ebpf.py",
+    "is_idle": "it allows a plan without ports, of which nothing is rendered",
     "version": "it has one value alone; init refuses every other one",
 }
 """Fields of the plan that change no text, each with the reason."""

@@ -7,7 +7,7 @@ anywhere else.
 from __future__ import annotations
 
 from srcip_proxy.headers import HEADERS
-from srcip_proxy.plan import FALLBACK
+from srcip_proxy.plan import WRITTEN_MODES
 from srcip_webhook.annotation_rows import PREFIX, Annotation, Scope, planned, quantity
 from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, HeaderValue, TlvHeaders, WordList
 from srcip_webhook.intent import Intent
@@ -25,7 +25,7 @@ TABLE: tuple[Annotation, ...] = (
     Annotation(
         "mode",
         "mode",
-        Word(("tproxy", "redirect", "ebpf", FALLBACK)),
+        Word(tuple(WRITTEN_MODES)),
         "none: the Pod is left alone",
         "Asks for srcip. `tproxy`: the application sees the client's IP and port as its TCP peer. `redirect`: in "
         "HTTP headers or in a PROXY header of its own, and the sidecar has no capability. `ebpf`: as `tproxy`, by "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from srcip_proxy.plan import WRITTEN_MODES
 from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
 from srcip_webhook.pods import shown
 from srcip_webhook.reasons import Fault, Reason, about
@@ -70,6 +71,8 @@ def _read(said: Said) -> Reading:
             except BadValue as error:
                 why = f"{'; '.join(error.faults)}. Allowed: {row.kind.allowed}"
                 faults.append(about(key, Reason.INVALID_ANNOTATION, why))
+    if "mode" in values:
+        values["mode"], values["fallback"] = WRITTEN_MODES[values["mode"]]
     strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
     warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
     return Reading(

@@ -12,7 +12,7 @@ from srcip_webhook.reasons import Fault, Reason, about
 
 def ebpf_faults(intent: Intent) -> Iterator[Fault]:
     """What needs a sidecar, and what is larger than the programs can hold."""
-    if intent.mode == "ebpf" and (there := stated_outbound(intent)):
+    if not intent.has_sidecar and (there := stated_outbound(intent)):
         yield _fault(", ".join(there), f"headers are written by a sidecar, and {MODE}: ebpf has none")
     if intent.client_from == "x-forwarded-for":
         yield _fault(CLIENT_FROM, f"x-forwarded-for is read by a sidecar, and {MODE}: ebpf goes without")
@@ -23,10 +23,10 @@ def ebpf_faults(intent: Intent) -> Iterator[Fault]:
 
 def toa_faults(intent: Intent) -> Iterator[Fault]:
     """The option is gone where a sidecar takes the connection: nothing but the kernel sees it."""
-    mode = intent.mode or "tproxy"
-    if intent.client_from == TOA and mode != "ebpf":
-        text = f"{TOA} is a TCP option, which programs in the kernel alone can read; use {MODE}: ebpf, not {mode}"
-        yield about(CLIENT_FROM, Reason.INVALID_ANNOTATION, text)
+    if intent.client_from == TOA and intent.has_sidecar:
+        text = f"{TOA} is a TCP option, which programs in the kernel alone can read"
+        way_out = f"use {MODE}: ebpf, not {intent.written_mode}"
+        yield about(CLIENT_FROM, Reason.INVALID_ANNOTATION, f"{text}; {way_out}")
 
 
 def _fault(key: str, text: str) -> Fault:

@@ -45,7 +45,7 @@ def outbound_faults(intent: Intent) -> Iterator[Fault]:
 def redirect_faults(intent: Intent, ports: Ports) -> Iterator[Fault]:
     """What does not fit together about the headers of incoming requests."""
     by_header = intent.client_from == "x-forwarded-for"
-    if intent.mode != "redirect":
+    if not intent.redirects:
         if by_header and ports.intercepted and not ports.http and not ports.undeclared:
             text = f"x-forwarded-for is for HTTP ports, and there is none: see {PREFIX}http-ports"
             yield about(CLIENT_FROM, Reason.NO_HEADERS, text)

@@ -13,7 +13,6 @@ class Intent(Options):
     """The Plan's options as they will be, and what the webhook itself goes by. None: the webhook's settings or the Pod
     decide."""
 
-    mode: str | None = None
     inject: bool = True
     inbound_ports: tuple[PortRange | str, ...] | None = None
     exclude_inbound_ports: tuple[PortRange | str, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from srcip_proxy.plan import FALLBACK, UID, Plan, PortRange, ProbeAlias, merge
+from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
@@ -83,9 +83,9 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += _port_faults(pod, ports, outbound)
     faults += _trust_faults(intent, cidrs) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += ebpf_faults(intent) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
+    faults += ebpf_faults(intent) if intent.attaches_programs else redirect_faults(intent, ports)
     faults += toa_faults(intent)
-    faults += outbound_faults(intent) if outbound and intent.mode != "ebpf" else ()
+    faults += outbound_faults(intent) if outbound and intent.has_sidecar else ()
     try:
         probe_aliases = aliases(pod, intent, ports.intercepted)
     except NoAliasError as error:
@@ -128,7 +128,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     if reason := windows_by(pod):
         text = f"{reason}: the Pod is for Windows nodes, and srcip works on Linux only; remove {MODE} from it"
         yield Fault(Reason.WINDOWS, text)
-    if spec.get("hostUsers") is False and intent.mode == "ebpf":
+    if spec.get("hostUsers") is False and not intent.has_sidecar:
         text = (
             "spec.hostUsers: false: the kernel loads no programs for a user namespace, whatever its capabilities; "
             f"use {MODE}: tproxy, or remove hostUsers"
@@ -141,7 +141,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from _name_faults(pod)
-    yield from _uid_faults(pod) if intent.mode != "ebpf" else ()
+    yield from _uid_faults(pod) if intent.has_sidecar else ()
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
@@ -234,14 +234,14 @@ def _made(
     cidrs: tuple[str, ...],
     probe_aliases: tuple[ProbeAlias, ...],
 ) -> Plan:
-    redirect = intent.mode == "redirect"
+    fields = (row.field for row in _PLANNED if intent.redirects or not row.scope & Scope.REDIRECT)
     return Plan(
         inbound_ports=merge(ports),
         trusted_cidrs=cidrs,
         probe_aliases=probe_aliases,
-        mode=intent.mode or "tproxy",
-        http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
-        **{row.field: getattr(intent, row.field) for row in _PLANNED if redirect or not row.scope & Scope.REDIRECT},
+        fallback=intent.fallback,
+        http_ports=http if intent.redirects or intent.client_from == "x-forwarded-for" else (),
+        **{field: getattr(intent, field) for field in fields},
     )
 
 

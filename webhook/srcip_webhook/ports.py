@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from srcip_proxy.plan import PortRange, merge, reserved_ports
+from srcip_proxy.plan import PortRange, merge
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import DeclaredPort, Pod, shown
@@ -166,7 +166,7 @@ def subtract(ranges: Iterable[PortRange], holes: Sequence[PortRange]) -> tuple[P
 
 
 def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[Fault]:
-    for own in reserved_ports(intent.mode):
+    for own in intent.reserved_ports:
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
             text = f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
