@@ -18,6 +18,8 @@ MATCHING = {"startswith", "endswith", "removeprefix", "removesuffix", "partition
 OF_RE = {"match", "search", "fullmatch", "findall"}
 SENTENCES = {"message", "messages", "reasons", "faults", "errors", "args", "stderr", "warnings"}
 """Attributes that hold sentences."""
+NAMES = {"sentence", "message"}
+"""Names of variables and parameters that do."""
 OTHERS = {
     ("certs/srcip_certs/kube.py", "self.message"): "the API server's answer to a JSON patch whose test fails has no "
     "field that tells it from another invalid patch",
@@ -58,6 +60,8 @@ def matches(tree: ast.AST) -> Iterator[Match]:
             is_re = isinstance(node.func.value, ast.Name) and node.func.value.id == "re" and node.func.attr in OF_RE
             if is_re and node.args[1:]:
                 yield Match(node.args[1], constants(node.args[0]))
+            elif node.func.attr in OF_RE:  # of a pattern that is compiled elsewhere
+                yield Match(node.args[0], ())
             elif node.func.attr in MATCHING:
                 yield Match(node.func.value, constants(node.args[0]))
 
@@ -71,6 +75,8 @@ def is_sentence(subject: ast.expr, errors: set[str]) -> bool:
     """Whether it is the text of an exception, or a field that holds sentences."""
     for node in ast.walk(subject):
         if isinstance(node, ast.Attribute) and node.attr in SENTENCES:
+            return True
+        if isinstance(node, ast.Name) and node.id in NAMES:
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("str", "repr"):
             return any(isinstance(each, ast.Name) and each.id in errors for each in node.args)
