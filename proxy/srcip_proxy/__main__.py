@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
-from srcip_proxy.plan import FALLBACK, PlanError
+from srcip_proxy.plan import PlanError
 from srcip_proxy.pod import PodError
 
 USAGE = """usage: srcip-proxy COMMAND
@@ -33,12 +32,12 @@ def _render() -> int:
     from srcip_proxy import init  # noqa: PLC0415
 
     plan, pod = init.load(os.environ)
-    if plan.mode == "ebpf":
+    if not plan.has_sidecar:
         print(f"{init.summary(plan, pod)}; programs are attached, and nothing is written")
         return 0
-    if plan.mode == FALLBACK:
+    if plan.may_fall_back:
         print("# where the node has no ebpf mode:")
-        plan = replace(plan, mode="tproxy")
+        plan = plan.for_sidecar(attached=False)
     texts = init.render(plan, pod)
     print(texts.nft)
     for version, text in texts.routes.items():

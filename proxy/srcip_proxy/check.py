@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from srcip_proxy import ebpf_counters
 from srcip_proxy.init import load
 from srcip_proxy.network import CHECK4, LOOPBACK
-from srcip_proxy.plan import CHECK_PORT, FALLBACK, HEALTH_PORT, Plan
+from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
 
 CLIENTS = {4: ("192.0.2.77", 7777), 6: ("2001:db8::77", 7777)}
@@ -45,13 +45,13 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
-    if plan.mode == "ebpf" or (plan.mode == FALLBACK and ebpf_counters.fingerprint() is not None):
+    if plan.attaches_programs and not (plan.may_fall_back and ebpf_counters.fingerprint() is None):
         yield "programs", _programs_answer
         return
     yield "sidecar", _sidecar_is_ready
     if not plan.inbound_ports:
         return  # the sidecar's own connections are exempt from what happens to outgoing ones
-    if plan.mode == "redirect":
+    if plan.redirects:
         application = _application(4, plan, pod)
         yield "IPv4 client", lambda: told(4, application, plan, pod)
         yield "IPv6 client", lambda: told(6, application, plan, pod)

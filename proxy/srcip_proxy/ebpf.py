@@ -21,6 +21,10 @@ OBJECTS = tuple(Path("/usr/lib/srcip") / name for name in ("srcip.bpf.o", "srcip
 """The same programs, compiled for newer and for older kernels."""
 
 
+class AlreadyAttachedError(libbpf.BpfError):
+    """Programs are at work in this Pod, with another configuration: they read headers, and nothing else may."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the programs are attached."""
@@ -43,7 +47,9 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
     if before == number:
         return "in place already"
     if before is not None:
-        raise libbpf.BpfError("another configuration is attached to this Pod; a Pod keeps its first one to its end")
+        raise AlreadyAttachedError(
+            "another configuration is attached to this Pod; a Pod keeps its first one to its end"
+        )
     node = ebpf_maps.Node(_network(), ebpf_preflight.tells_partial(platform.release()))
     entries = ebpf_maps.entries(plan, pod, number, node)
     loaded = _loaded(objects, plan.max_connections)

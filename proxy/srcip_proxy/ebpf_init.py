@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 from srcip_proxy import capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
 from srcip_proxy import pod as pods
 from srcip_proxy.errors import NotPossibleError
-from srcip_proxy.libbpf import BpfError
+from srcip_proxy.libbpf import BpfError, HookError, LoadError
 from srcip_proxy.plan import CGROUP_MOUNT, Plan
 from srcip_proxy.pod import Pod
 
@@ -41,12 +42,12 @@ def set_up(
             raise NotPossibleError(reasons)
         return ebpf.attach(plan, pod, objects, ebpf.Place(links, cgroup))
     except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
-        raise NotPossibleError([*explained(str(error)), str(error)], is_untouched(str(error))) from error
+        raise NotPossibleError([*explained(error), str(error)], is_untouched(error)) from error
 
 
-def is_untouched(said: str) -> bool:
+def is_untouched(error: Exception) -> bool:
     """Whether no packet is touched after this error: programs do nothing until all of them are there (ebpf.attach)."""
-    return not said.startswith("another configuration")
+    return not isinstance(error, ebpf.AlreadyAttachedError)
 
 
 def own_cgroup(root: Path, uid: str) -> Path:
@@ -66,17 +67,16 @@ def own_cgroup(root: Path, uid: str) -> Path:
     return cgroup
 
 
-def explained(said: str) -> list[str]:
-    """What to do about an error of the kernel, by its words."""
-    first = said.partition("\n")[0]
-    if first.startswith("clsact of") or (" on " in first and first.startswith(("srcip_ingress", "srcip_egress"))):
+def explained(error: Exception) -> list[str]:
+    """What to do about an error of the kernel."""
+    if isinstance(error, HookError):
         return [f"the node's kernel may lack {_LINKS}: load them on the node, choose another node, or mode tproxy"]
-    if first.startswith("load:") and "not permitted" in first:
+    if isinstance(error, LoadError) and error.errno == errno.EPERM:
         return [
             "the kernel allows no bpf(2) here though CAP_BPF is there: the node's container runtime may have a seccomp "
             "profile from before Linux 5.8 (update it), or the kernel be locked down"
         ]
-    if first.startswith("load:"):
+    if isinstance(error, LoadError):
         return [f"the verifier of Linux {platform.release()} refuses the programs: choose another node, or mode tproxy"]
     return []
 

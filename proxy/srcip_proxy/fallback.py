@@ -29,7 +29,7 @@ FOUND = "{ var(txn.srcip_backend) -m found }"
 def is_needed(plan: Plan, pod: Pod) -> bool:
     """Whether there may be such a client, and it may be shown as its balancer."""
     has6 = pod.own(6) is not None if plan.deliver_to == "pod" else pod.ipv6
-    return plan.mode != "redirect" and bool(plan.inbound_ports) and plan.client_address == "best-effort" and has6
+    return not plan.redirects and bool(plan.inbound_ports) and plan.client_address == "best-effort" and has6
 
 
 def frontend(connections: int, backends: Iterator[str]) -> Iterator[str]:

@@ -31,7 +31,7 @@ def render(plan: Plan, pod: Pod) -> str:
 
 
 def _mode(plan: Plan) -> ModuleType:
-    return redirect if plan.mode == "redirect" else transparent
+    return redirect if plan.redirects else transparent
 
 
 def _global(plan: Plan, pod: Pod) -> Iterator[str]:
@@ -41,7 +41,7 @@ def _global(plan: Plan, pod: Pod) -> Iterator[str]:
     yield "  log stdout format raw local0 info"
     yield f"  maxconn {word(connections(plan, pod) * frontends(plan, pod) + HEALTH_CONNECTIONS)}"
     yield f"  nbthread {word(plan.threads)}"
-    if plan.mode == "tproxy" and plan.inbound_ports:
+    if plan.spoofs_source and plan.inbound_ports:
         yield "  setcap cap_net_raw"
     yield f"  hard-stop-after {word(max(plan.drain_timeout_s, 1))}s"
     # bulk data goes through pipes inside the kernel; few, as their memory is counted per user of the whole node

@@ -12,7 +12,7 @@ from pathlib import Path
 from srcip_proxy import capabilities, haproxy, nft, nft_words, outbound, preflight, routes
 from srcip_proxy import pod as pods
 from srcip_proxy.errors import NotPossibleError
-from srcip_proxy.plan import ENV, FALLBACK, Plan, PlanError
+from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_proxy.pod import Pod
 
 DIRECTORY = Path("/run/srcip")
@@ -70,9 +70,9 @@ def _routes(version: int, text: str) -> None:
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """`srcip-proxy init`. Exit code 0 when everything is in place, 1 with the reasons otherwise."""
     plan, pod = load(environment)
-    if plan.mode == "ebpf":
+    if not plan.has_sidecar:
         return _attach(plan, pod, environment)
-    if plan.mode == FALLBACK:
+    if plan.may_fall_back:
         try:
             plan = _decided(plan, pod, environment)
         except NotPossibleError as error:
@@ -108,9 +108,9 @@ def _decided(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> Plan:
         if not error.is_untouched:
             raise
         for reason in error.reasons:
-            print(f"srcip-proxy init: no ebpf mode here, so tproxy mode: {reason}", file=sys.stderr)
-        return replace(plan, mode="tproxy")
-    return replace(plan, inbound_ports=(), http_ports=())
+            print(f"srcip-proxy init: no ebpf mode here, so {plan.fallback} mode: {reason}", file=sys.stderr)
+        return plan.for_sidecar(attached=False)
+    return plan.for_sidecar(attached=True)
 
 
 def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:

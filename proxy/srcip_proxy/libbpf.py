@@ -27,7 +27,19 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 
 
 class BpfError(Exception):
-    """The kernel or libbpf refused; the text says what."""
+    """The kernel or libbpf refused; the text says what, `errno` why (errno(3); 0 where nobody says)."""
+
+    def __init__(self, text: str, number: int = 0) -> None:
+        self.errno = number
+        super().__init__(text)
+
+
+class LoadError(BpfError):
+    """The kernel does not take the programs: EPERM where bpf(2) is not allowed at all, else its verifier refuses."""
+
+
+class HookError(BpfError):
+    """A program can't be attached to a hook of an interface."""
 
 
 class _Hook(ctypes.Structure):
@@ -72,7 +84,7 @@ class Object:
 
     def load(self) -> None:
         """Make the maps and let the kernel verify the programs."""
-        self._check(self._lib.bpf_object__load(self._object), "load")
+        self._check(self._lib.bpf_object__load(self._object), "load", LoadError)
 
     def put(self, name: str, key: bytes, value: bytes) -> None:
         """Set one entry of a map."""
@@ -85,7 +97,7 @@ class Object:
         done = self._lib.bpf_prog_attach(handle, index, _TCX[point], 0)
         if done == -errno.EINVAL:
             return False
-        self._check(done, f"{program} on {interface}")
+        self._check(done, f"{program} on {interface}", HookError)
         self._attached.append((handle, index, _TCX[point]))
         return True
 
@@ -94,9 +106,10 @@ class Object:
         hook = _Hook(ctypes.sizeof(_Hook), socket.if_nametoindex(interface), point, 0)
         made = self._lib.bpf_tc_hook_create(ctypes.byref(hook))
         if made not in (0, -errno.EEXIST):
-            self._check(made, f"clsact of {interface}")
+            self._check(made, f"clsact of {interface}", HookError)
         options = _Options(ctypes.sizeof(_Options), self._program(program), _REPLACE, 0, 1, priority)
-        self._check(self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"{program} on {interface}")
+        done = self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
+        self._check(done, f"{program} on {interface}", HookError)
 
     def attach_cgroup(self, program: str, cgroup: Path, kind: int) -> None:
         """Attach to a cgroup of version 2, beside whatever is there."""
@@ -126,14 +139,14 @@ class Object:
             raise self._error(f"program {name}")
         return int(self._lib.bpf_program__fd(found))
 
-    def _check(self, result: int, doing: str) -> None:
+    def _check(self, result: int, doing: str, kind: type[BpfError] = BpfError) -> None:
         if result < 0:
-            raise self._error(doing, -result)
+            raise self._error(doing, -result, kind)
 
-    def _error(self, doing: str, number: int = 0) -> BpfError:
-        why = os.strerror(number or ctypes.get_errno())
+    def _error(self, doing: str, number: int = 0, kind: type[BpfError] = BpfError) -> BpfError:
+        number = number or ctypes.get_errno()
         said = "\n".join(self._said).splitlines()
-        return BpfError("\n".join([f"{doing}: {why}", *said[-_LINES:]]))
+        return kind("\n".join([f"{doing}: {os.strerror(number)}", *said[-_LINES:]]), number)
 
     def _hear(self, level: int, form: bytes, arguments: int) -> int:
         """libbpf's warnings, for the message of an error (enum libbpf_print_level: 0 is warning)."""

@@ -18,14 +18,14 @@ from srcip_proxy.text import BANNER
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
-    parts = _redirected(plan, pod) if plan.mode == "redirect" else _transparent(plan, pod)
+    parts = _redirected(plan, pod) if plan.redirects else _transparent(plan, pod)
     outbound = [nft_outbound.rules(plan, pod)] if plan.outbound_ports else []
     body = "\n".join(line for part in (*parts, *outbound) for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
 
 def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
-    if not plan.inbound_ports:  # they may be in the kernel's hands (plan.FALLBACK); probes go to their aliases still
+    if not plan.inbound_ports:  # they may be in the kernel's hands (Plan.is_idle); probes go to their aliases still
         if plan.probe_aliases:
             yield _probes(plan.probe_aliases, pod.versions)
         return

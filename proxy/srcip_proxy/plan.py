@@ -10,12 +10,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from srcip_proxy import headers
-from srcip_proxy.headers import HEADERS, Pairs
-from srcip_proxy.plan_json import PORTS, READ
+from srcip_proxy.headers import HEADERS
+from srcip_proxy.plan_json import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Versions, kinds, of
 from srcip_proxy.portranges import PortRange, ProbeAlias, holds, merge, port_range
 
 __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
@@ -23,9 +23,12 @@ __all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"
 ENV = "SRCIP_PLAN"
 VERSION = 3
 
+MODES = ("tproxy", "redirect", "ebpf")
+FALLBACKS = ("", "tproxy")
+"""What can take the place of ebpf mode: nothing, or this mode."""
 FALLBACK = "ebpf,tproxy"
-"""ebpf mode where the node can have it, else tproxy: init decides, as nobody knows the node before."""
-MODES = ("tproxy", "redirect", "ebpf", FALLBACK)
+WRITTEN_MODES = {**{mode: (mode, "") for mode in MODES}, FALLBACK: ("ebpf", "tproxy")}
+"""How annotations and JSON write a mode, and the mode and the fallback that it stands for."""
 POLICIES = ("required", "optional", "off")
 DELIVERIES = ("auto", "loopback", "pod")
 FIDELITIES = ("best-effort", "ip", "exact")
@@ -59,11 +62,6 @@ UID = 7363
 """User and group of the init container and of the sidecar."""
 
 
-def reserved_ports(mode: str | None) -> tuple[int, ...]:
-    """The ports that no application of a Pod in this mode can have: those of the sidecar, if there is one."""
-    return () if mode == "ebpf" else RESERVED_PORTS
-
-
 class PlanError(ValueError):
     """The plan is not one this version understands; `errors` names every fault."""
 
@@ -72,73 +70,119 @@ class PlanError(ValueError):
         super().__init__(f"{ENV}: " + "; ".join(self.errors))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the owner of a Pod can choose for its data plane, each with the default. Every field has an annotation of
+    its own (the fallback is part of the mode's), and each is part of the Plan as it is."""
+
+    mode: str = of(Choice(MODES), "tproxy")
+    """How the application learns the client. The properties below say what each mode means."""
+    fallback: str = of(Choice(FALLBACKS), "")
+    """The mode where the node can't have ebpf mode: init decides, as nobody knows the node before."""
+    proxy_protocol: str = of(Choice(POLICIES), "required")
+    """What a trusted source must send. `off` means that its connections stay native."""
+    node_proxy_protocol: str = of(Choice(POLICIES), "optional")
+    """The same for the node's own address, where it is trusted: kubelet, host network, SNAT."""
+    proxy_protocol_versions: tuple[int, ...] = of(Versions(), (1, 2))
+    """Versions of the PROXY protocol that are accepted."""
+    header_timeout_ms: int = of(Number(100, 60_000, "ms"), 5000)
+    """How long a trusted connection may take to send its whole header."""
+    max_header_bytes: int = of(Number(536, 16_384, "bytes"), 4096)
+    """Longest accepted header; a version 1 line is never longer than 107 bytes."""
+    deliver_to: str = of(Choice(DELIVERIES), "auto")
+    """Where the application is reached. `auto` tries the loopback address, then the Pod's own."""
+    client_address: str = of(Choice(FIDELITIES), "best-effort")
+    """What to do when the exact client address and port cannot be had."""
+    max_connections: int = of(Number(1, 1_000_000, "connections"), 10000)
+    """Open connections through the sidecar; more wait in the kernel's queue."""
+    max_connections_per_client: int = of(Number(0, 1_000_000, "connections"), 2500)
+    """Open connections of one client address; more are refused. 0 means no limit."""
+    drain_timeout_s: int = of(Number(0, 86_400, "s"), 30)
+    """How long open connections may go on after SIGUSR1."""
+    threads: int = of(Number(1, 64, "threads"), 1)
+    """Threads of the sidecar."""
+    http_headers: tuple[str, ...] = of(Texts(), HEADERS)
+    """Which headers are written: some of HEADERS, in their order."""
+    forwarded_for: str = of(Choice(FORWARDED_FOR), "replace")
+    """What happens to an incoming X-Forwarded-For."""
+    forwarded_for_header: str = of(Text(), "X-Forwarded-For")
+    """The name of the header that lists the addresses."""
+    http_other: str = of(Choice(OTHERS), "refuse")
+    """What happens on an HTTP port to what is not HTTP."""
+    emit_proxy_protocol: str = of(Choice(EMITTED), "off")
+    """The header that begins a connection to a port that is not in http_ports. Redirect mode only."""
+    tlv_headers: tuple[tuple[str, str], ...] = of(TextPairs(), ())
+    """Pairs of a TLV (one of headers.TLVS) and the name of the HTTP header that holds its value."""
+    remove_headers: tuple[str, ...] = of(Texts(), ())
+    """Further names of HTTP headers that no request may bring, in any spelling."""
+    request_timeout_ms: int = of(Number(100, 3_600_000, "ms"), 10_000)
+    """How long the headers of an HTTP request may take."""
+    keep_alive_timeout_s: int = of(Number(1, 86_400, "s"), 75)
+    """How long an HTTP connection may be idle between two requests."""
+    tcp_keepalive_s: int = of(Number(5, 7_200, "s"), 120)
+    """After how long a silence TCP asks a balancer whether it is still there."""
+    client_from: str = of(Choice(CLIENT_FROM), "proxy-protocol")
+    """What states the client, on HTTP ports in tproxy mode and on all in ebpf mode."""
+    outbound_ports: tuple[PortRange, ...] = of(Ports(), ())
+    """Destination ports whose outgoing HTTP requests get headers: sorted, disjoint."""
+    outbound_headers: tuple[tuple[str, str], ...] = of(TextPairs(), ())
+    """Pairs of a header's name and its value for outgoing requests."""
+    outbound_forwarded_for: str = of(Text(), "")
+    """X-Forwarded-For of outgoing requests: nothing, `default` (the Pod's address) or a value."""
+    outbound_client_hostname: str = of(Text(), "")
+    """X-Client-Hostname of outgoing requests: nothing, `default` (the Pod's host name) or a value."""
+
+    @property
+    def attaches_programs(self) -> bool:
+        """Programs in the kernel tell the application its client; init attaches them."""
+        return self.mode == "ebpf"
+
+    @property
+    def may_fall_back(self) -> bool:
+        """A sidecar does it where the node can't have these programs."""
+        return bool(self.fallback)
+
+    @property
+    def has_sidecar(self) -> bool:
+        """A proxy runs in the Pod, and has ports of its own there."""
+        return not self.attaches_programs or self.may_fall_back
+
+    @property
+    def spoofs_source(self) -> bool:
+        """The sidecar connects to the application from the client's address."""
+        return "tproxy" in (self.mode, self.fallback)
+
+    @property
+    def redirects(self) -> bool:
+        """Connections are redirected to the sidecar, and the bytes that it sends tell the application its client."""
+        return self.mode == "redirect"
+
+    @property
+    def reserved_ports(self) -> tuple[int, ...]:
+        """The ports that no application of the Pod can have: those of the sidecar, if there is one."""
+        return RESERVED_PORTS if self.has_sidecar else ()
+
+    @property
+    def written_mode(self) -> str:
+        """The mode and its fallback as people write them."""
+        return f"{self.mode},{self.fallback}" if self.fallback else self.mode
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Options):
     """Everything the data plane of one Pod is told. Immutable; equal plans render equal texts."""
 
-    inbound_ports: tuple[PortRange, ...]
+    inbound_ports: tuple[PortRange, ...] = field(metadata={"kind": Ports()})
     """Intercepted destination ports: sorted, disjoint."""
-    trusted_cidrs: tuple[str, ...]
+    trusted_cidrs: tuple[str, ...] = field(metadata={"kind": Texts()})
     """Who may state a client address: canonical networks of either family."""
-    proxy_protocol: str = "required"
-    """What a trusted source must send: one of POLICIES. `off` means that its connections stay native."""
-    node_proxy_protocol: str = "optional"
-    """The same for the node's own address, where it is trusted: kubelet, host network, SNAT."""
-    proxy_protocol_versions: tuple[int, ...] = (1, 2)
-    """Versions of the PROXY protocol that are accepted."""
-    header_timeout_ms: int = 5000
-    """How long a trusted connection may take to send its whole header, in milliseconds."""
-    max_header_bytes: int = 4096
-    """Longest accepted header, in bytes; a version 1 line is never longer than 107."""
-    deliver_to: str = "auto"
-    """Where the application is reached: one of DELIVERIES. `auto` tries the loopback address, then the Pod's own."""
-    client_address: str = "best-effort"
-    """What to do when the exact client address and port cannot be had: one of FIDELITIES."""
-    max_connections: int = 10000
-    """Open connections through the sidecar; more wait in the kernel's queue."""
-    max_connections_per_client: int = 2500
-    """Open connections of one client address; more are refused. 0 means no limit."""
-    drain_timeout_s: int = 30
-    """How long open connections may go on after SIGUSR1, in seconds."""
-    threads: int = 1
-    """Threads of the sidecar."""
-    probe_aliases: tuple[ProbeAlias, ...] = ()
+    probe_aliases: tuple[ProbeAlias, ...] = of(Aliases(), ())
     """Ports for kubelet's probes: sorted, distinct."""
-    mode: str = "tproxy"
-    """How the application learns the client: one of MODES."""
-    http_ports: tuple[PortRange, ...] = ()
+    http_ports: tuple[PortRange, ...] = of(Ports(), ())
     """Intercepted ports that speak HTTP: sorted, disjoint. In redirect mode their requests get headers."""
-    http_headers: tuple[str, ...] = HEADERS
-    """Which headers are written: some of HEADERS, in their order."""
-    forwarded_for: str = "replace"
-    """What happens to an incoming X-Forwarded-For: one of FORWARDED_FOR."""
-    forwarded_for_header: str = "X-Forwarded-For"
-    """The name of the header that lists the addresses."""
-    http_other: str = "refuse"
-    """What happens on an HTTP port to what is not HTTP: one of OTHERS."""
-    emit_proxy_protocol: str = "off"
-    """The header that begins a connection to a port that is not in http_ports: one of EMITTED. Redirect mode only."""
-    tlv_headers: Pairs = ()
-    """Pairs of a TLV (one of headers.TLVS) and the name of the HTTP header that holds its value."""
-    remove_headers: tuple[str, ...] = ()
-    """Further names of HTTP headers that no request may bring, in any spelling."""
-    request_timeout_ms: int = 10_000
-    """How long the headers of an HTTP request may take, in milliseconds."""
-    keep_alive_timeout_s: int = 75
-    """How long an HTTP connection may be idle between two requests, in seconds."""
-    tcp_keepalive_s: int = 120
-    """After how many seconds of silence TCP asks a balancer whether it is still there."""
-    client_from: str = "proxy-protocol"
-    """What states the client, on HTTP ports in tproxy mode and on all in ebpf mode: one of CLIENT_FROM."""
-    outbound_ports: tuple[PortRange, ...] = ()
-    """Destination ports whose outgoing HTTP requests get headers: sorted, disjoint."""
-    outbound_headers: Pairs = ()
-    """Pairs of a header's name and its value for outgoing requests."""
-    outbound_forwarded_for: str = ""
-    """X-Forwarded-For of outgoing requests: nothing, `default` (the Pod's address) or a value."""
-    outbound_client_hostname: str = ""
-    """X-Client-Hostname of outgoing requests: nothing, `default` (the Pod's host name) or a value."""
-    version: int = VERSION
+    is_idle: bool = of(Flag(), False)
+    """Programs in the kernel have all that comes in, and the sidecar only stands by. init says so, no JSON does."""
+    version: int = of(Number(VERSION, VERSION), VERSION)
 
     def __post_init__(self) -> None:
         if errors := [message for check, message in _checks(self) if not check]:
@@ -146,10 +190,8 @@ class Plan:
 
     def to_env(self) -> str:
         """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
-        plain = asdict(self)
-        for name in PORTS:
-            plain[name] = [str(r) for r in getattr(self, name)]
-        plain["probe_aliases"] = {str(a.alias): a.port for a in self.probe_aliases}
+        plain = {name: kind.plain(getattr(self, name)) for name, kind in _WRITTEN.items()}
+        plain["mode"] = self.written_mode
         return json.dumps(plain, sort_keys=True, separators=(",", ":")).replace("$", "\\u0024")
 
     @classmethod
@@ -160,6 +202,18 @@ class Plan:
             found = f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"
             raise PlanError([f"{found}: use the image that the Pod was created with"])
         return cls(**_typed(raw))
+
+    def for_sidecar(self, attached: bool) -> Plan:
+        """What is left for the sidecar of a plan that may fall back: nothing of what comes in where the programs are
+        attached, else all of it."""
+        fallen = replace(self, mode=self.fallback, fallback="")
+        return replace(fallen, inbound_ports=(), http_ports=(), is_idle=True) if attached else fallen
+
+
+KINDS = kinds(Plan)
+"""The kind of each field of a plan, by its name."""
+_WRITTEN = {name: kind for name, kind in KINDS.items() if name not in ("fallback", "is_idle")}
+"""Those that JSON has a field for."""
 
 
 def _object(text: str) -> dict[str, object]:
@@ -174,17 +228,18 @@ def _object(text: str) -> dict[str, object]:
 
 def _typed(raw: dict[str, object]) -> dict[str, Any]:
     """Each field of the JSON object in its Python type; all faults at once."""
-    known = {f.name for f in fields(Plan)}
-    errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - known)]
+    errors = [f"unknown field {name!r}" for name in sorted(raw.keys() - _WRITTEN.keys())]
     errors += [f"missing field {name!r}" for name in ("inbound_ports", "trusted_cidrs") if name not in raw]
     typed: dict[str, Any] = {}
-    for name in raw.keys() & known:
+    for name in raw.keys() & _WRITTEN.keys():
         try:
-            typed[name] = READ[name](raw[name])
+            typed[name] = KINDS[name].read(raw[name])
         except (TypeError, ValueError) as error:
             errors.append(f"{name}: {error}")
     if errors:
         raise PlanError(errors)
+    if typed.get("mode") in WRITTEN_MODES:
+        typed["mode"], typed["fallback"] = WRITTEN_MODES[typed["mode"]]
     return typed
 
 
@@ -197,22 +252,15 @@ def _canonical(cidr: str) -> bool:
 
 def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     """Each rule a plan must hold, with the message when it does not."""
-    for name, (low, high) in LIMITS.items():
-        value = getattr(plan, name)
-        yield low <= value <= high, f"{name}: {value} is not between {low} and {high}"
-    for name, allowed in CHOICES.items():
-        value = getattr(plan, name)
-        yield value in allowed, f"{name}: {value!r} is not one of {', '.join(allowed)}"
-    versions = plan.proxy_protocol_versions
-    yield versions in ((1,), (2,), (1, 2)), f"proxy_protocol_versions: {versions} is not 1, 2 or both"
-    idle = plan.mode == FALLBACK  # what the sidecar is told when programs in the kernel have all that comes in
-    yield bool(plan.inbound_ports or plan.outbound_ports or idle), "inbound_ports: none"
-    for name in PORTS:
+    for name, kind in KINDS.items():
+        if fault := kind.fault(getattr(plan, name)):
+            yield False, f"{name}: {fault}"
+    yield bool(plan.inbound_ports or plan.outbound_ports or plan.is_idle), "inbound_ports: none"
+    for name in (name for name, kind in KINDS.items() if isinstance(kind, Ports)):
         ranges = getattr(plan, name)
-        yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
-        for port in reserved_ports(plan.mode):
+        for port in plan.reserved_ports:
             yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
-    most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
+    most = MOST_REDIRECTED if plan.redirects else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
     yield few, f"outbound_ports: more than {MOST_REDIRECTED} ports"
@@ -220,15 +268,14 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
-    yield tuple(sorted(set(plan.probe_aliases))) == plan.probe_aliases, "probe_aliases: not sorted and distinct"
-    for alias in plan.probe_aliases:
-        yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
     yield from ((False, fault) for fault in _header_faults(plan))
-    if plan.mode in ("ebpf", FALLBACK):
+    if plan.attaches_programs:
         short = plan.max_header_bytes <= LONGEST_IN_KERNEL
         yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
-    yield plan.client_from != TOA or plan.mode == "ebpf", f"client_from: {TOA} is for ebpf mode alone, not {plan.mode}"
-    if plan.mode == "ebpf":
+    sees_options = plan.client_from != TOA or not plan.has_sidecar
+    yield sees_options, f"client_from: {TOA} is for ebpf mode alone, not {plan.written_mode}"
+    yield not plan.may_fall_back or plan.attaches_programs, f"fallback: {plan.mode} mode has none"
+    if not plan.has_sidecar:
         yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
         yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"
 
@@ -249,33 +296,5 @@ def _header_faults(plan: Plan) -> Iterable[str]:
     yield from (f"outbound_headers: {fault}" for fault in headers.name_faults(names, fixed))
     values = {"outbound_headers": [value for _, value in plan.outbound_headers]}
     values |= {name: [getattr(plan, name)] for name in headers.OUTBOUND}
-    for field, texts in values.items():
-        yield from (f"{field}: {fault}" for text in texts if (fault := headers.value_fault(text)))
-
-
-LIMITS = {
-    "header_timeout_ms": (100, 60_000),
-    "max_header_bytes": (536, 16_384),
-    "max_connections": (1, 1_000_000),
-    "max_connections_per_client": (0, 1_000_000),
-    "drain_timeout_s": (0, 86_400),
-    "request_timeout_ms": (100, 3_600_000),
-    "keep_alive_timeout_s": (1, 86_400),
-    "tcp_keepalive_s": (5, 7_200),
-    "threads": (1, 64),
-    "version": (VERSION, VERSION),
-}
-"""Smallest and largest allowed value of each number, in the units of their names."""
-
-CHOICES = {
-    "mode": MODES,
-    "proxy_protocol": POLICIES,
-    "node_proxy_protocol": POLICIES,
-    "deliver_to": DELIVERIES,
-    "client_address": FIDELITIES,
-    "forwarded_for": FORWARDED_FOR,
-    "http_other": OTHERS,
-    "emit_proxy_protocol": EMITTED,
-    "client_from": CLIENT_FROM,
-}
-"""The allowed words of each field that holds one."""
+    for name, texts in values.items():
+        yield from (f"{name}: {fault}" for text in texts if (fault := headers.value_fault(text)))

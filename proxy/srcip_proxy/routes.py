@@ -18,10 +18,10 @@ def render(version: int, plan: Plan) -> str:
     way."""
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
-    if plan.mode == "tproxy" and plan.inbound_ports:
+    if plan.spoofs_source and plan.inbound_ports:
         lines += [f"rule add {rule}" for rule in _rules(version)]
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
-    if version == 6 and (plan.mode == "redirect" or plan.outbound_ports):
+    if version == 6 and (plan.redirects or plan.outbound_ports):
         lines.append(f"route replace local {PORTS6}/112 dev lo")
     return "".join(f"{line}\n" for line in lines)
 

@@ -1,5 +1,6 @@
 """`srcip-proxy init` in ebpf mode: it finds its Pod, attaches, and names everything that is missing."""
 
+import errno
 import platform
 import re
 import subprocess
@@ -13,6 +14,8 @@ from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects
 from rig import APP, CLIENT4, v2
 
 from srcip_proxy import ebpf_init, ebpf_preflight
+from srcip_proxy.ebpf import AlreadyAttachedError
+from srcip_proxy.libbpf import BpfError, HookError, LoadError
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 OTHER = UID.replace("0", "f")
@@ -25,6 +28,7 @@ try:
     root, *objects = map(Path, sys.argv[1:])
     print(ebpf_init.set_up(*init.load(os.environ), os.environ, root, objects))
 except ebpf_init.NotPossibleError as error:
+    print(f"is_untouched={error.is_untouched}")
     sys.exit("\\n".join(error.reasons))
 """
 """What `srcip-proxy init` does, with the root of the cgroups and the programs as arguments."""
@@ -127,33 +131,72 @@ def test_kernels_before_bpf_loop_are_told_by_their_version(release: str, is_new:
 
 
 @pytest.mark.parametrize(
-    ("said", "what"),
+    ("error", "what"),
     [
-        ("clsact of eth0: Operation not supported", "CONFIG_NET_SCH_INGRESS"),
-        ("srcip_ingress on eth0: No such file or directory", "CONFIG_NET_CLS_BPF"),
-        ("load: Operation not permitted\nlibbpf: Error in bpf_object__probe_loading()", "seccomp profile"),
-        ("load: Permission denied\nlibbpf: prog 'srcip_ingress': BPF program load failed", "the verifier of Linux"),
+        (HookError("reworded", errno.EOPNOTSUPP), "CONFIG_NET_SCH_INGRESS"),
+        (HookError("reworded", errno.ENOENT), "CONFIG_NET_CLS_BPF"),
+        (LoadError("reworded", errno.EPERM), "seccomp profile"),
+        (LoadError("reworded", errno.EACCES), "the verifier of Linux"),
     ],
 )
-def test_an_error_of_the_kernel_is_explained(said: str, what: str) -> None:
-    (reason,) = ebpf_init.explained(said)
+def test_an_error_of_the_kernel_is_explained(error: BpfError, what: str) -> None:
+    """By what it is, however it is worded."""
+    (reason,) = ebpf_init.explained(error)
     assert what in reason
 
 
 @pytest.mark.parametrize(
-    ("said", "is_untouched"),
+    ("error", "is_untouched"),
     [
-        ("load: Operation not permitted", True),
-        ("clsact of eth0: Operation not supported", True),
-        ("srcip_ingress on eth0: No such file or directory", True),
-        ("srcip_peer6 on /host/cgroup/x: Operation not permitted", True),
-        ("another configuration is attached to this Pod; a Pod keeps its first one to its end", False),
+        (LoadError("reworded", errno.EPERM), True),
+        (HookError("reworded", errno.ENOENT), True),
+        (BpfError("reworded", errno.EPERM), True),
+        (OSError(errno.ENOENT, "reworded"), True),
+        (AlreadyAttachedError("reworded"), False),
     ],
 )
-def test_tproxy_takes_over_only_where_no_packet_was_touched(said: str, is_untouched: bool) -> None:
+def test_tproxy_takes_over_only_where_no_packet_was_touched(error: Exception, is_untouched: bool) -> None:
     """What is not whole does nothing; what is whole, and a sidecar behind it, would each read a header."""
-    assert ebpf_init.is_untouched(said) == is_untouched
+    assert ebpf_init.is_untouched(error) == is_untouched
 
 
 def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
-    assert ebpf_init.explained("write to map ports: Invalid argument") == []
+    assert ebpf_init.explained(BpfError("write to map ports: Invalid argument", errno.EINVAL)) == []
+
+
+REFUSED = """
+import os, sys
+from pathlib import Path
+from srcip_proxy import libbpf
+try:
+    loaded = libbpf.Object(Path(sys.argv[1]))
+    loaded.load()
+    os.seteuid(65534)
+    loaded.attach_clsact("srcip_ingress", "eth0", libbpf.TC_INGRESS)
+except libbpf.BpfError as error:
+    print(type(error).__name__, error.errno)
+"""
+"""Loads the programs, then attaches one without any capability: whoever is not root any more has none in effect."""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [
+        (("setpriv", "--inh-caps=-all", "--bounding-set=-all"), LoadError),
+        (tuple(word + ",+setuid" if "=" in word else word for word in ONLY_BPF_AND_NET_ADMIN), HookError),
+    ],
+    ids=["no capability", "none that is left to attach"],
+)
+def test_each_refusal_of_the_kernel_has_its_class(fresh: Fresh, prefix: tuple[str, ...], kind: type[BpfError]) -> None:
+    """Of a program, and of its place on an interface; with the kernel's own number."""
+    done = fresh.pod.run([*prefix, sys.executable, "-c", REFUSED, str(objects()[0])])
+    assert done.stdout == f"{kind.__name__} {errno.EPERM}\n", done.stderr
+
+
+def test_no_mode_takes_the_place_of_programs_that_are_at_work(fresh: Fresh) -> None:
+    """Another configuration of the Pod finds them, by the class of the error."""
+    assert fresh.set_up().returncode == 0
+    fresh.pod.wanted = replace(fresh.pod.wanted, header_timeout_ms=4000)
+    done = fresh.set_up()
+    assert "another configuration is attached to this Pod" in done.stderr
+    assert done.stdout == "is_untouched=False\n"

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from srcip_proxy.headers import TLVS
 from srcip_proxy.plan import (
-    CHOICES,
     FALLBACK,
     HEADERS,
-    LIMITS,
+    KINDS,
     LONGEST_IN_KERNEL,
     MOST_REDIRECTED,
     RESERVED_PORTS,
@@ -24,6 +23,7 @@ from srcip_proxy.plan import (
     merge,
     port_range,
 )
+from srcip_proxy.plan_json import Choice, Number
 
 ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))
@@ -52,8 +52,12 @@ other_plans = st.builds(
     probe_aliases=st.dictionaries(ports, ports, max_size=3).map(
         lambda d: tuple(ProbeAlias(alias, port) for alias, port in sorted(d.items()))
     ),
-    **{name: st.integers(low, high) for name, (low, high) in LIMITS.items()},
-    **{name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name not in ("mode", "client_from")},
+    **{name: st.integers(kind.low, kind.high) for name, kind in KINDS.items() if isinstance(kind, Number)},
+    **{
+        name: st.sampled_from(kind.words)
+        for name, kind in KINDS.items()
+        if isinstance(kind, Choice) and name not in ("mode", "fallback", "client_from")
+    },
     mode=st.sampled_from(["tproxy", "redirect"]),
     client_from=st.sampled_from(["proxy-protocol", "x-forwarded-for"]),
 )
@@ -72,7 +76,8 @@ def in_kernel(plan: Plan) -> Plan:
 
 
 with_sidecar = st.tuples(other_plans, inbound).map(together)
-plans = st.one_of(with_sidecar, with_sidecar.map(in_kernel))
+in_either = with_sidecar.map(in_kernel).map(lambda plan: replace(plan, fallback="tproxy"))
+plans = st.one_of(with_sidecar, with_sidecar.map(in_kernel), in_either)
 SAMPLE = Plan((PortRange(25, 25),), ("192.0.2.0/24",))
 
 
@@ -102,6 +107,9 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"probe_aliases": {"1": 70000}}, "probe_aliases"),
         ({"probe_aliases": {"x": 1}}, "probe_aliases"),
         ({"mode": "ebbf"}, "mode: 'ebbf' is not one of"),
+        ({"mode": "ebpf,"}, "mode: 'ebpf,' is not one of"),
+        ({"fallback": "tproxy"}, "unknown field 'fallback'"),
+        ({"is_idle": True}, "unknown field 'is_idle'"),
         ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: ebpf mode"),
         ({"mode": "ebpf", "max_header_bytes": 4097}, "max_header_bytes: ebpf mode holds at most 4096, not 4097"),
         ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: ebpf mode has none"),
@@ -141,12 +149,16 @@ def test_what_is_not_understood_is_refused(change: dict[str, object], message: s
 
 def test_a_fallback_may_have_nothing_left_for_the_sidecar() -> None:
     """Where programs in the kernel have all that comes in, it is told of no port, and is there for probes' aliases."""
-    idle = replace(SAMPLE, mode=FALLBACK, inbound_ports=(), probe_aliases=(ProbeAlias(15100, 25),))
-    assert Plan.from_env(idle.to_env()) == idle
+    either = replace(SAMPLE, mode="ebpf", fallback="tproxy", probe_aliases=(ProbeAlias(15100, 25),))
+    assert json.loads(either.to_env())["mode"] == FALLBACK
+    assert Plan.from_env(either.to_env()) == either
+    idle = either.for_sidecar(attached=True)
+    assert (idle.inbound_ports, idle.probe_aliases, idle.mode) == ((), either.probe_aliases, "tproxy")
+    assert either.for_sidecar(attached=False) == replace(either, mode="tproxy", fallback="")
     with pytest.raises(PlanError, match="inbound_ports: none"):
         replace(SAMPLE, inbound_ports=())
     with pytest.raises(PlanError, match="holds at most 4096"):
-        replace(SAMPLE, mode=FALLBACK, max_header_bytes=4097)
+        replace(SAMPLE, mode="ebpf", fallback="tproxy", max_header_bytes=4097)
 
 
 @given(st.text())

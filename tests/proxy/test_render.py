@@ -56,7 +56,7 @@ BEHAVIOURS = {
     "deliver-to-pod": (changed(deliver_to="pod"), POD),
     "exact-client-address": (changed(client_address="exact"), POD),
     "a-sidecar-that-idles": (
-        changed(mode="ebpf,tproxy", inbound_ports=(), probe_aliases=(ProbeAlias(15100, 8000),)),
+        changed(is_idle=True, inbound_ports=(), probe_aliases=(ProbeAlias(15100, 8000),)),
         POD,
     ),
     "probes-on-alias-ports": (changed(probe_aliases=(ProbeAlias(15100, 8000),)), POD),

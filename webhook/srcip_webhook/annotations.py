@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from srcip_proxy.plan import WRITTEN_MODES
 from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
 from srcip_webhook.pods import shown
+from srcip_webhook.reasons import Fault, Reason, about
 from srcip_webhook.values import BadValue
 
 __all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Reading", "read", "row_of", "schema"]
@@ -27,7 +29,6 @@ INJECTED = PREFIX + "injected"
 
 
 _BY_KEY = {row.key: row for row in TABLE}
-_DEFAULTS = {row.field: row.default for row in TABLE}
 _OWN = {STATUS}
 _SHORT = 2048
 """Longest set of annotations that is remembered, in characters: the memory stays below a few MiB."""
@@ -41,8 +42,8 @@ class Reading:
 
     intent: Intent
     """A row with a fault has its default here."""
-    faults: tuple[str, ...]
-    """A sentence for each value that is not allowed."""
+    faults: tuple[Fault, ...]
+    """One for each value that is not allowed."""
     warnings: tuple[str, ...]
     """A sentence for each annotation with our prefix that TABLE does not know; most are typing errors."""
 
@@ -60,16 +61,25 @@ def read(annotations: Mapping[str, str]) -> Reading:
 
 
 def _read(said: Said) -> Reading:
-    values, faults = dict(_DEFAULTS), []
+    values: dict[str, Any] = {}
+    stated, faults = set(), []
     for key, text in said:
         if row := _BY_KEY.get(key):
+            stated.add(row.field)
             try:
                 values[row.field] = row.kind.parse(text)
             except BadValue as error:
-                faults.append(f"{key}: {'; '.join(error.faults)}. Allowed: {row.kind.allowed}")
+                why = f"{'; '.join(error.faults)}. Allowed: {row.kind.allowed}"
+                faults.append(about(key, Reason.INVALID_ANNOTATION, why))
+    if "mode" in values:
+        values["mode"], values["fallback"] = WRITTEN_MODES[values["mode"]]
     strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
     warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
-    return Reading(Intent(**values), tuple(sorted(faults)), tuple(warnings))
+    return Reading(
+        Intent(**values, stated=frozenset(stated)),
+        tuple(sorted(faults, key=lambda fault: fault.message)),
+        tuple(warnings),
+    )
 
 
 _remembered = lru_cache(maxsize=512)(_read)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from srcip_proxy.plan import CGROUP_MOUNT, ENV, FALLBACK, HEALTH_PORT, UID, Plan
+from srcip_proxy.plan import CGROUP_MOUNT, ENV, HEALTH_PORT, UID, Plan
 from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
 from srcip_webhook.settings import Settings
 
@@ -40,7 +40,7 @@ class Rendered:
 
 def capabilities(plan: Plan) -> tuple[str, ...]:
     """What the sidecar needs: NET_RAW where it shows clients' addresses as a source, else nothing."""
-    return ("NET_RAW",) if plan.mode in ("tproxy", FALLBACK) and plan.inbound_ports else ()
+    return ("NET_RAW",) if plan.spoofs_source and plan.inbound_ports else ()
 
 
 def volume() -> dict[str, Any]:
@@ -62,10 +62,10 @@ def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> 
     env, resources = _env(plan), _resources(chosen)
     init = _init(settings, env, resources)
     containers, volumes = [init, _proxy(settings, env, resources, capabilities(plan))], [volume()]
-    if plan.mode == FALLBACK:
+    if plan.may_fall_back:
         containers[0] = _attaching(init)
         volumes.append(_cgroup_volume())
-    if plan.mode == "ebpf":
+    if not plan.has_sidecar:
         containers = [_attaching({**init, "volumeMounts": [_mount(CGROUP, TOKEN_DIR)]})]
         volumes = [_cgroup_volume()]
     text = json.dumps([*containers, *volumes], sort_keys=True)

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from srcip_proxy.plan import LONGEST_IN_KERNEL, TOA
 from srcip_webhook.annotations import MODE, PREFIX, Intent
-from srcip_webhook.header_faults import OUTBOUND
-from srcip_webhook.reasons import Fault, Reason
+from srcip_webhook.header_faults import CLIENT_FROM, stated_outbound
+from srcip_webhook.reasons import Fault, Reason, about
 
 
-def ebpf_faults(intent: Intent, said: Mapping[str, str]) -> Iterator[Fault]:
+def ebpf_faults(intent: Intent) -> Iterator[Fault]:
     """What needs a sidecar, and what is larger than the programs can hold."""
-    if intent.mode == "ebpf" and (there := [key for key in OUTBOUND.values() if key in said]):
-        yield _fault(f"{', '.join(there)}: headers are written by a sidecar, and {MODE}: ebpf has none")
+    if not intent.has_sidecar and (there := stated_outbound(intent)):
+        yield _fault(", ".join(there), f"headers are written by a sidecar, and {MODE}: ebpf has none")
     if intent.client_from == "x-forwarded-for":
-        yield _fault(f"{PREFIX}client-from: x-forwarded-for is read by a sidecar, and {MODE}: ebpf goes without")
+        yield _fault(CLIENT_FROM, f"x-forwarded-for is read by a sidecar, and {MODE}: ebpf goes without")
     if intent.max_header_bytes > LONGEST_IN_KERNEL:
-        yield Fault(
-            Reason.INVALID_ANNOTATION,
-            f"{PREFIX}max-header-size: {intent.max_header_bytes} is more than ebpf mode holds, which is "
-            f"{LONGEST_IN_KERNEL} bytes",
-        )
+        text = f"{intent.max_header_bytes} is more than ebpf mode holds, which is {LONGEST_IN_KERNEL} bytes"
+        yield about(f"{PREFIX}max-header-size", Reason.INVALID_ANNOTATION, text)
 
 
 def toa_faults(intent: Intent) -> Iterator[Fault]:
     """The option is gone where a sidecar takes the connection: nothing but the kernel sees it."""
-    mode = intent.mode or "tproxy"
-    if intent.client_from == TOA and mode != "ebpf":
-        text = f"{PREFIX}client-from: {TOA} is a TCP option, which programs in the kernel alone can read"
-        yield Fault(Reason.INVALID_ANNOTATION, f"{text}; use {MODE}: ebpf, not {mode}")
+    if intent.client_from == TOA and intent.has_sidecar:
+        text = f"{TOA} is a TCP option, which programs in the kernel alone can read"
+        way_out = f"use {MODE}: ebpf, not {intent.written_mode}"
+        yield about(CLIENT_FROM, Reason.INVALID_ANNOTATION, f"{text}; {way_out}")
 
 
-def _fault(text: str) -> Fault:
-    return Fault(Reason.INVALID_ANNOTATION, f"{text}; use mode tproxy")
+def _fault(key: str, text: str) -> Fault:
+    return about(key, Reason.INVALID_ANNOTATION, f"{text}; use mode tproxy")

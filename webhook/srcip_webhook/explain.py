@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
-from srcip_proxy.plan import FALLBACK, Plan
+from srcip_proxy.plan import Plan
 from srcip_webhook.containers import capabilities
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
@@ -56,7 +56,7 @@ def explained(owner: str, outcome: Outcome) -> str:
 
 
 def _verb(outcome: Outcome) -> str:
-    is_attached = isinstance(outcome.decision, Inject) and outcome.decision.plan.mode == "ebpf"
+    is_attached = isinstance(outcome.decision, Inject) and not outcome.decision.plan.has_sidecar
     return "gets an init container, and no sidecar" if is_attached else _VERBS[outcome.verb]
 
 
@@ -73,10 +73,10 @@ def _body(outcome: Outcome) -> Iterator[str]:
 def _plan(plan: Plan) -> Iterator[str]:
     yield from _inbound(plan) if plan.inbound_ports else ("  ports:     none; what comes in is not intercepted",)
     yield from _outbound(plan) if plan.outbound_ports else ()
-    if plan.mode == "ebpf":
+    if not plan.has_sidecar:
         yield from _of_the_node()
         return
-    if plan.mode == FALLBACK:
+    if plan.may_fall_back:
         yield "  kernel:    where the node can, programs do all this without a second connection, and the sidecar idles"
         yield "  which:     the log of the init container says it"
         yield "  hostPath:  the node's /sys/fs/cgroup, read-only, and BPF, both for the init container alone"
@@ -94,12 +94,12 @@ def _inbound(plan: Plan) -> Iterator[str]:
         f"  header:    version {versions}, within {duration_text(plan.header_timeout_ms)}, "
         f"at most {plan.max_header_bytes} bytes"
     )
-    if plan.mode == "ebpf":
+    if not plan.has_sidecar:
         yield from _in_kernel(plan)
         return
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
-    yield from _told(plan) if plan.mode == "redirect" else (f"  client:    {_FIDELITY[plan.client_address]}",)
-    if plan.mode == "tproxy" and plan.http_ports:
+    yield from _told(plan) if plan.redirects else (f"  client:    {_FIDELITY[plan.client_address]}",)
+    if plan.spoofs_source and plan.http_ports:
         ports = ", ".join(map(str, plan.http_ports))
         yield f"  HTTP:      ports {ports}: the client is what trusted networks state in {plan.forwarded_for_header}"
     limit = plan.max_connections_per_client

@@ -91,13 +91,13 @@ def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
     """Refused for fields of the wrong type, and for whatever else can be seen beside them."""
     if why := declined(pod):
         return Outcome(Skip(why), why, pod, pod)
-    own = unquoted.sentences(pod)
-    told = tuple(f"Pod.metadata.annotations[{pods.shown(key)}]: " for key in own)
-    rest = [Fault(Reason.INVALID_POD, text) for text in errors if not text.startswith(told)]
+    own = unquoted.faults(pod)
+    keys = {fault.key for fault in own}
+    errors = pods.shape_errors(unquoted.without(pod, keys)) if own else errors
+    rest = [Fault(Reason.INVALID_POD, text) for text in errors[:20]]
     decision = _beside(unquoted.quoted(pod), settings) if isinstance(pod, dict) else Skip(Reason.INVALID_POD)
     others = decision.faults if isinstance(decision, Refuse) else ()
-    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in own.values()] + rest[:20]
-    faults += [fault for fault in others if not fault.message.startswith(tuple(f"{key}: " for key in own))]
+    faults = [*own, *rest, *(fault for fault in others if fault.key not in keys)]
     return Outcome(Refuse(tuple(faults), decision.warnings), faults[0].reason, pod, pod)
 
 
@@ -116,7 +116,7 @@ def _annotations_alone(pod: Pod) -> Decision:
     said = pods.lookup(pod, "metadata", "annotations")
     texts = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
     reading = read({key: text for key, text in texts.items() if isinstance(key, str)})
-    return Refuse(tuple(Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults), reading.warnings)
+    return Refuse(reading.faults, reading.warnings)
 
 
 def judge(request: Request, settings: Settings) -> Outcome:

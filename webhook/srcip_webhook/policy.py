@@ -10,17 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from srcip_proxy.plan import FALLBACK, UID, Plan, PortRange, ProbeAlias, merge
+from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import OF_OUTBOUND, OF_REDIRECT
+from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
-from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, asks_for_outbound, outbound_faults, redirect_faults
+from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
-from srcip_webhook.reasons import REASONS, Fault, Reason
+from srcip_webhook.reasons import REASONS, Fault, Reason, about
 from srcip_webhook.settings import Settings
 from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
@@ -69,24 +69,23 @@ Decision = Inject | Skip | Refuse
 
 def decide(pod: Pod, settings: Settings) -> Decision:
     """What happens to a Pod whose shape is right and that bears nothing of ours."""
-    said = pods.annotations_of(pod)
-    reading = read(said)
+    reading = read(pods.annotations_of(pod))
     intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
         return Skip(reason, (*warnings, *without_mode(pod)) if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
-    outbound = asks_for_outbound(said)
+    outbound = bool(stated_outbound(intent))
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
         return Skip(Reason.WITHOUT_PORTS, warnings)
     cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
-    faults = [Fault(Reason.INVALID_ANNOTATION, text) for text in reading.faults]
+    faults = list(reading.faults)
     faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
-    faults += _trust_faults(intent, cidrs, said) if cidrs is not None else ()
+    faults += _trust_faults(intent, cidrs) if cidrs is not None else ()
     faults += _resource_faults(intent, settings)
-    faults += ebpf_faults(intent, said) if intent.mode in ("ebpf", FALLBACK) else redirect_faults(intent, ports)
+    faults += ebpf_faults(intent) if intent.attaches_programs else redirect_faults(intent, ports)
     faults += toa_faults(intent)
-    faults += outbound_faults(intent, said) if outbound and intent.mode != "ebpf" else ()
+    faults += outbound_faults(intent) if outbound and intent.has_sidecar else ()
     try:
         probe_aliases = aliases(pod, intent, ports.intercepted)
     except NoAliasError as error:
@@ -129,7 +128,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     if reason := windows_by(pod):
         text = f"{reason}: the Pod is for Windows nodes, and srcip works on Linux only; remove {MODE} from it"
         yield Fault(Reason.WINDOWS, text)
-    if spec.get("hostUsers") is False and intent.mode == "ebpf":
+    if spec.get("hostUsers") is False and not intent.has_sidecar:
         text = (
             "spec.hostUsers: false: the kernel loads no programs for a user namespace, whatever its capabilities; "
             f"use {MODE}: tproxy, or remove hostUsers"
@@ -142,7 +141,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from _name_faults(pod)
-    yield from _uid_faults(pod) if intent.mode != "ebpf" else ()
+    yield from _uid_faults(pod) if intent.has_sidecar else ()
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
@@ -169,8 +168,7 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
 
 
 def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
-    yield from (Fault(Reason.UNDECLARED_PORT, text) for text in ports.undeclared)
-    yield from (Fault(Reason.PORT_CLASH, text) for text in ports.clashes)
+    yield from (*ports.undeclared, *ports.clashes)
     if _serves_nothing(pod, ports, outbound):
         text = (
             "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports; "
@@ -185,28 +183,26 @@ def _serves_nothing(pod: Pod, ports: Ports, outbound: bool) -> bool:
     return bool(pods.named(pod, "containers")) and not asked
 
 
-def _trust_faults(intent: Intent, cidrs: tuple[str, ...], said: dict[str, str]) -> Iterable[Fault]:
+def _trust_faults(intent: Intent, cidrs: tuple[str, ...]) -> Iterable[Fault]:
     key = PREFIX + "trusted-cidrs"
-    if not cidrs and key not in said:
+    if not cidrs and "trusted_cidrs" not in intent.stated:
         text = (
-            f"{key}: missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
-            f"{FOR_OUTBOUND_ALONE if asks_for_outbound(said) else ''}"
+            f"missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
+            f"{FOR_OUTBOUND_ALONE if stated_outbound(intent) else ''}"
         )
-        yield Fault(Reason.NO_TRUSTED_CIDRS, text)
+        yield about(key, Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
         if not intent.trust_any_source:
-            text = (
-                f'{key}: {cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
-            )
-            yield Fault(Reason.TRUSTS_EVERYONE, text)
+            text = f'{cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
+            yield about(key, Reason.TRUSTS_EVERYONE, text)
 
 
 def _resource_faults(intent: Intent, settings: Settings) -> Iterable[Fault]:
     for what in ("cpu", "memory"):
         request, limit = resource(intent, settings, f"proxy_{what}"), resource(intent, settings, f"proxy_{what}_limit")
         if request and limit and amount(request) > amount(limit):
-            text = f"{PREFIX}proxy-{what}: {request} is more than {PREFIX}proxy-{what}-limit: {limit}"
-            yield Fault(Reason.RESOURCES, text)
+            text = f"{request} is more than {PREFIX}proxy-{what}-limit: {limit}"
+            yield about(f"{PREFIX}proxy-{what}", Reason.RESOURCES, text)
 
 
 def resource(intent: Intent, settings: Settings, field: str) -> str | None:
@@ -216,26 +212,7 @@ def resource(intent: Intent, settings: Settings, field: str) -> str | None:
     return said if said is not None else value
 
 
-_SAME = (
-    "proxy_protocol",
-    "node_proxy_protocol",
-    "proxy_protocol_versions",
-    "header_timeout_ms",
-    "max_header_bytes",
-    "deliver_to",
-    "client_address",
-    "max_connections",
-    "max_connections_per_client",
-    "drain_timeout_s",
-    "threads",
-    "client_from",
-    "request_timeout_ms",
-    "keep_alive_timeout_s",
-    "tcp_keepalive_s",
-    "forwarded_for_header",
-    *OF_OUTBOUND,
-)
-"""Fields that Intent and Plan share."""
+_PLANNED = tuple(row for row in TABLE if row.is_planned)
 
 
 def _plan(
@@ -257,14 +234,14 @@ def _made(
     cidrs: tuple[str, ...],
     probe_aliases: tuple[ProbeAlias, ...],
 ) -> Plan:
-    redirect = intent.mode == "redirect"
+    fields = (row.field for row in _PLANNED if intent.redirects or not row.scope & Scope.REDIRECT)
     return Plan(
         inbound_ports=merge(ports),
         trusted_cidrs=cidrs,
         probe_aliases=probe_aliases,
-        mode=intent.mode or "tproxy",
-        http_ports=http if redirect or intent.client_from == "x-forwarded-for" else (),
-        **{field: getattr(intent, field) for field in (*_SAME, *(OF_REDIRECT if redirect else ()))},
+        fallback=intent.fallback,
+        http_ports=http if intent.redirects or intent.client_from == "x-forwarded-for" else (),
+        **{field: getattr(intent, field) for field in fields},
     )
 
 

@@ -6,10 +6,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from srcip_proxy.plan import PortRange, merge, reserved_ports
+from srcip_proxy.plan import PortRange, merge
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import DeclaredPort, Pod, shown
+from srcip_webhook.reasons import Fault, Reason, about
 
 INBOUND = PREFIX + "inbound-ports"
 EXCLUDE = PREFIX + "exclude-inbound-ports"
@@ -28,10 +29,10 @@ class Ports:
     """Sorted, disjoint, without the excluded ones."""
     declared: tuple[DeclaredPort, ...]
     """Every port that the Pod's containers declare."""
-    undeclared: tuple[str, ...]
-    """A sentence for each asked-for port that no container declares. A range need not be declared."""
-    clashes: tuple[str, ...]
-    """A sentence for each port that is the sidecar's own."""
+    undeclared: tuple[Fault, ...]
+    """One for each asked-for port that no container declares. A range need not be declared."""
+    clashes: tuple[Fault, ...]
+    """One for each port that is the sidecar's own."""
     idle: tuple[str, ...]
     """A sentence for each exclusion that excludes nothing, and for each range without a declared port."""
     of_meshes: tuple[DeclaredPort, ...]
@@ -59,7 +60,7 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
     )
 
 
-def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
+def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
     """The asked-for ranges, and what is wrong with them: each single port must be a declared TCP port. Nobody can
     declare a range in a Pod, such as that of FTP's passive connections."""
     tcp = {port.number for port in declared if port.protocol == "TCP"}
@@ -70,24 +71,25 @@ def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[Po
     known = _known(declared)
     for item in intent.inbound_ports:
         if isinstance(item, PortRange) and item.first == item.last and not overlaps(singles, item):
-            faults.append(f"{INBOUND}: no container declares TCP port {item} ({known})")
+            faults.append(_undeclared(INBOUND, f"no container declares TCP port {item} ({known})"))
     return ranges, faults
 
 
-def _excluded(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[str]]:
+def _excluded(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
     return _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
 
 
 def _http(
     intent: Intent, declared: tuple[DeclaredPort, ...], intercepted: tuple[PortRange, ...]
-) -> tuple[tuple[PortRange, ...], list[str]]:
+) -> tuple[tuple[PortRange, ...], list[Fault]]:
     """The HTTP ports: as said, else by their names. What is said and not intercepted is a fault."""
     if intent.http_ports is None:
         named = [PortRange(p.number, p.number) for p in declared if p.protocol == "TCP" and _is_http(p.name)]
         wanted = [] if intent.emit_proxy_protocol != "off" else named
         return common(intercepted, merge(wanted)), []
     ranges, faults = _numbers(intent.http_ports, declared, HTTP)
-    faults += [f"{HTTP}: port {item} is not intercepted" for item in subtract(merge(ranges), intercepted)]
+    strange = subtract(merge(ranges), intercepted)
+    faults += [_undeclared(HTTP, f"port {item} is not intercepted") for item in strange]
     return common(intercepted, merge(ranges)), faults
 
 
@@ -102,10 +104,10 @@ def common(ranges: tuple[PortRange, ...], others: tuple[PortRange, ...]) -> tupl
 
 def _numbers(
     items: tuple[PortRange | str, ...], declared: tuple[DeclaredPort, ...], key: str
-) -> tuple[list[PortRange], list[str]]:
+) -> tuple[list[PortRange], list[Fault]]:
     """Names looked up among the declared TCP ports; a name may stand for several."""
     ranges: list[PortRange] = []
-    faults: list[str] = []
+    faults: list[Fault] = []
     by_name: dict[str, list[DeclaredPort]] = {}
     for port in declared:
         by_name.setdefault(port.name, []).append(port)
@@ -118,8 +120,12 @@ def _numbers(
         ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
         if not any(port.protocol == "TCP" for port in found):
             why = f"is a {found[0].protocol} port" if found else "is declared by no container"
-            faults.append(f"{key}: port {shown(item)} {why} ({known})")
+            faults.append(_undeclared(key, f"port {shown(item)} {why} ({known})"))
     return ranges, faults
+
+
+def _undeclared(key: str, text: str) -> Fault:
+    return about(key, Reason.UNDECLARED_PORT, text)
 
 
 def _known(declared: tuple[DeclaredPort, ...]) -> str:
@@ -159,13 +165,14 @@ def subtract(ranges: Iterable[PortRange], holes: Sequence[PortRange]) -> tuple[P
     return tuple(left)
 
 
-def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[str]:
-    for own in reserved_ports(intent.mode):
+def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[Fault]:
+    for own in intent.reserved_ports:
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
-            yield f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+            text = f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+            yield Fault(Reason.PORT_CLASH, text)
         elif covers(intercepted, own):
-            yield f"{INBOUND}: port {own} is the sidecar's own; add it to {EXCLUDE}"
+            yield about(INBOUND, Reason.PORT_CLASH, f"port {own} is the sidecar's own; add it to {EXCLUDE}")
 
 
 def _unseen(intent: Intent, declared: tuple[DeclaredPort, ...]) -> Iterator[str]:

@@ -66,7 +66,7 @@ def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tup
     """One alias for each probed port that is intercepted, from FIRST_ALIAS upward past every port in use. Raises
     NoAliasError."""
     if (
-        intent.mode == "ebpf"
+        not intent.has_sidecar
         or not intent.rewrite_probes
         or "off" in (intent.proxy_protocol, intent.node_proxy_protocol)
     ):

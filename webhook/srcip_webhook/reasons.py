@@ -77,3 +77,10 @@ class Fault:
 
     reason: Reason
     message: str
+    key: str = ""
+    """The annotation that it is about, where it is about one."""
+
+
+def about(key: str, reason: Reason, text: str) -> Fault:
+    """What is wrong with one annotation: its name, then the text."""
+    return Fault(reason, f"{key}: {text}", key)

@@ -37,7 +37,7 @@ def text(plan: Plan, rewritten: Rewritten, names: Mapping[str, Sequence[str]], d
     return json.dumps(
         {
             "version": __version__,
-            "mode": plan.mode,
+            "mode": plan.written_mode,
             "containers": list(names["containers"]),
             "volumes": list(names["volumes"]),
             "ports": [str(item) for item in plan.inbound_ports],

@@ -7,7 +7,7 @@ from typing import Any
 
 from srcip_proxy.plan import OUTBOUND_WAIT_MS, TOA, Plan
 from srcip_webhook import pods
-from srcip_webhook.annotation_table import INBOUND_ALONE, OF_REDIRECT, OF_SIDECAR, PREFIX, TABLE, Intent
+from srcip_webhook.annotation_table import PREFIX, TABLE, Intent, Scope
 from srcip_webhook.annotations import INJECTED, MODE, row_of
 from srcip_webhook.pods import Pod
 from srcip_webhook.ports import Ports, covers, subtract
@@ -18,7 +18,7 @@ def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[st
     """Each warning in one short line (the API server cuts long ones)."""
     yield from _inbound_surprises(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
     yield from _outbound_surprises(plan)
-    if pods.spec(pod).get("shareProcessNamespace") and plan.mode != "ebpf":
+    if pods.spec(pod).get("shareProcessNamespace") and plan.has_sidecar:
         yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
     if _guaranteed(pod) and not pods.has_resources(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
         yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
@@ -51,13 +51,13 @@ def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str
     if cidrs := everyone(plan.trusted_cidrs):
         yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
     yield from _policy_surprises(intent)
-    yield from _redirect_surprises(plan) if plan.mode == "redirect" else _idle_annotations(intent)
+    yield from _redirect_surprises(plan) if plan.redirects else _idle_annotations(intent)
 
 
 def _policy_surprises(intent: Intent) -> Iterator[str]:
     if intent.proxy_protocol == "off":
         yield f"srcip: {PREFIX}proxy-protocol: off leaves the connections of trusted sources as they are"
-    elif intent.node_proxy_protocol == "required" and intent.mode == "ebpf":
+    elif intent.node_proxy_protocol == "required" and not intent.has_sidecar:
         yield "srcip: HTTP and gRPC probes send no header: they fail where the node's own address is trusted"
     elif intent.node_proxy_protocol == "required" and not intent.rewrite_probes:
         yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
@@ -86,26 +86,26 @@ def _outbound_surprises(plan: Plan) -> Iterator[str]:
         yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: {later}"
 
 
-_ROWS_OF_INBOUND = tuple(row for row in TABLE if row.field in INBOUND_ALONE)
-
-
 def _idle_inbound(intent: Intent) -> Iterator[str]:
-    if idle := [row.key for row in _ROWS_OF_INBOUND if getattr(intent, row.field) != row.default]:
+    if idle := _changed(intent, Scope.INBOUND):
         yield f"srcip: without effect, as no inbound port is intercepted: {', '.join(idle)}"
 
 
-_ROWS_OF_REDIRECT = tuple(row for row in TABLE if row.field in ("http_ports", *OF_REDIRECT))
-_ROWS_WITHOUT_SIDECAR = (*(row for row in TABLE if row.field in OF_SIDECAR), *_ROWS_OF_REDIRECT)
-_ROWS_OF_HEADER = tuple(row for row in TABLE if row.field in ("proxy_protocol_versions", "max_header_bytes"))
-
-
 def _idle_annotations(intent: Intent) -> Iterator[str]:
-    used = ("http_ports", "forwarded_for_header") if intent.client_from == "x-forwarded-for" else ()
-    rows = _ROWS_WITHOUT_SIDECAR if intent.mode == "ebpf" else _ROWS_OF_REDIRECT
-    rows = (*rows, *_ROWS_OF_HEADER) if intent.client_from == TOA else rows
-    idle = [row.key for row in rows if row.field not in used and getattr(intent, row.field) != row.default]
+    by_header = intent.client_from == "x-forwarded-for"
+    absent = {
+        Scope.SIDECAR: not intent.has_sidecar,
+        Scope.REDIRECT if by_header else Scope.REDIRECT | Scope.HTTP: True,
+        Scope.HEADER: intent.client_from == TOA,
+    }
+    idle = [key for scope, is_absent in absent.items() if is_absent for key in _changed(intent, scope)]
     if idle:
-        yield f"srcip: without effect in {intent.mode} mode: {', '.join(idle)}"
+        yield f"srcip: without effect in {intent.written_mode} mode: {', '.join(idle)}"
+
+
+def _changed(intent: Intent, scope: Scope) -> list[str]:
+    """The annotations of this scope that ask for something else than the default."""
+    return [row.key for row in TABLE if row.scope & scope and getattr(intent, row.field) != row.default]
 
 
 def _guaranteed(pod: Pod) -> bool:

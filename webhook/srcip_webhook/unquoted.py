@@ -6,10 +6,12 @@ other faults are found in the same look.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from srcip_webhook.annotations import row_of
 from srcip_webhook.pods import Pod, lookup, shown
+from srcip_webhook.reasons import Fault, Reason, about
 from srcip_webhook.values import BadValue, Kind
 
 _MEANT: dict[Any, tuple[str, ...]] = {True: ("true", "on", "yes"), False: ("false", "off", "no")}
@@ -17,17 +19,18 @@ _SAME = {True: "on, true and yes", False: "off, false and no"}
 _MAPS = (("metadata", "annotations"), ("metadata", "labels"), ("spec", "nodeSelector"))
 
 
-def sentences(pod: Any) -> dict[str, str]:
+def faults(pod: Any) -> list[Fault]:
     """For each annotation of srcip whose value is no text: what it is, what was meant, what is allowed."""
     said = lookup(pod, "metadata", "annotations")
     rows = ((key, value, row_of(key)) for key, value in said.items()) if isinstance(said, dict) else ()
-    return {key: _sentence(key, value, row.kind) for key, value, row in rows if row and not isinstance(value, str)}
+    return [_fault(key, value, row.kind) for key, value, row in rows if row and not isinstance(value, str)]
 
 
-def _sentence(key: str, value: Any, kind: Kind) -> str:
+def _fault(key: str, value: Any, kind: Kind) -> Fault:
     alike = f" (without quotes, YAML reads {_SAME[value]} alike)" if isinstance(value, bool) else ""
     good = next((f", as in {key}: {shown(text)}" for text in _texts(value) if _is_good(text, kind)), "")
-    return f"{key}: {shown(value)} is not a string{alike}: quote it{good}. Allowed: {kind.allowed}"
+    text = f"{shown(value)} is not a string{alike}: quote it{good}. Allowed: {kind.allowed}"
+    return about(key, Reason.INVALID_ANNOTATION, text)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -45,6 +48,12 @@ def _is_good(text: str, kind: Kind) -> bool:
     except BadValue:
         return False
     return True
+
+
+def without(pod: Pod, keys: Container[str]) -> Pod:
+    """The Pod without these annotations."""
+    kept = {key: value for key, value in pod["metadata"]["annotations"].items() if key not in keys}
+    return {**pod, "metadata": {**pod["metadata"], "annotations": kept}}
 
 
 def quoted(pod: Pod) -> Pod:
