@@ -15,7 +15,6 @@
 #include <linux/types.h>
 
 #define SRCIP_MAX_HEADER 4096 /* a power of two: masks keep every index inside */
-#define SRCIP_MAX_OWN 16
 
 enum srcip_verdict {
 	SRCIP_MORE,   /* so far the beginning of a header */
@@ -46,15 +45,6 @@ struct srcip_claim {
 struct srcip_limits {
 	__u16 max_header; /* bytes of a version 2 header, at most SRCIP_MAX_HEADER */
 	__u8 versions;    /* 1: version 1, 2: version 2, 3: both */
-};
-
-/* Addresses that no client can have: the Pod's. */
-struct srcip_own {
-	__u32 count;
-	struct {
-		__u32 family; /* 4, 6 */
-		__u8 address[16] __attribute__((aligned(4)));
-	} list[SRCIP_MAX_OWN];
 };
 
 /* Where a version 1 line or the TLVs of a version 2 header have been read to. */
@@ -635,21 +625,14 @@ SRCIP_INLINE int srcip_usable6(const __u8 *a)
 	return words[0] || words[1] || words[2] || a[12] || a[13] || a[14] || a[15] > 1;
 }
 
-/* Whether a client can have the claimed address. A claim without an address is usable. */
-SRCIP_CALLED int srcip_usable(const struct srcip_claim *claim, const struct srcip_own *own)
+/*
+ * Whether a client can have the claimed address. A claim without an address is usable. The Pod's own address is one, too:
+ * a Pod may be its own client by way of the balancer, and nothing is ever sent from the address.
+ */
+SRCIP_CALLED int srcip_usable(const struct srcip_claim *claim)
 {
-	const __u32 *words = (const __u32 *)claim->address;
-
 	if (!claim->family)
 		return 1;
-	SRCIP_UNROLL
-	for (__u32 i = 0; i < SRCIP_MAX_OWN; i++) {
-		const __u32 *other = (const __u32 *)own->list[i].address;
-
-		if (i < own->count && own->list[i].family == claim->family && other[0] == words[0] && other[1] == words[1] &&
-		    other[2] == words[2] && other[3] == words[3])
-			return 0;
-	}
 	return claim->family == 4 ? srcip_usable4(claim->address) : srcip_usable6(claim->address);
 }
 

@@ -96,14 +96,14 @@ struct network {
 };
 
 struct settings {
-	struct srcip_limits limits;
-	struct srcip_own own;
-	__u32 timeout_ms;
-	__u32 is_exact; /* refuse, rather than show the balancer */
-	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
-	__u16 is_toa; /* the TCP option TOA states the client, and there are no headers */
-	__u16 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
 	__u64 network; /* cookie of the network namespace that this is about */
+	struct srcip_limits limits;
+	__u32 timeout_ms;
+	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
+	__u8 is_exact; /* refuse, rather than show the balancer */
+	__u8 is_toa; /* the TCP option TOA states the client, and there are no headers */
+	__u8 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
+	__u8 reserved;
 };
 
 struct packet {
