@@ -255,9 +255,17 @@ SRCIP_INLINE int srcip_colon(struct srcip_reading *r)
 	return 1;
 }
 
+/* A destination may be IPv4 alone, whatever the source is. */
+SRCIP_INLINE int srcip_may_be_dotted(const struct srcip_reading *r)
+{
+	if (r->has_gap)
+		return r->filled <= 10;
+	return r->filled == 12 || (r->field && !r->filled);
+}
+
 SRCIP_INLINE int srcip_first_dot(struct srcip_reading *r)
 {
-	if (!r->digits || r->decimal > 255 || (r->has_gap ? r->filled > 10 : r->filled != 12))
+	if (!r->digits || r->decimal > 255 || !srcip_may_be_dotted(r))
 		return 0;
 	srcip_fill_octet(r);
 	return 1;
@@ -272,7 +280,7 @@ SRCIP_INLINE int srcip_group_digit(struct srcip_reading *r, __u32 c)
 	return srcip_digit(r, c) && r->digits <= 4;
 }
 
-/* A byte inside an IPv6 address. */
+/* A byte inside an IPv6 address, or inside a destination. */
 SRCIP_INLINE int srcip_address6(struct srcip_reading *r, __u32 c)
 {
 	if (c == ':')
@@ -296,15 +304,19 @@ SRCIP_INLINE int srcip_address_ends(struct srcip_reading *r)
 	} else if (r->colons != 2) {
 		return 0;
 	}
-	if (r->family == '4')
+	if (r->family == '4' && !r->field)
 		return r->filled == 4;
-	return r->has_gap || r->filled == 16;
+	return r->has_gap || r->filled == 16 || (r->octets && r->filled == 4);
 }
 
+/*
+ * The source is of the family that the header names. The destination, which nobody uses, is of either: a proxy in a chain
+ * names the client that it was told, and itself as it was reached (nginx 1.22: TCP6 with an IPv4 destination).
+ */
 SRCIP_INLINE int srcip_address(struct srcip_reading *r, __u32 c)
 {
 	if (c != ' ')
-		return r->family == '4' ? srcip_dotted(r, c) : srcip_address6(r, c);
+		return r->family == '4' && !r->field ? srcip_dotted(r, c) : srcip_address6(r, c);
 	if (!srcip_address_ends(r))
 		return 0;
 	if (!r->field) {

@@ -45,6 +45,13 @@ def spelled(chance: random.Random) -> str:
     return ":".join(groups)
 
 
+def mixed(chance: random.Random) -> bytes:
+    """A version 1 header whose destination is of the other family."""
+    octets = ".".join(str(chance.randrange(257)) for _ in range(4))
+    words = ("TCP6", spelled(chance), octets) if chance.randrange(2) else ("TCP4", octets, spelled(chance))
+    return f"PROXY {' '.join(words)} 1 65535\r\n".encode()
+
+
 def corpus(chance: random.Random) -> list[bytes]:
     """Headers, most of them valid, of every kind."""
     headers = [bytes.fromhex(case["hex"]) for case in CASES]
@@ -52,5 +59,6 @@ def corpus(chance: random.Random) -> list[bytes]:
         client = (str(ipaddress.ip_address(chance.randbytes(size))), chance.randrange(65536))
         headers += [v1(client), v2(client), with_checksum(tlv(2, b"example.org"), tlv(4, bytes(9)), client)]
     headers += [f"PROXY TCP6 {spelled(chance)} {spelled(chance)} 1 65535\r\n".encode() for _ in range(400)]
+    headers += [mixed(chance) for _ in range(400)]
     headers += [v2((address, 5000)) for address in (*UNUSABLE4, *UNUSABLE6, *USABLE)]
     return [*headers, with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055))]

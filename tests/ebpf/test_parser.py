@@ -221,6 +221,41 @@ def test_refuses_at_the_first_byte_that_shows_it(parser: Reader, data: bytes, le
     assert verdicts[length - 1] == ("refuse", reason)
 
 
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("2001:db8::7", "192.0.2.1"),
+        ("::ffff:203.0.113.7", "192.0.2.1"),
+        ("2001:db8::7", "0.0.0.0"),
+        ("203.0.113.7", "2001:db8::1"),
+        ("203.0.113.7", "::"),
+        ("203.0.113.7", "::ffff:192.0.2.1"),
+        ("203.0.113.7", "1:2:3:4:5:6:255.255.255.255"),
+    ],
+)
+def test_the_destination_may_be_of_the_other_family(parser: Reader, source: str, destination: str) -> None:
+    """As nginx 1.22 writes it in a chain: the client's address by realip, its own by getsockname(). Nobody uses it."""
+    family = "TCP6" if ":" in source else "TCP4"
+    header = f"PROXY {family} {source} {destination} 5000 443\r\n".encode()
+    assert whole(parser, header) == ("proxy", canonical(source), 5000, len(header))
+    assert all(whole(parser, header[:at]) == WAIT for at in range(11, len(header)))
+
+
+@pytest.mark.parametrize(
+    "destination", ["1.2.3", "1.2.3.256", "1.2.3.04", "1:2", "1.2.3.4:1", "1.2.3.4.5", "-", "[::1]"]
+)
+def test_a_destination_that_is_no_address_is_refused(parser: Reader, destination: str) -> None:
+    for family, source in (("TCP4", "203.0.113.7"), ("TCP6", "2001:db8::7")):
+        header = f"PROXY {family} {source} {destination} 5000 443\r\n".encode()
+        assert whole(parser, header) == ("refuse", "malformed")
+
+
+@pytest.mark.parametrize(("family", "source"), [("TCP4", "2001:db8::7"), ("TCP6", "203.0.113.7")])
+def test_the_source_is_of_the_family_that_is_stated(parser: Reader, family: str, source: str) -> None:
+    for destination in ("192.0.2.1", "2001:db8::1"):
+        assert whole(parser, f"PROXY {family} {source} {destination} 5000 443\r\n".encode()) == ("refuse", "malformed")
+
+
 @pytest.mark.parametrize("address", USABLE)
 def test_takes_the_neighbours_of_what_no_client_has(parser: Reader, address: str) -> None:
     for header in (v1((address, 5000)), v2((address, 5000))):
