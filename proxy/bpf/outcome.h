@@ -121,7 +121,7 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	w->live.is_ending = 0;
 	w->live.is_told = 0;
 	w->live.is_reset = 0;
-	w->live.is_unsure = 0;
+	w->live.unsure = 0;
 	w->live.timestamp = pending->has_times ? pending->last : 0;
 	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */
 		state = state_of(skb, &p->flow);
