@@ -121,10 +121,41 @@ static __always_inline int can_show_ipv6(struct __sk_buff *skb, struct work *w)
 	return find_socket(skb, &w->nobody) >> 8 != INET;
 }
 
+/*
+ * A socket that is over gives its port back, and can still be accepted: the client is kept in `resets` for whoever asks
+ * then. `flow` has 0 for the port. Two connections that differ in that port alone, or in nothing, are told apart by nobody:
+ * then no address is kept, for sockets of either family.
+ */
+static __noinline void keep_reset(const void *flow, struct live *live)
+{
+	struct live *known = bpf_map_lookup_elem(&resets, flow);
+
+	live->is_reset = 1;
+	if (known && (known->isn != live->isn || known->iss != live->iss)) {
+		__builtin_memset(known->client, 0, sizeof(known->client));
+		known->port = 0;
+		known->family = 4;
+		known->unsure += known->unsure ? known->unsure < 255 : 2;
+		return;
+	}
+	bpf_map_update_elem(&resets, flow, live, BPF_ANY);
+}
+
+/* The same of an entry that is about to go, or whose connection is, where nobody has asked for the client yet. */
+static __always_inline void keep_untold(struct work *w, const struct flow *flow, struct live *live)
+{
+	if (live->is_told || live->is_reset)
+		return;
+	w->nobody = *flow;
+	w->nobody.own_port = 0;
+	keep_reset(&w->nobody, live);
+}
+
 #define SWEEP_EVERY 100000000 /* ns */
 
 struct sweep {
 	struct __sk_buff *skb;
+	struct work *work;
 	__u64 is_second;
 };
 
@@ -133,9 +164,10 @@ static long forget_dead(void *map, const void *key, void *value, void *context)
 	struct sweep *sweep = context;
 	__u32 state = state_of(sweep->skb, key);
 
-	(void)value;
-	if (state == NOTHING || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT))
+	if (state == NOTHING || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT)) {
+		keep_untold(sweep->work, key, value);
 		bpf_map_delete_elem(map, key);
+	}
 	return 0;
 }
 
@@ -146,7 +178,7 @@ static long forget_dead(void *map, const void *key, void *value, void *context)
  */
 static __noinline int add_live(struct __sk_buff *skb, struct work *w)
 {
-	struct sweep sweep = { skb, 0 };
+	struct sweep sweep = { skb, w, 0 };
 	__u64 now;
 
 	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))

@@ -15,7 +15,6 @@
 #include <linux/types.h>
 
 #define SRCIP_MAX_HEADER 4096 /* a power of two: masks keep every index inside */
-#define SRCIP_MAX_OWN 16
 
 enum srcip_verdict {
 	SRCIP_MORE,   /* so far the beginning of a header */
@@ -46,15 +45,6 @@ struct srcip_claim {
 struct srcip_limits {
 	__u16 max_header; /* bytes of a version 2 header, at most SRCIP_MAX_HEADER */
 	__u8 versions;    /* 1: version 1, 2: version 2, 3: both */
-};
-
-/* Addresses that no client can have: the Pod's. */
-struct srcip_own {
-	__u32 count;
-	struct {
-		__u32 family; /* 4, 6 */
-		__u8 address[16] __attribute__((aligned(4)));
-	} list[SRCIP_MAX_OWN];
 };
 
 /* Where a version 1 line or the TLVs of a version 2 header have been read to. */
@@ -265,9 +255,17 @@ SRCIP_INLINE int srcip_colon(struct srcip_reading *r)
 	return 1;
 }
 
+/* A destination may be IPv4 alone, whatever the source is. */
+SRCIP_INLINE int srcip_may_be_dotted(const struct srcip_reading *r)
+{
+	if (r->has_gap)
+		return r->filled <= 10;
+	return r->filled == 12 || (r->field && !r->filled);
+}
+
 SRCIP_INLINE int srcip_first_dot(struct srcip_reading *r)
 {
-	if (!r->digits || r->decimal > 255 || (r->has_gap ? r->filled > 10 : r->filled != 12))
+	if (!r->digits || r->decimal > 255 || !srcip_may_be_dotted(r))
 		return 0;
 	srcip_fill_octet(r);
 	return 1;
@@ -282,7 +280,7 @@ SRCIP_INLINE int srcip_group_digit(struct srcip_reading *r, __u32 c)
 	return srcip_digit(r, c) && r->digits <= 4;
 }
 
-/* A byte inside an IPv6 address. */
+/* A byte inside an IPv6 address, or inside a destination. */
 SRCIP_INLINE int srcip_address6(struct srcip_reading *r, __u32 c)
 {
 	if (c == ':')
@@ -306,15 +304,19 @@ SRCIP_INLINE int srcip_address_ends(struct srcip_reading *r)
 	} else if (r->colons != 2) {
 		return 0;
 	}
-	if (r->family == '4')
+	if (r->family == '4' && !r->field)
 		return r->filled == 4;
-	return r->has_gap || r->filled == 16;
+	return r->has_gap || r->filled == 16 || (r->octets && r->filled == 4);
 }
 
+/*
+ * The source is of the family that the header names. The destination, which nobody uses, is of either: a proxy in a chain
+ * names the client that it was told, and itself as it was reached (nginx 1.22: TCP6 with an IPv4 destination).
+ */
 SRCIP_INLINE int srcip_address(struct srcip_reading *r, __u32 c)
 {
 	if (c != ' ')
-		return r->family == '4' ? srcip_dotted(r, c) : srcip_address6(r, c);
+		return r->family == '4' && !r->field ? srcip_dotted(r, c) : srcip_address6(r, c);
 	if (!srcip_address_ends(r))
 		return 0;
 	if (!r->field) {
@@ -635,21 +637,14 @@ SRCIP_INLINE int srcip_usable6(const __u8 *a)
 	return words[0] || words[1] || words[2] || a[12] || a[13] || a[14] || a[15] > 1;
 }
 
-/* Whether a client can have the claimed address. A claim without an address is usable. */
-SRCIP_CALLED int srcip_usable(const struct srcip_claim *claim, const struct srcip_own *own)
+/*
+ * Whether a client can have the claimed address. A claim without an address is usable. The Pod's own address is one, too:
+ * a Pod may be its own client by way of the balancer, and nothing is ever sent from the address.
+ */
+SRCIP_CALLED int srcip_usable(const struct srcip_claim *claim)
 {
-	const __u32 *words = (const __u32 *)claim->address;
-
 	if (!claim->family)
 		return 1;
-	SRCIP_UNROLL
-	for (__u32 i = 0; i < SRCIP_MAX_OWN; i++) {
-		const __u32 *other = (const __u32 *)own->list[i].address;
-
-		if (i < own->count && own->list[i].family == claim->family && other[0] == words[0] && other[1] == words[1] &&
-		    other[2] == words[2] && other[3] == words[3])
-			return 0;
-	}
 	return claim->family == 4 ? srcip_usable4(claim->address) : srcip_usable6(claim->address);
 }
 

@@ -121,7 +121,7 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	w->live.is_ending = 0;
 	w->live.is_told = 0;
 	w->live.is_reset = 0;
-	w->live.is_unsure = 0;
+	w->live.unsure = 0;
 	w->live.timestamp = pending->has_times ? pending->last : 0;
 	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */
 		state = state_of(skb, &p->flow);
@@ -154,7 +154,7 @@ static __noinline int take_claim(struct __sk_buff *skb, struct work *w, const st
 	w->counter = family ? ACCEPTED_PROXY : ACCEPTED_LOCAL;
 	if (!claim->version) /* no header, and nothing to lower sequence numbers by */
 		w->counter = ACCEPTED_TOA;
-	if (!srcip_usable(claim, &settings->own))
+	if (!srcip_usable(claim))
 		return REFUSE + REFUSED_UNUSABLE_ADDRESS;
 	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, w)) {
 		if (settings->is_exact)

@@ -3,7 +3,7 @@
 #ifndef SRCIP_PEERS_H
 #define SRCIP_PEERS_H
 
-#include "packet.h"
+#include "connections.h"
 
 /* Asked by `srcip-proxy ebpf stats`: the peer of a UDP socket that is connected here is a counter. */
 #define STATS_ADDRESS 0x7f534950
@@ -62,10 +62,46 @@ static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
 	return socket && !socket->dst_ip6[0] && !socket->dst_ip6[1] && socket->dst_ip6[2] == bpf_htonl(0xffff);
 }
 
-/* What is known of a socket. One that was reset has given its port back. */
-static __always_inline struct live *live_of(const __u64 *flow)
+/* Whether connections from the flow's peer have entries at all. */
+static __noinline int is_trusted(const __u64 *flow)
 {
-	return flow[4] >> 16 ? bpf_map_lookup_elem(&lives, flow) : bpf_map_lookup_elem(&resets, flow);
+	__u64 key[3] = { PAIR(128, FIRST(flow[0])), PAIR(SECOND(flow[0]), FIRST(flow[1])), SECOND(flow[1]) };
+	__u32 *policy = bpf_map_lookup_elem(&networks, key);
+
+	return policy && *policy != OFF;
+}
+
+static long keep_given_up(void *map, const void *key, void *value, void *context)
+{
+	const __u32 *known = key;
+	const __u64 *flow = context;
+	struct live *live = value;
+
+	(void)map;
+	if (PAIR(known[0], known[1]) == flow[0] && PAIR(known[2], known[3]) == flow[1] &&
+	    PAIR(known[4], known[5]) == flow[2] && PAIR(known[6], known[7]) == flow[3] &&
+	    ((const struct flow *)key)->peer_port == (__u16)flow[4] && !live->is_told && !live->is_reset)
+		keep_reset(flow, live);
+	return 0;
+}
+
+/*
+ * What is known of a socket. One that is over has given its port back: what is known of it was kept when its RST was seen.
+ * Of one that the kernel gave up no packet need tell (no way leads to the peer, a firewall, an administrator): it is looked
+ * for among those that nobody has asked for. That is seldom, as the socket of a stranger has no entry.
+ */
+static __noinline struct live *live_of(__u64 *flow)
+{
+	struct live *live;
+
+	if (flow[4] >> 16)
+		return bpf_map_lookup_elem(&lives, flow);
+	live = bpf_map_lookup_elem(&resets, flow);
+	if (live)
+		return live;
+	if (is_trusted(flow))
+		bpf_for_each_map_elem(&lives, keep_given_up, flow, 0);
+	return bpf_map_lookup_elem(&resets, flow);
 }
 
 /*
@@ -79,8 +115,10 @@ static __noinline int tell(__u64 *flow, __u32 isn)
 
 	if (!live || *(volatile __u32 *)&live->isn != isn)
 		return 0;
-	if (live->is_unsure) {
+	if (live->unsure) {
 		count(FALLBACK_RESET);
+		if (!--live->unsure)
+			bpf_map_delete_elem(&resets, flow);
 	} else if (!live->is_told) {
 		live->is_told = 1;
 		if (live->is_reset) {

@@ -15,36 +15,14 @@ static __always_inline struct work *work_of(__u32 direction)
 	return bpf_map_lookup_elem(&works, &direction);
 }
 
-/*
- * Its socket gives the port back, and can still be accepted: the client is kept for whoever asks then. Two connections that
- * differ in that port alone, or in nothing, are told apart by nobody: then no address is kept, for sockets of either family.
- */
-static __noinline void keep_reset(struct work *w, struct live *live)
-{
-	struct live *known;
-
-	w->nobody = w->packet.flow;
-	w->nobody.own_port = 0;
-	known = bpf_map_lookup_elem(&resets, &w->nobody);
-	if (known && (known->isn != live->isn || known->iss != live->iss)) {
-		__builtin_memset(known->client, 0, sizeof(known->client));
-		known->port = 0;
-		known->family = 4;
-		known->is_unsure = 1;
-		return;
-	}
-	live->is_reset = 1;
-	bpf_map_update_elem(&resets, &w->nobody, live, BPF_ANY);
-}
-
 /* A packet of a connection whose client is known. Where it ends, nothing is read of the entry behind its removal. */
 static __always_inline int on_live(struct __sk_buff *skb, struct work *w, struct live *live)
 {
 	struct packet *p = &w->packet;
 	__u32 isn = live->isn, shift = live->shift;
 
-	if (p->flags & RST && !live->is_told)
-		keep_reset(w, live);
+	if (p->flags & RST)
+		keep_untold(w, &p->flow, live);
 	if (live->is_ending && p->ack == live->own_end && is_sound(skb, w))
 		bpf_map_delete_elem(&lives, &p->flow);
 	if (!shift)
@@ -144,6 +122,7 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	if (live) {
 		if (live->isn == w->attempt.isn && live->iss == p->seq)
 			return PASS; /* the queue of the listener was full: it comes again */
+		keep_untold(w, &p->flow, live);
 		bpf_map_delete_elem(&lives, &p->flow);
 	}
 	__builtin_memset(pending, 0, sizeof(*pending));
@@ -242,11 +221,15 @@ int srcip_egress(struct __sk_buff *skb)
 		return on_syn_ack(skb, w);
 	live = bpf_map_lookup_elem(&lives, &p->flow);
 	if (p->flags & SYN) { /* the Pod's own connection: what was known of the flow is over */
-		if (live)
+		if (live) {
+			keep_untold(w, &p->flow, live);
 			bpf_map_delete_elem(&lives, &p->flow);
+		}
 		return PASS;
 	}
 	if (live) {
+		if (p->flags & RST) /* the kernel gives it up */
+			keep_untold(w, &p->flow, live);
 		if (p->flags & FIN)
 			note_end(skb, p, live);
 		return raise_ack(skb, w, live->isn, live->shift, time_of_request(skb, live));

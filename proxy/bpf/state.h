@@ -36,7 +36,7 @@ enum counter {
 	DROPPED_EARLY,    /* behind a header that is not whole yet: it comes again */
 	DROPPED_CHECKSUM, /* TCP or IPv4 would drop it for its checksum */
 	DROPPED_TIMESTAMP, /* TCP would drop it for its timestamp */
-	FALLBACK_RESET,   /* reset before accept(), and nobody can tell whose it was */
+	FALLBACK_RESET,   /* over before accept(), and nobody can tell whose it was */
 	COUNTER_SETS,
 };
 
@@ -86,7 +86,7 @@ struct live {
 	__u32 timestamp; /* of its SYN-ACK, while the kernel has no more than a request; else 0 */
 	__u8 is_told;    /* somebody has asked for the client */
 	__u8 is_reset;   /* there is a copy in `resets` */
-	__u8 is_unsure;  /* of `resets`: nobody can tell whose it was */
+	__u8 unsure;     /* of `resets`: so many that nobody can tell apart, and that were not accepted yet */
 	__u8 reserved;
 };
 
@@ -96,14 +96,14 @@ struct network {
 };
 
 struct settings {
-	struct srcip_limits limits;
-	struct srcip_own own;
-	__u32 timeout_ms;
-	__u32 is_exact; /* refuse, rather than show the balancer */
-	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
-	__u16 is_toa; /* the TCP option TOA states the client, and there are no headers */
-	__u16 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
 	__u64 network; /* cookie of the network namespace that this is about */
+	struct srcip_limits limits;
+	__u32 timeout_ms;
+	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
+	__u8 is_exact; /* refuse, rather than show the balancer */
+	__u8 is_toa; /* the TCP option TOA states the client, and there are no headers */
+	__u8 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
+	__u8 reserved;
 };
 
 struct packet {
@@ -175,7 +175,7 @@ MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
 MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
 /* Never forgotten while the kernel has the connection. */
 MAP(lives, HASH, 16384, struct flow, struct live, 0);
-/* Those that were reset before somebody asked for the client, with 0 for the own port: the socket has given it back. */
+/* Those that were over before somebody asked for the client, with 0 for the own port: the socket has given it back. */
 MAP(resets, LRU_HASH, 4096, struct flow, struct live, 0);
 
 static __always_inline void count(__u32 counter)

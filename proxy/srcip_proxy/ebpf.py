@@ -37,7 +37,7 @@ class Place:
 
 
 def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
-    """Attach everything and say what was done. Raises BpfError, TooManyAddressesError, OSError.
+    """Attach everything and say what was done. Raises BpfError, OSError.
 
     Of the `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of
     their maps is written, so an attach that is cut off harms nobody.
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     wanted = _parser().parse_args(arguments)
     try:
         return _stats() if wanted.what == "stats" else _attach(wanted, environment)
-    except (libbpf.BpfError, ebpf_maps.TooManyAddressesError, OSError) as error:
+    except (libbpf.BpfError, OSError) as error:
         print(f"srcip-proxy ebpf {wanted.what}: {error}", file=sys.stderr)
         return 1
 

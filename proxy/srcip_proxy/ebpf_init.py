@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from srcip_proxy import capset, cgroups, ebpf, ebpf_maps, ebpf_preflight
+from srcip_proxy import capset, cgroups, ebpf, ebpf_preflight
 from srcip_proxy import pod as pods
 from srcip_proxy.errors import NotPossibleError
 from srcip_proxy.libbpf import BpfError, HookError, LoadError
@@ -41,7 +41,7 @@ def set_up(
         if reasons := ebpf_preflight.places(links, cgroup, objects):
             raise NotPossibleError(reasons)
         return ebpf.attach(plan, pod, objects, ebpf.Place(links, cgroup))
-    except (BpfError, OSError, ebpf_maps.TooManyAddressesError) as error:
+    except (BpfError, OSError) as error:
         raise NotPossibleError([*explained(error), str(error)], is_untouched(error)) from error
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srcip_proxy.plan import TOA, Plan
-from srcip_proxy.pod import Address, Pod
+from srcip_proxy.pod import Pod
 from srcip_proxy.portranges import PortRange
 
 POLICIES = {"off": 0, "required": 1, "optional": 2}
-MOST_OWN = 16
 LONGEST_HEADER = 4096
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -41,15 +40,11 @@ class Node:
     """Whether the kernel tells packets whose checksum is yet to be made."""
 
 
-class TooManyAddressesError(ValueError):
-    """The Pod has more addresses than the programs can compare a claim with."""
-
-
 def entries(plan: Plan, pod: Pod, fingerprint: int, node: Node) -> list[Entry]:
-    """All that must be written, the last entry last: it puts the programs to work. Raises TooManyAddressesError."""
+    """All that must be written, the last entry last: it puts the programs to work."""
     found = [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
     found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
-    return [*found, Entry("settings_map", _ZERO, _settings(plan, pod, fingerprint, node))]
+    return [*found, Entry("settings_map", _ZERO, _settings(plan, fingerprint, node))]
 
 
 def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
@@ -57,24 +52,14 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
-def _settings(plan: Plan, pod: Pod, number: int, node: Node) -> bytes:
-    own = _own(pod)
+def _settings(plan: Plan, number: int, node: Node) -> bytes:
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
-    limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
-    listed = struct.pack("=I", len(own)) + b"".join(struct.pack("=I16s", a.version, a.packed) for a in own)
     is_exact = plan.client_address != "best-effort"
     is_toa = plan.client_from == TOA
-    flags = struct.pack("=HH", is_toa, node.tells_partial)
-    rest = struct.pack("=III4sQ", plan.header_timeout_ms, is_exact, number, flags, node.network)
-    return limits + listed.ljust(4 + 20 * MOST_OWN, b"\0") + rest
-
-
-def _own(pod: Pod) -> list[Address]:
-    """What no client can be, beside what is refused in every Pod."""
-    own = [a for a in pod.unusable if not (a.is_loopback or a.is_link_local)]
-    if len(own) > MOST_OWN:
-        raise TooManyAddressesError(f"the Pod has {len(own)} addresses; at most {MOST_OWN} can be told from a client's")
-    return own
+    limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
+    numbers = struct.pack("=II", plan.header_timeout_ms, number)
+    flags = struct.pack("=???x", is_exact, is_toa, node.tells_partial)
+    return struct.pack("=Q", node.network) + limits + numbers + flags
 
 
 def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:

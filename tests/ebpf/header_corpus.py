@@ -14,13 +14,11 @@ CASES = [
     if case["context"]["transport"] == "tcp" and case["context"]["peer"] == "trusted"
 ]
 """The public ones that reach the parser: what comes over TCP from a balancer that is trusted."""
-OWN = ("10.77.3.2", "fd77::2")
-"""The Pod's addresses, as in verdicts.c."""
-UNUSABLE4 = ("0.1.2.3", "127.9.9.9", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", OWN[0])
-UNUSABLE6 = ("::", "::1", "fe80::1", "febf::1", "ff02::1", OWN[1], *(f"::ffff:{address}" for address in UNUSABLE4))
+UNUSABLE4 = ("0.1.2.3", "127.9.9.9", "169.254.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255")
+UNUSABLE6 = ("::", "::1", "fe80::1", "febf::1", "ff02::1", *(f"::ffff:{address}" for address in UNUSABLE4))
 USABLE = (
     *("1.0.0.0", "126.0.0.1", "128.0.0.1", "169.253.1.1", "170.254.1.1", "223.1.1.1", "240.0.0.1", "255.255.255.254"),
-    *("10.77.3.3", "::2", "::1:0", "1::", "fe7f::1", "fec0::1", "feff::1", "fd77::3"),
+    *("10.77.3.2", "::2", "::1:0", "1::", "fe7f::1", "fec0::1", "feff::1", "fd77::2"),
 )
 """The nearest neighbours of what no client has."""
 
@@ -47,6 +45,13 @@ def spelled(chance: random.Random) -> str:
     return ":".join(groups)
 
 
+def mixed(chance: random.Random) -> bytes:
+    """A version 1 header whose destination is of the other family."""
+    octets = ".".join(str(chance.randrange(257)) for _ in range(4))
+    words = ("TCP6", spelled(chance), octets) if chance.randrange(2) else ("TCP4", octets, spelled(chance))
+    return f"PROXY {' '.join(words)} 1 65535\r\n".encode()
+
+
 def corpus(chance: random.Random) -> list[bytes]:
     """Headers, most of them valid, of every kind."""
     headers = [bytes.fromhex(case["hex"]) for case in CASES]
@@ -54,5 +59,6 @@ def corpus(chance: random.Random) -> list[bytes]:
         client = (str(ipaddress.ip_address(chance.randbytes(size))), chance.randrange(65536))
         headers += [v1(client), v2(client), with_checksum(tlv(2, b"example.org"), tlv(4, bytes(9)), client)]
     headers += [f"PROXY TCP6 {spelled(chance)} {spelled(chance)} 1 65535\r\n".encode() for _ in range(400)]
+    headers += [mixed(chance) for _ in range(400)]
     headers += [v2((address, 5000)) for address in (*UNUSABLE4, *UNUSABLE6, *USABLE)]
     return [*headers, with_checksum(tlv(4, bytes(2000)), tlv(4, b"\xff" * 2055))]

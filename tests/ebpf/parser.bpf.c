@@ -7,7 +7,6 @@
 
 struct question {
 	struct srcip_limits limits;
-	struct srcip_own own;
 	__u32 usable; /* the answer of srcip_usable */
 };
 
@@ -38,7 +37,7 @@ int parser(struct __sk_buff *skb)
 		return -1;
 	verdict = srcip_parse(scratch, &question->limits);
 	if (verdict == SRCIP_ACCEPT)
-		question->usable = srcip_usable(&scratch->claim, &question->own);
+		question->usable = srcip_usable(&scratch->claim);
 	return verdict;
 }
 

@@ -8,9 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -264,69 +262,3 @@ def test_a_listener_that_waits_for_data_gets_a_header_that_comes_alone() -> None
                 assert "unacked" not in began and " 0 " in f" {began.split()[2]} ", began
                 client.send(b"request")
                 assert client.seen(rest=7).rest.endswith(b"request")
-
-
-SLOW = """
-import socket, sys, time
-listener = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
-listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listener.bind((sys.argv[1], 7000))
-listener.listen(64)
-print("listening", flush=True)
-while True:
-    sys.stdin.readline()
-    connection, peer = listener.accept()
-    print("accepted", peer[0].removeprefix("::ffff:"), peer[1], flush=True)
-    connection.close()
-"""
-
-
-@contextmanager
-def slow(listener: str, tmp_path: Path) -> Iterator[tuple[Pod, Callable[[], str]]]:
-    """A Pod whose application accepts when it is told to, and says whom."""
-    fifo = tmp_path / "next"
-    os.mkfifo(fifo)
-    with running() as pod:
-        pod.stop()
-        with fifo.open("r+b", buffering=0) as orders:
-            log = pod.start(["sh", "-c", f'exec "$@" <{fifo}', "sh", sys.executable, "-c", SLOW, listener])
-
-            def accept() -> str:
-                count = log.read_text().count("accepted")
-                orders.write(b"\n")
-                deadline = time.monotonic() + 5
-                while log.read_text().count("accepted") == count:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-                return log.read_text().split("accepted ")[-1].strip()
-
-            yield pod, accept
-
-
-@pytest.mark.parametrize("listener", ["::", "0.0.0.0"])
-def test_a_client_that_resets_before_it_is_accepted_is_told(listener: str, tmp_path: Path) -> None:
-    """Its socket has given its port back, and still says who it was; once is enough."""
-    with slow(listener, tmp_path) as (pod, accept):
-        for number in range(3):
-            with pod.connect() as client:
-                client.send(v1(("198.51.100.40", 4000 + number)) + b"data")
-                time.sleep(0.05)
-            time.sleep(0.05)
-            assert accept() == f"198.51.100.40 {4000 + number}"
-        assert "fallback reset" not in pod.stats()
-
-
-def test_two_that_were_reset_from_one_port_are_nobody(tmp_path: Path) -> None:
-    """Nothing tells them apart: the application sees no address rather than another's, and it is counted."""
-    with slow("0.0.0.0", tmp_path) as (pod, accept):
-        for number in range(2):
-            with Client(pod.net.lb.connect(POD4, 7000, source=(LB4_ADDRESS, 40777))) as client:
-                client.send(v1(("198.51.100.41", 4000 + number)) + b"data")
-                time.sleep(0.05)
-            time.sleep(0.05)
-        assert (accept(), accept()) == ("0.0.0.0 0", "0.0.0.0 0")
-        assert pod.stats()["fallback reset"] == 2
-        with Client(pod.net.lb.connect(POD4, 7000, source=(LB4_ADDRESS, 40777))) as client:
-            client.send(v1(("198.51.100.42", 4242)) + b"data")
-            time.sleep(0.05)
-            assert accept() == "198.51.100.42 4242"

@@ -40,7 +40,6 @@ def test_constants_are_those_of_the_c() -> None:
     assert "enum { OFF, REQUIRED, OPTIONAL };" in STATE
     assert ebpf_maps.POLICIES == {"off": 0, "required": 1, "optional": 2}
     header = (bpf.SOURCES / "header.h").read_text()
-    assert f"#define SRCIP_MAX_OWN {ebpf_maps.MOST_OWN}" in header
     assert f"#define SRCIP_MAX_HEADER {ebpf_maps.LONGEST_HEADER}" in header
 
 
@@ -75,22 +74,11 @@ def test_the_node_has_its_own_policy_where_it_is_trusted() -> None:
     }
 
 
-def test_a_pod_with_too_many_addresses_is_refused() -> None:
-    """Rather than let a claim of one of them pass."""
-    many = tuple(ipaddress.ip_address(f"10.0.0.{n}") for n in range(1, 19))
-    try:
-        entries(plan(), Pod(POD.addresses, unusable=many), 1, HERE)
-    except ebpf_maps.TooManyAddressesError as error:
-        assert "18 addresses" in str(error)
-    else:
-        raise AssertionError("it was accepted")
-
-
 def test_the_option_is_asked_for_where_the_plan_says_so() -> None:
-    """In the place that the C reads: behind the fingerprint, before the network's cookie."""
+    """In the place that the C reads: behind the fingerprint, between what else is yes or no."""
     for changes, is_toa in (({}, 0), ({"mode": "ebpf", "client_from": "toa"}, 1)):
         (value,) = of("settings_map", entries(plan(**changes), POD, 7, HERE)).values()
-        assert struct.unpack("=IHHQ", value[-16:]) == (7, is_toa, 1, 9)
+        assert (value[:8], struct.unpack("=IBBBx", value[-8:])) == (struct.pack("=Q", 9), (7, 0, is_toa, 1))
 
 
 def test_a_kernel_is_believed_to_tell_what_it_was_seen_to_tell() -> None:

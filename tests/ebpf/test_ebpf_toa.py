@@ -89,8 +89,12 @@ def is_refused(connect: Connects, pod: Pod, data: bytes, places: int = EVERYWHER
         return True
 
 
+STATED = [CLIENT4, CLIENT6, ("198.51.100.1", 0), ("::ffff:198.51.100.2", 65535), (POD4, 1), (POD6, 2)]
+"""The Pod may be its own client, too."""
+
+
 @pytest.mark.parametrize("to", [POD4, POD6])
-@pytest.mark.parametrize("stated", [CLIENT4, CLIENT6, ("198.51.100.1", 0), ("::ffff:198.51.100.2", 65535)])
+@pytest.mark.parametrize("stated", STATED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ack_states_the_client(toa: Pod, connect: Connects, kind: int, stated: tuple[str, int], to: str) -> None:
     """The application learns it before the first data, and all data is its own."""
@@ -171,9 +175,7 @@ def test_an_option_of_another_length_is_none(toa: Pod, connect: Connects, kind: 
     assert more(toa, before) == {"refused no_option": 1}
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", POD4, POD6, "::1", "fe80::1", "::ffff:127.0.0.1"]
-)
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("policy", ["required", "optional"])
 def test_an_address_that_no_client_has_is_refused(pods: Pods, connect: Connects, address: str, policy: str) -> None:
     """At once, by the ACK: not even connect() succeeds, or, on a slow machine, nothing behind it."""

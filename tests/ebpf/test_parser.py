@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import reference
-from header_corpus import CASES, OWN, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv, with_checksum
+from header_corpus import CASES, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv, with_checksum
 from rig import v1, v2
 from test_reader import damaged
 
@@ -30,7 +30,7 @@ REFUSED = [
     ipaddress.ip_network(text)
     for text in (
         *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
-        *("::/127", "fe80::/10", "ff00::/8", *OWN),
+        *("::/127", "fe80::/10", "ff00::/8"),
     )
 ]
 WAIT = ("wait",)
@@ -219,6 +219,41 @@ def test_refuses_at_the_first_byte_that_shows_it(parser: Reader, data: bytes, le
     verdicts = parser([[data[at : at + 1] for at in range(len(data))]])[0]
     assert verdicts[: length - 1] == [WAIT] * (length - 1)
     assert verdicts[length - 1] == ("refuse", reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("2001:db8::7", "192.0.2.1"),
+        ("::ffff:203.0.113.7", "192.0.2.1"),
+        ("2001:db8::7", "0.0.0.0"),
+        ("203.0.113.7", "2001:db8::1"),
+        ("203.0.113.7", "::"),
+        ("203.0.113.7", "::ffff:192.0.2.1"),
+        ("203.0.113.7", "1:2:3:4:5:6:255.255.255.255"),
+    ],
+)
+def test_the_destination_may_be_of_the_other_family(parser: Reader, source: str, destination: str) -> None:
+    """As nginx 1.22 writes it in a chain: the client's address by realip, its own by getsockname(). Nobody uses it."""
+    family = "TCP6" if ":" in source else "TCP4"
+    header = f"PROXY {family} {source} {destination} 5000 443\r\n".encode()
+    assert whole(parser, header) == ("proxy", canonical(source), 5000, len(header))
+    assert all(whole(parser, header[:at]) == WAIT for at in range(11, len(header)))
+
+
+@pytest.mark.parametrize(
+    "destination", ["1.2.3", "1.2.3.256", "1.2.3.04", "1:2", "1.2.3.4:1", "1.2.3.4.5", "-", "[::1]"]
+)
+def test_a_destination_that_is_no_address_is_refused(parser: Reader, destination: str) -> None:
+    for family, source in (("TCP4", "203.0.113.7"), ("TCP6", "2001:db8::7")):
+        header = f"PROXY {family} {source} {destination} 5000 443\r\n".encode()
+        assert whole(parser, header) == ("refuse", "malformed")
+
+
+@pytest.mark.parametrize(("family", "source"), [("TCP4", "2001:db8::7"), ("TCP6", "203.0.113.7")])
+def test_the_source_is_of_the_family_that_is_stated(parser: Reader, family: str, source: str) -> None:
+    for destination in ("192.0.2.1", "2001:db8::1"):
+        assert whole(parser, f"PROXY {family} {source} {destination} 5000 443\r\n".encode()) == ("refuse", "malformed")
 
 
 @pytest.mark.parametrize("address", USABLE)

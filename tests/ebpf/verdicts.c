@@ -17,7 +17,6 @@
 
 struct question {
 	struct srcip_limits limits;
-	struct srcip_own own;
 	__u32 usable;
 };
 
@@ -71,7 +70,7 @@ static int ask(struct srcip_scratch *scratch, struct question *question)
 	int verdict = srcip_parse(scratch, &question->limits);
 
 	if (verdict == SRCIP_ACCEPT)
-		question->usable = srcip_usable(&scratch->claim, &question->own);
+		question->usable = srcip_usable(&scratch->claim);
 	return verdict;
 }
 #endif
@@ -115,11 +114,6 @@ int main(int count, char **arguments)
 		return 2;
 	question.limits.versions = atoi(arguments[1]);
 	question.limits.max_header = atoi(arguments[2]);
-	question.own.count = 2; /* 10.77.3.2 and fd77::2 are the Pod's */
-	question.own.list[0].family = 4;
-	memcpy(question.own.list[0].address, "\x0a\x4d\x03\x02", 4);
-	question.own.list[1].family = 6;
-	memcpy(question.own.list[1].address, "\xfd\x77\0\0\0\0\0\0\0\0\0\0\0\0\0\2", 16);
 	prepare(arguments[3]);
 	while (getline(&line, &size, stdin) > 0) {
 		scratch.have = 0;
