@@ -64,7 +64,8 @@ def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     if isinstance(outcome.decision, Inject):
         yield from _plan(outcome.decision.plan)
     elif outcome.messages:
-        yield from (f"  error:     line {line_of(message)}: {message}" for message in outcome.messages)
+        for line, message in sorted((line_of(message), message) for message in outcome.messages):
+            yield f"  error:     line {line}: {message}"
     else:
         yield f"  why:       {REASONS[outcome.reason]}"
     yield from (f"  warning:   {warning}" for warning in outcome.decision.warnings)

@@ -120,13 +120,20 @@ def _told_twice(twice: list[Twice], line: int) -> tuple[Fault, ...]:
 
 def _not_yaml(error: Exception, text: str, line: int) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        return Fault(line + (mark.line if mark else 0), f"not YAML: {said}")
+        return Fault(line + _line_of(error, text), f"not YAML: {said.replace('<stream end>', 'the end')}")
     if isinstance(error, yaml.reader.ReaderError):
         code = int(error.character)
         return Fault(line + text.count("\n", 0, error.position), f"not YAML: the character U+{code:04X}")
     return Fault(line, f"not YAML: {' '.join(str(error).split())}")
+
+
+def _line_of(error: yaml.MarkedYAMLError, text: str) -> int:
+    """Where it went wrong; where the text had ended by then, the line of what was left open."""
+    mark = error.problem_mark
+    if mark is None or mark.index >= len(text.rstrip()):
+        mark = error.context_mark or mark
+    return min(mark.line if mark else 0, text.rstrip().count("\n"))
 
 
 def _json_documents(text: str) -> list[Document] | None:
