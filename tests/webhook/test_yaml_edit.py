@@ -143,6 +143,13 @@ LAYOUTS = {
         POD.replace("  name: web\n", "  name: web\n  labels: &web\n    app: web # one\n") + "x: *web # as there\n",
         "x: {app: web} # as there\n",
     ),
+    "an anchor that is given again": (
+        POD.replace("v1\n", "v1\nx: &web {a: b}\n").replace(
+            "  name: web\n", "  name: web\n  labels: &web\n    app: web # one\n"
+        )
+        + "y: *web\n",
+        "x: &web {a: b}\n",
+    ),
     "a merge key": (
         POD.replace("  name: web\n", "  name: web\n  labels:\n    <<: *web\n").replace(
             "v1\n", "v1\nx: &web {app: web}\n"

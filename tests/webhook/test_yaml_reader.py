@@ -161,3 +161,17 @@ def test_a_merge_into_what_others_merge_is_no_duplicate() -> None:
     text = "a: &a {p: 1}\nc: {q: &b {<<: *a, p: 2}}\nd: {<<: *b}\n"
     value, twice = load(text)
     assert (value["d"], twice) == ({"p": 2}, [])
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}\n", "a: &a\n- &b {c: [*b]}\n", LAUGHS])
+def test_aliases_without_an_end_are_refused_at_once(text: str) -> None:
+    """As kubectl does: of what contains itself, and of a few lines that stand for a thousand million."""
+    with pytest.raises(manifests.ManifestError, match=r"contains itself|aliases stand for more than 4000000 values"):
+        manifests.documents(text)
+
+
+def test_an_anchor_may_be_given_again() -> None:
+    assert load("a: &a {b: &a 1, c: *a}\nd: *a\n")[0] == {"a": {"b": 1, "c": 1}, "d": 1}

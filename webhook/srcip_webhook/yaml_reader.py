@@ -83,11 +83,30 @@ def json_key(value: Any) -> Any:
 class Loader(yaml.SafeLoader):
     """Reads one document."""
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.complete: dict[str, bool] = {}
+        """Whether the node of each anchor has been read to its end."""
+
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         """The type of a scalar without a tag."""
         if kind is yaml.ScalarNode and implicit[0]:
             return _tag(value)
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node. As for kubectl, an anchor may be given again, and one that contains its own alias is an error."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        is_alias, name = isinstance(event, yaml.AliasEvent), event.anchor
+        if is_alias and not self.complete.get(name, True):
+            raise yaml.composer.ComposerError(None, None, f'anchor "{name}" contains itself', event.start_mark)
+        if not is_alias and name is not None:
+            self.anchors.pop(name, None)
+            self.complete[name] = False
+        node = super().compose_node(parent, index)
+        if not is_alias and name is not None:
+            self.complete[name] = True
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping with texts for keys."""
@@ -146,8 +165,24 @@ def load(text: str) -> tuple[Any, list[Twice]]:
     node = loader.get_single_node()
     if node is None:
         return None, []
+    if _values(node, {}) > MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
     twice = sorted(_twice(node), key=lambda each: each.lines[1])
     return loader.construct_document(node), twice
+
+
+MOST_VALUES = 4_000_000
+"""Of one document, aliases written out. kubectl stops near it, too (allowedAliasRatio in decode.go of goyaml.v2)."""
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values there are at and below a node."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        parts = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_values(each, known) for each in parts)
+    return known[id(node)]
 
 
 def _twice(root: yaml.Node) -> Iterator[Twice]:
