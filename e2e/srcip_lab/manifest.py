@@ -26,8 +26,8 @@ def pod(manifest: dict[str, Any]) -> dict[str, Any]:
     """The one Pod of an object: a Pod, a workload or a List. Raises LabError."""
     found: list[tuple[str, dict[str, Any]]] = []
 
-    def note(each: dict[str, Any], owner: str) -> dict[str, Any]:
-        found.append((owner, each))
+    def note(each: dict[str, Any], place: manifests.Place) -> dict[str, Any]:
+        found.append((place.owner, each))
         return each
 
     manifests.changed(manifest, note)

@@ -156,10 +156,19 @@ def test_helm_says_nothing_about_the_bundle_that_srcip_certs_keeps(helm: Helm) -
     assert all(each["clientConfig"]["caBundle"].startswith("LS0tLS1CRUdJTiBD") for each in webhooks)
 
 
-HINTS = {"hint.srcip.io": "/mutate", "templates.srcip.io": "/hint", "unheard.srcip.io": "/hint/unlabelled"}
+HINTS = {
+    "hint.srcip.io": "/mutate",
+    "templates.srcip.io": "/hint",
+    "unheard.srcip.io": "/hint/unlabelled",
+    "namespace-0.excluded.srcip.io": "/hint/excluded/namespace",
+    "pod-0.excluded.srcip.io": "/hint/excluded/pod",
+    "condition.excluded.srcip.io": "/hint/excluded/pod",
+}
 """The entries that only warn, and who answers them."""
+OF_PODS_ALONE = ("inject.srcip.io", "hint.srcip.io", "pod-0.excluded.srcip.io", "condition.excluded.srcip.io")
 NAMES_SRCIP = "startsWith('srcip.io/')"
 TEMPLATES = {"replicationcontrollers", "daemonsets", "deployments", "replicasets", "statefulsets", "cronjobs", "jobs"}
+OTHERS = {"rollouts", "configurations", "services", "deploymentconfigs", "broadcastjobs", "clonesets"}
 
 
 def test_webhooks_refuse_and_delay_nobody_who_did_not_ask(objects: list[Json]) -> None:
@@ -198,9 +207,47 @@ def test_only_new_pods_are_changed_and_templates_are_only_warned_of(objects: lis
         else:
             assert labels == {"srcip.io/injection": "enabled"}
         pods_too = {"pods"} if name != "templates.srcip.io" else set()
-        templates = TEMPLATES if name in ("templates.srcip.io", "unheard.srcip.io") else set()
+        templates = set() if name in OF_PODS_ALONE else TEMPLATES | OTHERS
         assert resources(each, "CREATE") == pods_too | templates
         assert resources(each, "UPDATE") == templates
+
+
+def test_no_resource_of_kubernetes_itself_is_looked_at_but_these(objects: list[Json]) -> None:
+    """Knative's services are not those of the core group."""
+    for each in one(objects, "MutatingWebhookConfiguration")["webhooks"]:
+        for rule in each["rules"]:
+            if {"", "apps", "batch"} & set(rule["apiGroups"]):
+                assert set(rule["resources"]) <= TEMPLATES | {"pods"}
+            assert "*" not in (*rule["apiGroups"], *rule["resources"])
+
+
+def test_whoever_is_left_out_by_a_value_is_told_once(helm: Helm) -> None:
+    """Of several expressions, each entry takes those that the ones before it let pass and its own does not."""
+    first, second = {"key": "team", "operator": "In", "values": ["mail"]}, {"key": "old", "operator": "DoesNotExist"}
+    third = {"key": "level", "operator": "NotIn", "values": ["dev"]}
+    conditions = [
+        {"name": "a", "expression": "size(object.spec.containers) < 9"},
+        {"name": "b", "expression": "true || false"},
+    ]
+    values = {
+        "namespaceMatchExpressions": [first, second, third],
+        "podMatchExpressions": [second],
+        "matchConditions": conditions,
+    }
+    configuration = one(helm.objects({"admission": values}), "MutatingWebhookConfiguration")
+    webhooks = {each["name"].removesuffix(".excluded.srcip.io"): each for each in configuration["webhooks"]}
+    out = [
+        [{**first, "operator": "NotIn"}],
+        [first, {**second, "operator": "Exists"}],
+        [first, second, {**third, "operator": "In"}],
+    ]
+    for index, expected in enumerate(out):
+        assert webhooks[f"namespace-{index}"]["namespaceSelector"]["matchExpressions"][1:] == expected
+    assert webhooks["pod-0"]["objectSelector"]["matchExpressions"][1:] == [{**second, "operator": "Exists"}]
+    assert webhooks["pod-0"]["namespaceSelector"]["matchExpressions"][1:] == [first, second, third]
+    left_out = {each["name"]: each["expression"] for each in webhooks["condition"]["matchConditions"]}["is-left-out"]
+    assert left_out == "!((size(object.spec.containers) < 9) && (true || false))"
+    assert webhooks["condition"]["objectSelector"]["matchExpressions"][1:] == [second]
 
 
 def test_the_service_leads_to_the_webhook(objects: list[Json]) -> None:

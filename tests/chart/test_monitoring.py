@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from rendering import CASES, Helm, Json, containers, one, variables
 
 from srcip_certs.metrics import Metrics as CertsMetrics
@@ -16,6 +17,7 @@ from srcip_webhook.mutate import consider
 from srcip_webhook.settings import from_environ
 
 LUA = Path(__file__).parents[2] / "proxy" / "srcip_proxy" / "lua" / "counters.lua"
+GOLDEN = Path(__file__).parents[1] / "golden" / "webhook"
 OTHERS = {
     "apiserver_admission_webhook_fail_open_count",
     "apiserver_admission_webhook_rejection_count",
@@ -178,3 +180,14 @@ def test_the_alert_says_what_happens_to_pods(policy: str, words: str, helm: Helm
     """It depends on the failure policy."""
     found = [rule for rule in rules(helm, admission={"failurePolicy": policy}) if rule["alert"] == "SrcipWebhookDown"]
     assert [words in rule["annotations"]["description"] for rule in found] == [True]
+
+
+def test_the_sidecars_of_an_older_version_are_still_scraped(helm: Helm) -> None:
+    """By label and by the port's name: the number was another one then."""
+    older = yaml.safe_load((GOLDEN / "renders-a-pod-of-an-older-version-anew.input.yaml").read_text())
+    monitor = next(
+        each for each in helm.objects(CASES["everything-on"]) if each["metadata"]["name"] == "srcip-sidecars"
+    )
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= older["metadata"]["labels"].items()
+    ports = {port["name"]: port for each in older["spec"]["initContainers"] for port in each.get("ports", ())}
+    assert [ports[each["port"]]["containerPort"] for each in monitor["spec"]["podMetricsEndpoints"]] == [15020]

@@ -38,6 +38,12 @@ OBJECTS_OF_KUBERNETES = {
 NONSENSE: dict[str, list[Any]] = {
     "admission.annotations": [{"no spaces please": "x"}, {"x": 1}],
     "admission.failurePolicy": ["fail", "", True],
+    "admission.hintResources": [
+        ["rollouts"],
+        ["*.argoproj.io"],
+        ["rollouts/status.argoproj.io"],
+        "rollouts.argoproj.io",
+    ],
     "admission.hints": ["yes", 1],
     "admission.matchConditions": [[{"name": "x"}], [{"name": "a b", "expression": "true"}], {}],
     "admission.namespaceMatchExpressions": [[{"key": "a", "operator": "in"}], [{"operator": "Exists"}]],

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from cluster.api import Answer, Api, Json
+from cluster.controlplane import ControlPlane
 from cluster.load import injected, pod
 from cluster.release import Release
+from srcip_lab.state import wait_until
 
 pytestmark = pytest.mark.controlplane
 
@@ -108,6 +111,91 @@ def test_the_template_of_a_deployment_is_told_once(api: Api, others: Others) -> 
     owned["metadata"]["ownerReferences"] = [owner]
     answer = api.ask("POST", f"{KINDS['ReplicaSet'].format(others({}))}?dryRun=All", owned)
     assert (answer.code, answer.warnings) == (201, ())
+
+
+RESOURCES = {"rollouts.argoproj.io": "Rollout", "services.serving.knative.dev": "Service"}
+
+
+@pytest.fixture(scope="module")
+def others_kinds(plane: ControlPlane, api: Api) -> None:
+    """Kinds of others that hold a Pod template, with schemas that take everything."""
+    for name, kind in RESOURCES.items():
+        plural, _, group = name.partition(".")
+        schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+        names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+        version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+        spec = {"group": group, "names": names, "scope": "Namespaced", "versions": [version]}
+        made = {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        assert api.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", made).code == 201
+        path = f"/apis/{group}/v1/{plural}"
+        deadline = time.monotonic() + 30
+        while api.ask("GET", path).code != 200:
+            assert time.monotonic() < deadline, f"{path} is not served"
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_a_kind_of_others_with_a_template_is_told_the_same(
+    name: str, others_kinds: None, api: Api, apps: str, others: Others
+) -> None:
+    """Argo's Rollout and Knative's Service; one of them that names nothing of srcip is told nothing."""
+    plural, _, group = name.partition(".")
+    for asking, said in (({"srcip.io/mode": "tpoxy"}, "its Pods will be refused: srcip.io/mode"), ({}, "")):
+        asked = {**wanted("Deployment", asking), "apiVersion": f"{group}/v1", "kind": RESOURCES[name]}
+        answer = api.ask("POST", f"/apis/{group}/v1/namespaces/{apps}/{plural}?dryRun=All", asked)
+        assert (answer.code, [said in each for each in answer.warnings]) == (201, [True] if said else []), answer
+    asked = {**wanted("Deployment"), "apiVersion": f"{group}/v1", "kind": RESOURCES[name]}
+    answer = api.ask("POST", f"/apis/{group}/v1/namespaces/{others({})}/{plural}?dryRun=All", asked)
+    assert (answer.code, [NO_LABEL in each for each in answer.warnings]) == (201, [True]), answer
+
+
+LEFT_OUT = {
+    "namespaceMatchExpressions": [
+        {"key": "srcip.io/injection", "operator": "Exists"},
+        {"key": "left-out", "operator": "DoesNotExist"},
+        {"key": "left-out", "operator": "NotIn", "values": ["too"]},
+    ],
+    "podMatchExpressions": [{"key": "left-out", "operator": "DoesNotExist"}],
+    "matchConditions": [{"name": "few", "expression": "size(object.spec.containers) < 2"}],
+}
+"""Values that leave out what is labelled so, and Pods of two containers."""
+
+
+@pytest.fixture
+def narrowed(release: Release, apps: str, api: Api) -> Iterator[None]:
+    """The release with these values; ready when the API server calls the new entries."""
+    release.helm("upgrade", values={**release.values, "admission": LEFT_OUT})
+    asking = pod("web", labels={"left-out": "yes"})
+    path = f"{KINDS['Pod'].format(apps)}?dryRun=All"
+    assert wait_until(lambda: bool(api.ask("POST", path, asking).warnings), 30, every_s=0.2)
+    yield
+    release.helm("upgrade")
+
+
+def test_whoever_is_left_out_by_the_charts_values_is_warned(
+    narrowed: None, api: Api, apps: str, others: Others
+) -> None:
+    """By a selector of namespaces, one of Pods, or a condition: once, and the value is named. Others go on."""
+    namespace = others({"srcip.io/injection": "enabled", "left-out": "too"})
+    for kind in KINDS:
+        answer = create(api, kind, namespace)
+        assert (answer.code, injected(answer.body)) == (201, False)
+        assert ["admission.namespaceMatchExpressions" in each for each in answer.warnings] == [True], answer.warnings
+        assert create(api, kind, namespace, {}).warnings == ()
+    path = f"{KINDS['Pod'].format(apps)}?dryRun=All"
+    labelled, double = pod("web", labels={"left-out": "yes"}), pod("web")
+    double["spec"]["containers"].append({"name": "other", "image": "other"})
+    for asked in (labelled, double):
+        answer = api.ask("POST", path, asked)
+        assert (answer.code, injected(answer.body)) == (201, False), answer.body
+        assert ["admission.podMatchExpressions" in each for each in answer.warnings] == [True], answer.warnings
+    answer = create(api, "Pod", apps)
+    assert (answer.warnings, injected(answer.body)) == ((), True)
 
 
 def test_a_dead_webhook_stops_nobody(release: Release, api: Api, apps: str, others: Others) -> None:

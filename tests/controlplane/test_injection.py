@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.api import Api, Json, Refused
 from cluster.load import injected, pod
-from cluster.release import Release
+from cluster.release import OPTED_IN, Release
 from srcip_lab.state import wait_until
+from srcip_proxy.plan import UID
 
 pytestmark = pytest.mark.controlplane
 
@@ -133,3 +137,36 @@ def test_a_deployments_owner_reads_why_its_pods_are_refused(api: Api, apps: str)
 
     assert wait_until(said, 20)
     assert "tproxi" in said()[0]
+
+
+OLDER = Path(__file__).parents[1] / "golden" / "webhook" / "renders-a-pod-of-an-older-version-anew.input.yaml"
+"""A Pod as srcip made it when its user was 1337 and its ports were 15001, 15006 and 15020 to 15022."""
+
+
+def of_srcip(made: Json) -> set[int]:
+    """The users of srcip's containers in a Pod."""
+    mine = [each for each in made["spec"]["initContainers"] if each["name"].startswith("srcip-")]
+    return {each["securityContext"]["runAsUser"] for each in mine}
+
+
+def test_a_pod_of_an_older_version_stays_as_it_is_until_it_is_made_anew(
+    api: Api, others: Callable[[dict[str, str]], str]
+) -> None:
+    """Changes of the old Pod pass the upgraded webhook, and its spec is never touched. A copy of it gets today's user
+    and ports, and nothing is left of the old ones."""
+    older = yaml.safe_load(OLDER.read_text())
+    namespace = others({})
+    path = pods(namespace)
+    api.post(path, older)
+    before = api.get(f"{path}/web")
+    api.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": OPTED_IN}})
+    copy = {**older, "metadata": {**older["metadata"], "name": "copy"}}
+    assert wait_until(lambda: of_srcip(api.post(path, copy, dryRun="All")) == {UID}, 10, every_s=0.1)
+    for change in ({"labels": {"x": "y"}}, {"annotations": {"srcip.io/deliver-to": "pod"}}):
+        answer = api.ask("PATCH", f"{path}/web", {"metadata": change}, content="application/merge-patch+json")
+        assert (answer.code, answer.warnings) == (200, ())
+    after = api.get(f"{path}/web")
+    assert (of_srcip(after), after["spec"]) == ({1337}, before["spec"])
+    assert after["metadata"]["annotations"]["srcip.io/status"] == before["metadata"]["annotations"]["srcip.io/status"]
+    anew = str(api.post(path, copy, dryRun="All")["spec"])
+    assert [sign for sign in ("1337", "15001", "15006", "15020", "15021", "15022") if sign in anew] == []

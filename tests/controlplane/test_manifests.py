@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import manifest_text
 import pytest
 
 from cluster import binaries
@@ -112,13 +113,41 @@ def without_srcip(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def inject(manifest: str) -> tuple[str, str]:
+    """What the command writes to its two outputs. Line ends are those of the manifest."""
+    command = [sys.executable, "-m", "srcip_webhook.cli", "inject", "-f", "-"]
+    done = subprocess.run(command, input=manifest.encode(), capture_output=True, check=True)
+    return done.stdout.decode(), done.stderr.decode()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_kubectl_reads_the_same_before_and_after(seed: int) -> None:
     before = stream(random.Random(seed))  # noqa: S311
-    command = [sys.executable, "-m", "srcip_webhook.cli", "inject", "-f", "-"]
-    after = subprocess.run(command, input=before, text=True, capture_output=True, check=True).stdout
+    after, _ = inject(before)
     assert after.count("name: srcip-proxy") == 40
     found, wanted = read(after), read(before)
     assert len(found) == len(wanted) == 80
     for mine, theirs in zip(found, wanted, strict=True):
         assert without_srcip(mine) == theirs
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_comments_anchors_and_layout_stay_and_kubectl_reads_the_same(seed: int) -> None:
+    """Workloads and lists in every style; no document is written anew."""
+    before, comments = manifest_text.stream(random.Random(seed))  # noqa: S311
+    after, told = inject(before)
+    assert "anew" not in told
+    assert [comment for comment in comments if comment not in after] == []
+    mine, theirs = ([manifest_text.without_srcip(value) for value in read(text)] for text in (after, before))
+    assert mine == theirs
+    assert inject(after)[0] == after
+
+
+def test_tabs_and_json_are_read_as_kubectl_reads_them() -> None:
+    """Tabs between words, and objects of JSON in a row; none of them changes but for srcip's part."""
+    tabs = (
+        POD.format(texts=["'a'", "'b'", "'c'"], flow="1,\t2").replace("kind: ", "kind:\t").replace(":1\n", ":1\t# c\n")
+    )
+    for text in (tabs, "\n".join(json.dumps(value, indent="\t") for value in read(tabs) * 2)):
+        after, _ = inject(text)
+        assert [without_srcip(value) for value in read(after)] == read(text)

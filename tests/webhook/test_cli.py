@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,17 @@ def test_the_diff_shows_the_change_only() -> None:
     changed = [line for line in result.stdout.splitlines() if line.startswith(("+", "-"))]
     assert [line for line in changed if line.startswith("-")] == ["--- <stdin>"]
     assert "+  - name: srcip-proxy" in changed
-    assert "ConfigMap" not in result.stdout
+    assert not any("ConfigMap" in line for line in changed)
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_the_diff_fits_the_file(end: str, tmp_path: Path) -> None:
+    """`patch` makes of the file what `srcip inject` prints, comments and a missing last line break included."""
+    text = f"# mine\nkind: ConfigMap\n---\n{manifests.dump(pod())}---\n# last\n{manifests.dump(pod()).rstrip()}{end}"
+    (tmp_path / "pod.yaml").write_text(text)
+    difference = run("inject", "-f", "-", "--diff", text=text).stdout.replace("<stdin>", "pod.yaml")
+    subprocess.run(["git", "apply", "-p0", "-"], cwd=tmp_path, input=difference, text=True, check=True)
+    assert (tmp_path / "pod.yaml").read_text() == run("inject", "-f", "-", text=text).stdout
 
 
 def test_options_stand_for_the_webhooks_settings() -> None:

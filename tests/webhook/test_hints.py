@@ -15,6 +15,7 @@ from srcip_webhook.mutate import consider
 from srcip_webhook.review import MAX_WARNING
 
 UNLABELLED, LABELLED = "/hint/unlabelled", "/hint"
+EXCLUDED = {"/hint/excluded/namespace": "namespaceMatchExpressions", "/hint/excluded/pod": "podMatchExpressions"}
 LABEL = "kubectl label --overwrite namespace default srcip.io/injection=enabled"
 MODE = "without the annotation srcip.io/mode"
 WORKLOADS = [(group, kind) for group, kind in PATHS if kind not in ("Pod", "PodTemplate")]
@@ -151,5 +152,40 @@ def test_no_object_is_too_odd(inner: Any) -> None:
         told({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": inner}, "metadata": inner}, path)
 
 
+@pytest.mark.parametrize("path", EXCLUDED)
+def test_whoever_the_installation_leaves_out_is_told_which_value_does(path: str) -> None:
+    """And who can change it; who did not ask is told nothing."""
+    for thing in (pod(), holding(pod())):
+        (warning,) = told(thing, path)
+        assert f"admission.{EXCLUDED[path]}" in warning
+        assert "whoever installed srcip" in warning
+    assert told(pod({"srcip.io/inject": "false"}), path) == []
+    assert told({**pod(), "metadata": {}}, path) == []
+
+
+OTHERS = {
+    "Rollout": ("argoproj.io/v1alpha1", {"workloadRef": None}),
+    "Service": ("serving.knative.dev/v1", {}),
+    "Configuration": ("serving.knative.dev/v1", {}),
+    "DeploymentConfig": ("apps.openshift.io/v1", {"triggers": []}),
+    "CloneSet": ("apps.kruise.io/v1alpha1", {}),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_that_hold_a_template_are_told_the_same(kind: str) -> None:
+    """Whatever their group: the shape tells."""
+    version, spec = OTHERS[kind]
+    asked = pod()
+    thing = {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {"name": "web"},
+        "spec": {**spec, "template": {"metadata": asked["metadata"], "spec": {**asked["spec"], "hostNetwork": True}}},
+    }
+    assert ["its Pods will be refused: spec.hostNetwork" in text for text in told(thing, LABELLED)] == [True]
+    assert [LABEL in text for text in told(thing, UNLABELLED)] == [True]
+
+
 def test_each_path_of_the_chart_is_served() -> None:
-    assert set(JUDGES) == {"/mutate", LABELLED, UNLABELLED}
+    assert set(JUDGES) == {"/mutate", LABELLED, UNLABELLED, *EXCLUDED}

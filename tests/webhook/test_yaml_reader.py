@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from srcip_webhook import manifests
-from srcip_webhook.yaml_reader import Loader, scalar
+from srcip_webhook.yaml_reader import Loader, load, scalar
 
 # Answers of kubectl 1.36 for `spec: {k: SCALAR}`, by `kubectl label --local -o json`.
 TEXTS = """
@@ -130,3 +130,48 @@ def test_any_scalar_that_is_written_is_read_again() -> None:
     for _ in range(3000):
         text = "".join(chance.choices("0123456789abcdefxXoO+-._:eEyYnNtrusfl~=<", k=chance.randrange(1, 7)))
         assert yaml.load(manifests.dump({"v": text}), Loader) == {"v": text}  # noqa: S506
+
+
+# Values of kubectl 1.36 for documents with tabs, as above.
+TABS = {
+    "k:\tvalue": {"k": "value"},
+    "k: value\t": {"k": "value"},
+    "k: value\t# a comment": {"k": "value"},
+    "k:\n- a\t\n- b": {"k": ["a", "b"]},
+    "k: one\ttwo": {"k": "one\ttwo"},
+    "k: |-\t\n  text": {"k": "text"},
+    "k: 'text'\t": {"k": "text"},
+    "k:\t{a:\t1,\n\tb: 2}\t": {"k": {"a": 1, "b": 2}},
+}
+
+
+@pytest.mark.parametrize("text", TABS)
+def test_tabs_separate_where_kubectl_says_so(text: str) -> None:
+    assert yaml.load(text, Loader) == TABS[text]  # noqa: S506
+
+
+@pytest.mark.parametrize("text", ["k:\n\t- a", "\tk: 1", "k: |\n\ttext"])
+def test_tabs_are_no_indentation(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(text, Loader)  # noqa: S506
+
+
+def test_a_merge_into_what_others_merge_is_no_duplicate() -> None:
+    """Whatever the order in which the parts are made."""
+    text = "a: &a {p: 1}\nc: {q: &b {<<: *a, p: 2}}\nd: {<<: *b}\n"
+    value, twice = load(text)
+    assert (value["d"], twice) == ({"p": 2}, [])
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}\n", "a: &a\n- &b {c: [*b]}\n", LAUGHS])
+def test_aliases_without_an_end_are_refused_at_once(text: str) -> None:
+    """As kubectl does: of what contains itself, and of a few lines that stand for a thousand million."""
+    with pytest.raises(manifests.ManifestError, match=r"contains itself|aliases stand for more than 4000000 values"):
+        manifests.documents(text)
+
+
+def test_an_anchor_may_be_given_again() -> None:
+    assert load("a: &a {b: &a 1, c: *a}\nd: *a\n")[0] == {"a": {"b": 1, "c": 1}, "d": 1}

@@ -1,4 +1,4 @@
-"""The HTTP side: POST /mutate, /hint and /hint/unlabelled, /healthz, /readyz and /metrics.
+"""The HTTP side: POST /mutate and /hint..., /healthz, /readyz and /metrics.
 
 Whatever is wrong with a request is the sender's fault and gets a 4xx with a reason; whatever is wrong with a Pod is
 answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop; that of a large
@@ -42,6 +42,8 @@ JUDGES: dict[str, Callable[[review.Request, Settings], Outcome]] = {
     "/mutate": judge,
     "/hint": hints.of_opted_in,
     "/hint/unlabelled": hints.of_unlabelled,
+    "/hint/excluded/namespace": hints.of_excluded_namespace,
+    "/hint/excluded/pod": hints.of_excluded_pod,
 }
 """Who decides about a review, by the path that it comes to."""
 

@@ -11,12 +11,14 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, BinaryIO
 
 import click
 
-from srcip_webhook import __version__, holders, manifests, reference
+from srcip_webhook import __version__, holders, manifests, places, reference
 from srcip_webhook.annotations import schema as annotations_schema
 from srcip_webhook.explain import explained
 from srcip_webhook.mutate import Outcome, consider
@@ -68,7 +70,7 @@ def _pod_options(command: Callable[..., None]) -> Callable[..., None]:
             "-f",
             "--file",
             "file",
-            type=click.File(encoding="utf-8"),
+            type=click.File("rb"),
             required=True,
             help="Manifest; - for standard input.",
         ),
@@ -82,42 +84,61 @@ def _pod_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """A file, and what becomes of each Pod in it."""
+
+    name: str
+    text: str
+    documents: tuple[manifests.Document, ...]
+    faults: tuple[manifests.Fault, ...]
+    """Why it is no manifest; its Pods are looked at all the same, so that all is told at once."""
+    results: tuple[manifests.Rendered, ...]
+    pods: tuple[Seen, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One Pod."""
+
+    document: manifests.Document
+    place: manifests.Place
+    outcome: Outcome
+
+    def line(self, sentence: str) -> int:
+        """The line that a sentence about the Pod is about."""
+        return places.line_of(self.document, self.place.path, sentence)
+
+
 @main.command()
 @_pod_options
 @click.option("--diff", is_flag=True, help="Show the change as a unified diff.")
-def inject(file: TextIO, trusted_cidrs: str | None, image: str | None, diff: bool) -> None:
-    """Print the manifest with the sidecar in every Pod that asks for it; other objects pass untouched.
+def inject(file: BinaryIO, trusted_cidrs: str | None, image: str | None, diff: bool) -> None:
+    """Print the manifest with the sidecar in every Pod that asks for it; everything else stays as it is, comments too.
 
-    Nothing is printed if a Pod is refused. Exit status: 0 done, 1 a Pod is refused, 2 bad call or file.
+    Nothing is printed if a Pod is refused. Exit status: 0 done, 1 a Pod is refused or an annotation stands where nobody
+    reads it, 2 bad call or file.
     """
-    seen: list[tuple[str, Outcome]] = []
-    change = _changer(_settings(trusted_cidrs, image), seen)
-    documents = _documents(file)
-    results = [manifests.rendered(document, change) for document in documents]
-    _tell(seen)
-    if diff:
-        _print_diff(documents, results, file.name)
-    else:
-        click.echo("".join(results), nl=False)
-    _tell_misplaced(documents)
+    found = _manifest(file, _settings(trusted_cidrs, image))
+    status = _tell(found, with_pods=True)
+    if not found.faults and not any(pod.outcome.messages for pod in found.pods):
+        text = "".join(result.text for result in found.results)
+        click.echo((_diff(found, text) if diff else text).encode(), nl=False)
+    sys.exit(status)
 
 
 @main.command()
 @_pod_options
-def explain(file: TextIO, trusted_cidrs: str | None, image: str | None) -> None:
+def explain(file: BinaryIO, trusted_cidrs: str | None, image: str | None) -> None:
     """Say what happens to each Pod of a manifest, and why.
 
-    Exit status: 0 no Pod is refused, 1 a Pod is refused, 2 bad call or file.
+    Exit status: 0 no Pod is refused, 1 a Pod is refused or an annotation stands where nobody reads it, 2 bad call or
+    file.
     """
-    seen: list[tuple[str, Outcome]] = []
-    change = _changer(_settings(trusted_cidrs, image), seen)
-    documents = _documents(file)
-    for document in documents:
-        manifests.changed(document.value, change)
-    click.echo("\n".join(explained(owner, outcome) for owner, outcome in seen) or "no Pods\n", nl=False)
-    _tell_misplaced(documents)
-    if any(outcome.verb == "refuse" for _, outcome in seen):
-        sys.exit(1)
+    found = _manifest(file, _settings(trusted_cidrs, image))
+    texts = [explained(pod.place.owner, pod.outcome, pod.line) for pod in found.pods]
+    click.echo("\n".join(texts) or "no Pods\n", nl=False)
+    sys.exit(_tell(found, with_pods=False))
 
 
 @main.command("annotations")
@@ -139,51 +160,63 @@ def _settings(trusted_cidrs: str | None, image: str | None) -> Settings:
         raise click.UsageError("\n".join(error.faults)) from None
 
 
-def _documents(file: TextIO) -> list[manifests.Document]:
-    try:
-        return manifests.documents(file.read())
-    except (manifests.ManifestError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file.name}: {error}") from None
+def _manifest(file: BinaryIO, settings: Settings) -> Manifest:
+    text, faults = manifests.text_of(file.read())
+    documents, results, seen = manifests.read(text), [], list[Seen]()
+    for document in documents:
+        results.append(manifests.rendered(document, _changer(document, settings, seen)))
+        faults += document.faults
+    name = getattr(file, "name", "<stdin>")
+    return Manifest(name, text, tuple(documents), faults, tuple(results), tuple(seen))
 
 
-def _changer(settings: Settings, seen: list[tuple[str, Outcome]]) -> manifests.Change:
-    def change(pod: dict[str, Any], owner: str) -> dict[str, Any]:
+def _changer(document: manifests.Document, settings: Settings, seen: list[Seen]) -> manifests.Change:
+    def change(pod: dict[str, Any], place: manifests.Place) -> dict[str, Any]:
         decoded = manifests.decoded(pod)
         outcome = consider(decoded, settings)
-        seen.append((owner, outcome))
-        return pod if outcome.after is decoded else outcome.after
+        seen.append(Seen(document, place, outcome))
+        return pod if outcome.after is decoded else manifests.encoded(outcome.after, pod)
 
     return change
 
 
-def _tell(seen: list[tuple[str, Outcome]]) -> None:
-    """Warnings and faults to standard error; ends the command if there are faults."""
-    for owner, outcome in seen:
-        for warning in outcome.decision.warnings:
-            click.echo(f"{owner}: warning: {warning}", err=True)
-        for message in outcome.messages:
-            click.echo(f"{owner}: refused: {message}", err=True)
-    if any(outcome.messages for _, outcome in seen):
-        sys.exit(1)
+def _tell(found: Manifest, with_pods: bool) -> int:
+    """Everything at once to standard error, in the order of the lines; the exit status."""
+    told = [(fault.line, fault.message) for fault in found.faults]
+    told += _misplaced(found)
+    told += _about_pods(found) if with_pods else ()
+    for line, sentence in sorted(told, key=itemgetter(0)):
+        click.echo(f"{found.name}:{line}: {sentence}", err=True)
+    if found.faults:
+        return 2
+    return 1 if any(pod.outcome.messages for pod in found.pods) or any(_misplaced(found)) else 0
 
 
-def _tell_misplaced(documents: list[manifests.Document]) -> None:
-    """Annotations that nobody reads, to standard error; ends the command if there are any."""
-    found = [text for document in documents for text in holders.misplaced(document.value)]
-    for text in found:
-        click.echo(f"warning: {text}", err=True)
-    if found:
-        sys.exit(1)
+def _misplaced(found: Manifest) -> Iterator[tuple[int, str]]:
+    """Annotations that nobody reads."""
+    for document in found.documents:
+        for path, text in holders.misplaced_at(document.value):
+            yield places.line_at(document, path), f"warning: {text}"
 
 
-def _print_diff(documents: list[manifests.Document], results: list[str], name: str) -> None:
-    """Old and new written by the same hand, so that only the change shows."""
-    for document, result in zip(documents, results, strict=True):
-        if result == document.text:
-            continue
-        lines = (manifests.dump(document.value), result.removeprefix("---\n"))
-        old, new = (text.splitlines(keepends=True) for text in lines)
-        click.echo("".join(difflib.unified_diff(old, new, name, f"{name} (injected)")), nl=False)
+def _about_pods(found: Manifest) -> Iterator[tuple[int, str]]:
+    for pod in found.pods:
+        owner = pod.place.owner
+        yield from ((pod.line(text), f"{owner}: warning: {text}") for text in pod.outcome.decision.warnings)
+        yield from ((pod.line(text), f"{owner}: refused: {text}") for text in pod.outcome.messages)
+    for document, result in zip(found.documents, found.results, strict=True):
+        if result.is_anew:
+            yield (
+                document.line,
+                "warning: this document is written anew, without its comments: its text can't be edited",
+            )
+
+
+def _diff(found: Manifest, text: str) -> str:
+    """As `patch` takes it."""
+    old, new = (each.splitlines(keepends=True) for each in (found.text, text))
+    lines = difflib.unified_diff(old, new, found.name, f"{found.name} (injected)")
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 if __name__ == "__main__":

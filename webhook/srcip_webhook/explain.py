@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_proxy.plan import Plan
@@ -50,9 +50,9 @@ _OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostna
 """What `default` stands for."""
 
 
-def explained(owner: str, outcome: Outcome) -> str:
-    """Some lines about one Pod."""
-    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome)]) + "\n"
+def explained(owner: str, outcome: Outcome, line_of: Callable[[str], int]) -> str:
+    """Some lines about one Pod. `line_of` tells the line of the manifest that a sentence is about."""
+    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome, line_of)]) + "\n"
 
 
 def _verb(outcome: Outcome) -> str:
@@ -60,11 +60,12 @@ def _verb(outcome: Outcome) -> str:
     return "gets an init container, and no sidecar" if is_attached else _VERBS[outcome.verb]
 
 
-def _body(outcome: Outcome) -> Iterator[str]:
+def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     if isinstance(outcome.decision, Inject):
         yield from _plan(outcome.decision.plan)
     elif outcome.messages:
-        yield from (f"  error:     {message}" for message in outcome.messages)
+        for line, message in sorted((line_of(message), message) for message in outcome.messages):
+            yield f"  error:     line {line}: {message}"
     else:
         yield f"  why:       {REASONS[outcome.reason]}"
     yield from (f"  warning:   {warning}" for warning in outcome.decision.warnings)

@@ -23,12 +23,33 @@ MOST = 10
 
 def of_opted_in(request: Request, settings: Settings) -> Outcome:
     """About what holds a Pod template, in a namespace that is opted in: what will become of its Pods."""
-    return _outcome(request, Reason.NOT_A_POD, _told(request, settings, labelled=True))
+    return _outcome(request, Reason.NOT_A_POD, _told(request, settings, None))
 
 
 def of_unlabelled(request: Request, settings: Settings) -> Outcome:
     """About a Pod, or what holds its template, in a namespace without the label: nothing is injected there."""
-    return _outcome(request, Reason.NOT_LABELLED, _told(request, settings, labelled=False))
+    unheard = (
+        f"srcip: nothing is injected, as the namespace has no label {LABEL}: enabled: "
+        f"kubectl label --overwrite namespace {request.namespace or 'NAME'} {LABEL}=enabled"
+    )
+    return _outcome(request, Reason.NOT_LABELLED, _told(request, settings, unheard))
+
+
+def of_excluded_namespace(request: Request, settings: Settings) -> Outcome:
+    """About the same in a namespace with the label, where a selector of the chart's leaves it out."""
+    unheard = _excluded("the namespace", "namespaceMatchExpressions")
+    return _outcome(request, Reason.EXCLUDED, _told(request, settings, unheard))
+
+
+def of_excluded_pod(request: Request, settings: Settings) -> Outcome:
+    """About a Pod that a selector or a condition of the chart's leaves out."""
+    unheard = _excluded("the Pod", "podMatchExpressions or matchConditions")
+    return _outcome(request, Reason.EXCLUDED, _told(request, settings, unheard))
+
+
+def _excluded(what: str, values: str) -> str:
+    where = f"its chart's admission.{values}"
+    return f"srcip: nothing is injected, as {where} leave out {what}: whoever installed srcip can change that"
 
 
 def _outcome(request: Request, reason: Reason, warnings: Iterator[str]) -> Outcome:
@@ -41,19 +62,20 @@ def _short(warnings: list[str]) -> tuple[str, ...]:
     return (*warnings[:MOST], *([f"srcip: and {more} more; srcip explain tells all"] if more > 0 else []))
 
 
-def _told(request: Request, settings: Settings, labelled: bool) -> Iterator[str]:
+def _told(request: Request, settings: Settings, unheard: str | None) -> Iterator[str]:
+    """`unheard` says why nothing will be injected, and what can be done."""
     found = request.object or {}
     yield from (f"srcip: {text}" for text in holders.misplaced(found))
     path = holders.path_of(found)
     pod = lookup(found, *path) if path is not None else None
     if not isinstance(pod, dict) or not asks(pod):
         return
-    if not labelled:
-        yield _unlabelled(request.namespace)
+    if unheard:
+        yield unheard
     outcome = consider(pod, settings)
-    if labelled or isinstance(outcome.decision, Skip):
+    if not unheard or isinstance(outcome.decision, Skip):
         yield from outcome.decision.warnings
-    if labelled and isinstance(outcome.decision, Refuse):
+    if not unheard and isinstance(outcome.decision, Refuse):
         yield from (f"srcip: its Pods will be refused: {text}" for text in outcome.messages)
 
 
@@ -64,10 +86,3 @@ def asks(pod: dict[str, Any]) -> bool:
         return False
     said = [key for found in (annotations, labels) if isinstance(found, dict) for key in found]
     return any(key.startswith(PREFIX) and key != INJECTED for key in said)
-
-
-def _unlabelled(namespace: str) -> str:
-    return (
-        f"srcip: nothing is injected, as the namespace has no label {LABEL}: enabled: "
-        f"kubectl label --overwrite namespace {namespace or 'NAME'} {LABEL}=enabled"
-    )

@@ -36,22 +36,29 @@ def path_of(value: dict[str, Any]) -> tuple[str, ...] | None:
 
 def misplaced(value: Any) -> Iterator[str]:
     """A sentence for each annotation of srcip where nobody reads it, in an object or in a list of them."""
+    return (text for _, text in misplaced_at(value))
+
+
+def misplaced_at(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The same, each with the steps that lead there from `value`, which `at` leads to."""
     if isinstance(value, list):
-        if any(_own(item) for item in value):
-            yield "a list of objects is no manifest: write documents with --- between, or kind: List with items"
+        if (first := next((index for index, item in enumerate(value) if _own(item)), None)) is not None:
+            text = "a list of objects is no manifest: write documents with --- between, or kind: List with items"
+            yield (*at, first), text
         return
     if not isinstance(value, dict):
         return
     if isinstance(value.get("items"), list) and str(value.get("kind", "")).endswith("List"):
-        for item in value["items"]:
-            yield from misplaced(item)
+        for index, item in enumerate(value["items"]):
+            yield from misplaced_at(item, (*at, "items", index))
         return
     path, own = path_of(value), _own(value)
+    key = (*at, "metadata", "annotations", *own[:1])
     if own and path is None:
-        yield f"{title(value)}: {own[0]}: this kind of object holds no Pod that srcip knows (Pod is written so)"
+        yield key, f"{title(value)}: {own[0]}: this kind of object holds no Pod that srcip knows (Pod is written so)"
     elif own and path:
         where = ".".join((*path, "metadata", "annotations"))
-        yield f"{title(value)}: {own[0]}: nobody reads it there; write it into {where}"
+        yield key, f"{title(value)}: {own[0]}: nobody reads it there; write it into {where}"
 
 
 def _own(value: Any) -> list[str]:

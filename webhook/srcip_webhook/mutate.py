@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_webhook import patch, pods, review, status, stripped, unquoted
-from srcip_webhook.annotations import read
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
 from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, declined
 from srcip_webhook.review import Request
 from srcip_webhook.settings import Settings
+
+MOST_FIELDS = 20
+"""Fields of the wrong type that are told one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def consider(pod: Any, settings: Settings) -> Outcome:
     try:
         base = status.undo(pod)
     except ValueError as error:
-        return _unreadable(pod, Reason.INVALID_STATUS, [str(error)])
+        return _unreadable(pod, str(error), settings)
     if base is pod and not declined(pod) and (said := stripped.status_of(pod)):
         return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
@@ -80,11 +82,15 @@ def _stripped(pod: Pod, base: Pod, settings: Settings) -> Outcome:
     return Outcome(decision, reason, pod, pod)
 
 
-def _unreadable(pod: Pod, reason: Reason, messages: list[str]) -> Outcome:
-    """Refused, unless the Pod never asked for us: then its faults are not ours to tell."""
+def _unreadable(pod: Pod, message: str, settings: Settings) -> Outcome:
+    """Refused for its status and for whatever else can be seen beside it, unless the Pod never asked for us: then its
+    faults are not ours to tell."""
     if why := declined(pod):
         return Outcome(Skip(why), why, pod, pod)
-    return Outcome(Refuse(tuple(Fault(reason, message) for message in messages)), reason, pod, pod)
+    decision = decide(status.without(pod, status.NOTHING), settings)
+    others = decision.faults if isinstance(decision, Refuse) else ()
+    faults = (Fault(Reason.INVALID_STATUS, message), *others)
+    return Outcome(Refuse(faults, decision.warnings), Reason.INVALID_STATUS, pod, pod)
 
 
 def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
@@ -94,29 +100,30 @@ def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
     own = unquoted.faults(pod)
     keys = {fault.key for fault in own}
     errors = pods.shape_errors(unquoted.without(pod, keys)) if own else errors
-    rest = [Fault(Reason.INVALID_POD, text) for text in errors[:20]]
+    rest = [Fault(Reason.INVALID_POD, text) for text in errors[:MOST_FIELDS]]
+    if len(errors) > MOST_FIELDS:
+        rest.append(Fault(Reason.INVALID_POD, f"Pod: and {len(errors) - MOST_FIELDS} more fields of the wrong type"))
     decision = _beside(unquoted.quoted(pod), settings) if isinstance(pod, dict) else Skip(Reason.INVALID_POD)
     others = decision.faults if isinstance(decision, Refuse) else ()
     faults = [*own, *rest, *(fault for fault in others if fault.key not in keys)]
     return Outcome(Refuse(tuple(faults), decision.warnings), faults[0].reason, pod, pod)
 
 
+_OF_THE_WHOLE = (Reason.NO_CONTAINERS, Reason.UNDECLARED_PORT, Reason.NO_PORTS, Reason.NO_HEADERS)
+"""Faults that may come of a field that was left out."""
+
+
 def _beside(pod: Pod, settings: Settings) -> Decision:
-    """What else is wrong with a Pod whose unquoted values are read as texts."""
-    if pods.shape_errors(pod):
-        return _annotations_alone(pod)
+    """What else is wrong with a Pod whose unquoted values are texts by now; its misshapen fields are left out."""
+    readable = pods.fitting(pod) or {}
     try:
-        return decide(status.undo(pod), settings)
+        decision, faults = decide(status.undo(readable), settings), list[Fault]()
     except ValueError as error:
-        return Refuse((Fault(Reason.INVALID_STATUS, str(error)),))
-
-
-def _annotations_alone(pod: Pod) -> Decision:
-    """Where the Pod itself can't be read."""
-    said = pods.lookup(pod, "metadata", "annotations")
-    texts = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
-    reading = read({key: text for key, text in texts.items() if isinstance(key, str)})
-    return Refuse(reading.faults, reading.warnings)
+        decision = decide(status.without(readable, status.NOTHING), settings)
+        faults = [Fault(Reason.INVALID_STATUS, str(error))]
+    if isinstance(decision, Refuse):
+        faults += [each for each in decision.faults if readable is pod or each.reason not in _OF_THE_WHOLE]
+    return Refuse(tuple(faults), decision.warnings) if faults else Skip(Reason.INVALID_POD, decision.warnings)
 
 
 def judge(request: Request, settings: Settings) -> Outcome:

@@ -49,14 +49,8 @@ def _diff_objects(old: dict[str, Any], new: dict[str, Any], path: str, made: lis
 
 
 def _diff_lists(old: list[Any], new: list[Any], path: str, made: list[Operation]) -> None:
-    """Common items at both ends stay; between them items are changed in pairs, then the longer rest goes or comes.
-
-    Objects with the same `name` count as common: a container that only changed inside is not moved.
-    """
-    shorter = min(len(old), len(new))
-    head = next((i for i in range(shorter) if not _alike(old[i], new[i])), shorter)
-    tail = next((i for i in range(shorter - head) if not _alike(old[-1 - i], new[-1 - i])), shorter - head)
-    paired = shorter - tail
+    """Common items at both ends stay; between them items are changed in pairs, then the longer rest goes or comes."""
+    paired, tail = aligned(old, new)
     for index in range(paired):
         _diff(old[index], new[index], f"{path}/{index}", made)
     for index in reversed(range(paired, len(old) - tail)):
@@ -65,6 +59,17 @@ def _diff_lists(old: list[Any], new: list[Any], path: str, made: list[Operation]
         made.append({"op": "add", "path": f"{path}/{index}", "value": new[index]})
     for back in range(tail, 0, -1):
         _diff(old[-back], new[-back], f"{path}/{len(new) - back}", made)
+
+
+def aligned(old: list[Any], new: list[Any]) -> tuple[int, int]:
+    """How many items at the beginning of two lists belong together, and how many at their ends.
+
+    Objects with the same `name` count as common: a container that only changed inside is not moved.
+    """
+    shorter = min(len(old), len(new))
+    head = next((i for i in range(shorter) if not _alike(old[i], new[i])), shorter)
+    tail = next((i for i in range(shorter - head) if not _alike(old[-1 - i], new[-1 - i])), shorter - head)
+    return shorter - tail, tail
 
 
 def _alike(old: Any, new: Any) -> bool:

@@ -129,6 +129,23 @@ def _walk_list(value: Any, shape: Any) -> Sequence[str]:
     return errors
 
 
+def fitting(pod: Any) -> Any:
+    """The Pod without what `shape_errors` names; the same object if that is nothing."""
+    return _fitting(pod, _POD)
+
+
+def _fitting(value: Any, shape: Any) -> Any:
+    if value is None or not _walk(value, shape):
+        return value
+    if isinstance(shape, dict) and isinstance(value, dict):
+        inner = {key: (item, shape.get(key, shape.get("*"))) for key, item in value.items()}
+        found = {key: item if wanted is None else _fitting(item, wanted) for key, (item, wanted) in inner.items()}
+        return {key: item for key, item in found.items() if item is not None}
+    if isinstance(shape, list) and isinstance(value, list):
+        return [item for item in (_fitting(each, shape[0]) for each in value) if item is not None]
+    return None
+
+
 def shown(value: Any, limit: int = 60) -> str:
     """A foreign value for a message or a log line: in quotes if text, ASCII, one line, at most about `limit` long."""
     if isinstance(value, str):

@@ -72,7 +72,8 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     reading = read(pods.annotations_of(pod))
     intent, warnings = reading.intent, reading.warnings
     if reason := declined(pod):
-        return Skip(reason, (*warnings, *without_mode(pod)) if reason == Reason.NOT_REQUESTED else ())
+        told = (*warnings, *without_mode(pod), *(f"srcip: {text}" for text in reading.faults))
+        return Skip(reason, told if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
     outbound = bool(stated_outbound(intent))
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):

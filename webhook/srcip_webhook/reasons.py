@@ -18,6 +18,7 @@ class Reason(StrEnum):
     NOT_A_POD = "not-a-pod"
     NOT_REQUESTED = "not-requested"
     NOT_LABELLED = "not-labelled"
+    EXCLUDED = "excluded"
     WITHOUT_PORTS = "without-ports"
     OPTED_OUT = "opted-out"
     MIRROR_POD = "mirror-pod"
@@ -47,6 +48,7 @@ REASONS: dict[Reason, str] = {
     Reason.NOT_A_POD: "The object is not a Pod; what holds a Pod template gets warnings alone.",
     Reason.NOT_REQUESTED: "The Pod has no `srcip.io/mode`.",
     Reason.NOT_LABELLED: "The namespace has no label `srcip.io/injection: enabled`; whoever asks there is warned.",
+    Reason.EXCLUDED: "The chart's `admission` values leave the namespace or the Pod out; whoever asks is warned.",
     Reason.WITHOUT_PORTS: "There is no TCP port to intercept, and `srcip.io/without-ports: skip` says to go without.",
     Reason.OPTED_OUT: '`srcip.io/inject: "false"`, as an annotation or a label. Wins over everything else.',
     Reason.MIRROR_POD: "The Pod mirrors a static one, which kubelet runs from a file; no webhook can change that.",

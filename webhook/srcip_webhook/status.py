@@ -22,6 +22,9 @@ EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 
 VOLUMES = (VOLUME, CGROUP)
 
+NOTHING: dict[str, Any] = {"probes": {}, "probeAliases": {}}
+"""A status that says of no probe that it was rewritten."""
+
 Rewritten = Mapping[str, Mapping[str, int | str]]
 """Container name → dotted path of the handler → the port it named before."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -72,7 +73,7 @@ def _tag(text: str) -> str:
     return {str: STR, int: INT, float: FLOAT}[type(value)]
 
 
-def _key(value: Any) -> Any:
+def json_key(value: Any) -> Any:
     """A key of JSON, as sigs.k8s.io/yaml makes it of one that is no text."""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -80,7 +81,12 @@ def _key(value: Any) -> Any:
 
 
 class Loader(yaml.SafeLoader):
-    """Reads one document. A key that is there twice is an error, as for kubectl."""
+    """Reads one document."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.complete: dict[str, bool] = {}
+        """Whether the node of each anchor has been read to its end."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         """The type of a scalar without a tag."""
@@ -88,18 +94,120 @@ class Loader(yaml.SafeLoader):
             return _tag(value)
         return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node. As for kubectl, an anchor may be given again, and one that contains its own alias is an error."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        is_alias, name = isinstance(event, yaml.AliasEvent), event.anchor
+        if is_alias and not self.complete.get(name, True):
+            raise yaml.composer.ComposerError(None, None, f'anchor "{name}" contains itself', event.start_mark)
+        if not is_alias and name is not None:
+            self.anchors.pop(name, None)
+            self.complete[name] = False
+        node = super().compose_node(parent, index)
+        if not is_alias and name is not None:
+            self.complete[name] = True
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping with texts for keys. Raises yaml.MarkedYAMLError."""
-        first: dict[Any, int] = {}
-        for key, _ in node.value:
-            if key.tag == MERGE:
-                continue
-            name, line = _key(self.construct_object(key, deep=True)), key.start_mark.line + 1
-            if isinstance(name, Hashable) and name in first:
-                problem = f'key "{name}" is there twice, in line {first[name]} and in line {line}'
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            first[name] = line
-        return {_key(key): value for key, value in super().construct_mapping(node, deep).items()}
+        """A mapping with texts for keys."""
+        return {json_key(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+    def scan_to_next_token(self) -> None:
+        """Tabs separate as spaces do where no indentation is, as in go-yaml; PyYAML takes them nowhere."""
+        super().scan_to_next_token()
+        while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
+            self.forward()
+            super().scan_to_next_token()
+
+    def scan_plain_spaces(self, indent: int, start_mark: yaml.Mark) -> list[str]:
+        """A tab between two words of a plain scalar is one of its characters; behind its last word it is not."""
+        length = 0
+        while self.peek(length) in " \t":
+            length += 1
+        blanks, behind = self.prefix(length), self.peek(length)
+        if "\t" not in blanks:
+            return list(super().scan_plain_spaces(indent, start_mark) or ())
+        self.forward(length)
+        if behind in "\0\r\n#":
+            return list(super().scan_plain_spaces(indent, start_mark) or ())
+        return [blanks]
+
+    def scan_block_scalar_indicators(self, start_mark: yaml.Mark) -> tuple[bool | None, int | None]:
+        """What follows `|` or `>`, and then a tab, which PyYAML takes for another indicator."""
+        length = 0
+        while self.peek(length) in "+-123456789":
+            length += 1
+        if self.peek(length) == "\t":
+            at = self.pointer + length
+            self.buffer = f"{self.buffer[:at]} {self.buffer[at + 1 :]}"
+        return super().scan_block_scalar_indicators(start_mark)
+
+    def scan_block_scalar_ignored_line(self, start_mark: yaml.Mark) -> None:
+        """The rest of their line."""
+        while self.peek() in " \t":
+            self.forward()
+        super().scan_block_scalar_ignored_line(start_mark)
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A key that one mapping holds more than once; kubectl refuses it."""
+
+    name: str
+    lines: tuple[int, int]
+    """Of the first one and of another, counted from 0."""
+
+
+def load(text: str) -> tuple[Any, list[Twice]]:
+    """What the only document of a text says (the last of two equal keys counts), and its equal keys.
+    Raises yaml.YAMLError, RecursionError and ValueError."""
+    loader = Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None, []
+    if _values(node, {}) > MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
+    twice = sorted(_twice(node), key=lambda each: each.lines[1])
+    return loader.construct_document(node), twice
+
+
+MOST_VALUES = 4_000_000
+"""Of one document, aliases written out. kubectl stops near it, too (allowedAliasRatio in decode.go of goyaml.v2)."""
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values there are at and below a node."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        parts = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_values(each, known) for each in parts)
+    return known[id(node)]
+
+
+def _twice(root: yaml.Node) -> Iterator[Twice]:
+    left, seen = [root], set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            yield from _twice_in(node)
+            left += [each for pair in node.value for each in pair]
+        else:
+            left += node.value
+
+
+def _twice_in(node: yaml.MappingNode) -> Iterator[Twice]:
+    first: dict[Any, int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+            continue
+        name, line = key.value if key.tag == STR else json_key(scalar(key.value)), key.start_mark.line
+        if name in first:
+            yield Twice(name, (first[name], line))
+        first.setdefault(name, line)
 
 
 def _scalar(loader: Loader, node: yaml.ScalarNode) -> Any:
