@@ -14,6 +14,10 @@ Golden = Callable[[Path, str | None], None]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--refresh-goldens", action="store_true", help="write the golden files instead of comparing")
+    parser.addoption(
+        "--connections", type=int, default=10_000, help="of the tests with many new connections, each mode's"
+    )
+    parser.addoption("--rate", type=int, default=0, help="of these, how many a second; 0 for as many as there can be")
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from srcip_proxy.network import MARK
 from srcip_proxy.nft_words import FAMILIES
 
 MOST_CONNECTIONS = 1 << 20
-"""Bound of each set. The kernel takes memory for the entries that there are."""
+"""Bound of each set, above the most that a plan allows (plan.LIMITS). The kernel takes memory for what is in it."""
 SILENCE = "5d"
 """How long a connection without any packet is remembered, as in nf_conntrack_proto_tcp.c; keep-alives are packets."""
+UNANSWERED = "30s"
+"""How long one that the application has not answered. HAProxy gives up after 5 s, and each further SYN counts anew."""
 ENDED = "10s"
 """How long its last packets still find their way: on lo nothing is lost or comes late."""
 SIDES = ("client", "application")
@@ -61,7 +63,9 @@ def _sets(version: int) -> Iterator[str]:
 
 
 def _to_application(version: int) -> Iterator[str]:
-    """Packets of the proxy. Only a SYN adds a connection; where the set is full it is refused at once."""
+    """Packets of the proxy. Only a SYN adds a connection, for a short time until there is an answer: an application
+    whose queue is full would fill the set. Where it is full the connection is refused at once, as one that is over:
+    else the RST would leave the Pod, to the client."""
     key = _key(version, "there")
     yield f"  chain to_application{version} {{"
     yield f"    tcp flags & (syn | ack) == syn goto begin{version}"
@@ -71,8 +75,8 @@ def _to_application(version: int) -> Iterator[str]:
     yield f"  }}\n  chain begin{version} {{"
     yield from (f"    delete @ended_by_{side}{version} {{ {key} }}" for side in SIDES)
     yield f"    update @delivering {{ meta nfproto timeout {SILENCE} }}"
-    yield f"    update @delivered{version} {{ {key} timeout {SILENCE} }} accept"
-    yield "    counter reject with tcp reset\n  }"
+    yield f"    update @delivered{version} {{ {key} timeout {UNANSWERED} }} accept"
+    yield f"    counter update @over{version} {{ {key} timeout {ENDED} }} reject with tcp reset\n    drop\n  }}"
 
 
 def _from_application(version: int) -> Iterator[str]:

@@ -56,6 +56,14 @@ def test_requests_are_answered_and_timed(load: Path, port: int, mode: str, to: s
     assert 0 < said["p50_us"] <= said["p99_us"]
 
 
+def test_a_number_of_connections_at_a_rate(load: Path, port: int) -> None:
+    """No more connections than asked for, and none sooner."""
+    began = time.monotonic()
+    said = client(load, "connect", port, n=64, most=1000, rate=2000, ms=60000)
+    assert said["done"] == 1000
+    assert 0.49 < time.monotonic() - began < 30
+
+
 def answer_slowly(listener: socket.socket, seconds: float) -> None:
     while True:
         try:

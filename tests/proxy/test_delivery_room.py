@@ -6,8 +6,12 @@ import time
 import pytest
 from rig import CLIENT6, POD4, POD6, Rig, RigFactory, plan, v1
 
+from srcip_proxy.nft_delivery import MOST_CONNECTIONS
+from srcip_proxy.plan import LIMITS
+
 pytestmark = pytest.mark.dataplane
 
+UNDELIVERED = 'srcip_refused_connections_total{reason="undelivered"}'
 CLIENTS = {POD4: "203.0.113.41", POD6: CLIENT6[0]}
 
 
@@ -72,3 +76,56 @@ def test_the_application_may_go_on_after_the_client_has_ended(rigs: RigFactory, 
         time.sleep(0.3)
         assert "received 100" in rig.lab.log("app")
         assert remembered(rig, "delivered", client) == 0
+
+
+def test_a_set_has_more_room_than_a_pod_can_have_connections() -> None:
+    """Of each IP version; so only entries that outlive their connections could fill one."""
+    assert LIMITS["max_connections"][1] < MOST_CONNECTIONS
+
+
+def expiry(rig: Rig, client: str) -> list[str]:
+    """When the kernel forgets the connections of `client`, as nft prints it."""
+    listed = rig.lab.pod.run(["nft", "list", "set", "inet", "srcip", "delivered4"], stdout=-1, check=True).stdout
+    return re.findall(rf"{re.escape(client)} \. \d+ \. \d+ (?:timeout \S+ )?expires (\w+)", listed)
+
+
+def test_a_connection_that_is_never_answered_is_forgotten_soon(rigs: RigFactory) -> None:
+    """The queue of the application is full: an attempt has its entry for seconds, a connection for days."""
+    rig = rigs(plan(deliver_to="pod"), app=("DEAF", "7000"))
+    held = [rig.connect() for _ in range(6)]
+    for number, client in enumerate(held):
+        client.send(v1((f"203.0.113.{100 + number}", 3000)) + b"x")
+    time.sleep(1)
+    unanswered = rig.lab.pod.run(["ss", "-Htn4", "state", "syn-sent"], stdout=-1, check=True).stdout
+    kept = {n: expiry(rig, f"203.0.113.{100 + n}") for n in range(6)}
+    for client in held:
+        client.reset()
+    waiting = [n for n in kept if f"203.0.113.{100 + n}:" in unanswered]
+    assert 0 < len(waiting) < 6
+    for number, when in kept.items():
+        assert ["d" in each for each in when] == [number not in waiting], kept
+
+
+def test_a_full_set_refuses_at_once_and_is_told(rigs: RigFactory) -> None:
+    """The client gets a RST, there is a count and a line, and the kernel's own counter says which it was."""
+    rig = rigs(plan(deliver_to="pod", max_connections=500))
+    table = rig.lab.pod.run(["nft", "list", "table", "inet", "srcip"], stdout=-1, check=True).stdout
+    small = table.replace(f"size {MOST_CONNECTIONS}", "size 8")
+    assert small != table
+    rig.lab.pod.run(["nft", "-f", "-"], input=f"delete table inet srcip\n{small}", check=True)
+    before, held = rig.metric(UNDELIVERED), []
+    for number in range(8):
+        held.append(rig.connect())
+        held[-1].send(v1(("203.0.113.44", 43000 + number)))
+        assert held[-1].seen(quiet=0.001).peer == ("203.0.113.44", 43000 + number)
+    began = time.monotonic()
+    assert rig.seen(v1(("203.0.113.44", 43100)) + b"hello").refused
+    assert time.monotonic() - began < 1
+    assert rig.metric(UNDELIVERED) == before + 1
+    assert "did not reach the application, though one listens there; reason=undelivered" in rig.log()
+    counted = rig.lab.pod.run(["nft", "list", "chain", "inet", "srcip", "begin4"], stdout=-1, check=True).stdout
+    assert int(re.findall(r"counter packets (\d+)", counted)[0]) > 0
+    for client in held:
+        client.reset()
+    time.sleep(0.3)
+    assert rig.seen(v1(("203.0.113.44", 43200))).peer == ("203.0.113.44", 43200), "there is room again"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -24,7 +25,8 @@ REQUEST_TIMEOUT_S = 2.0
 class Process:
     """One running webhook."""
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    def __init__(self, folder: Path, files: int = 0, **environ: str) -> None:
+        """`files` is how many it may have open; 0 for as many as this process."""
         self.folder = folder
         self.log = folder / "log"
         settings = {
@@ -41,6 +43,8 @@ class Process:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "srcip_webhook.server"]
             self.process = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
+        if files:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (files, files))
 
     def __enter__(self) -> Self:
         return self

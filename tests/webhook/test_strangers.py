@@ -4,15 +4,20 @@ import json
 import resource
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import stranger
 from keypairs import pair, write
 from support import body, pod
 from test_server import Process, answer, ask, head, receive
+from test_size import SHAPES
 
 MIB = 1024 * 1024
 P = "srcip.io/"
@@ -30,6 +35,88 @@ def memory(webhook: Process, which: str = "VmRSS") -> int:
     """Bytes of memory that the process has now, or VmHWM had at most."""
     status = Path(f"/proc/{webhook.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+
+@contextmanager
+def strangers(webhook: Process, conduct: str, connections: int, sources: int) -> Iterator[None]:
+    """Beside so many other addresses that hold, each, as many connections as they get up to this number."""
+    port, addresses = webhook.wait("listening")["port"], [f"127.0.0.{2 + i}" for i in range(sources)]
+    command = [sys.executable, stranger.__file__, str(port), conduct, str(connections), *addresses]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"tried\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+ADMISSION_S = 10
+"""How long the API server waits for an answer: `admission.timeoutSeconds` of the chart."""
+
+
+def reviews_in_time(webhook: Process, number: int, content: bytes) -> int:
+    """Of so many reviews, each over its own connection, those that have an answer before the API server gives up."""
+    answered = 0
+    for _ in range(number):
+        end = time.monotonic() + ADMISSION_S
+        try:
+            with webhook.connect() as connection:
+                answered += ask(connection, content) == 200 and time.monotonic() < end
+        except OSError:
+            continue
+    return answered
+
+
+@pytest.mark.parametrize("sources", [2, 6])
+@pytest.mark.parametrize("conduct", [each for each in stranger.CONDUCTS if each != "large requests"])
+def test_reviews_go_on_beside_several_strangers(webhook: Process, conduct: str, sources: int) -> None:
+    """However many connections each of several addresses holds, and whatever it leaves half done."""
+    with strangers(webhook, conduct, 1000 // sources, sources):
+        assert reviews_in_time(webhook, 10, body(pod())) == 10
+    assert memory(webhook, "VmHWM") < 160 * MIB
+
+
+@pytest.mark.parametrize(("conduct", "connections"), [("slow large body", 160), ("large requests", 10)])
+def test_large_reviews_go_on_beside_large_requests_of_strangers(
+    webhook: Process, conduct: str, connections: int
+) -> None:
+    """Turns for large requests are shared, too, and lost by who takes one and sends nothing."""
+    with strangers(webhook, conduct, connections, sources=4):
+        assert reviews_in_time(webhook, 5, body(pod({"example.org/big": "x" * MIB}))) == 5
+    assert memory(webhook, "VmHWM") < 200 * MIB
+
+
+def test_few_files_are_enough(tmp_path: Path) -> None:
+    """Where the process may open few files, fewer sockets wait; none is kept from those that are worked at."""
+    write(tmp_path, *pair("one"))
+    with Process(tmp_path, files=300) as webhook, strangers(webhook, "silent", 500, 2):
+        started = time.monotonic()
+        assert reviews_in_time(webhook, 10, body(pod())) == 10
+        assert time.monotonic() - started < ADMISSION_S, "all ten"
+
+
+def open_files(webhook: Process) -> int:
+    return len(list(Path(f"/proc/{webhook.process.pid}/fd").iterdir()))
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(tmp_path: Path) -> None:
+    """Its client has some seconds for it; then the connection ends, and its memory is free."""
+    write(tmp_path, *pair("one"))
+    large = body(SHAPES["probes"](20000))  # its answer is larger than what the kernel takes
+    with Process(tmp_path) as webhook:
+        port, plain = webhook.wait("listening")["port"], socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        before = open_files(webhook)
+        plain.connect(("127.0.0.1", port))
+        with webhook.secured(plain) as connection:
+            connection.sendall(head(len(large)) + large)
+            webhook.wait("decision", seconds=60)
+            end = time.monotonic() + 10
+            while open_files(webhook) > before:
+                assert time.monotonic() < end
+                time.sleep(0.05)
 
 
 def many_files() -> int:

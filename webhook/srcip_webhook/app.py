@@ -19,19 +19,23 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from srcip_webhook import hints, logs, pods, review
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
+from srcip_webhook.turns import Turns
 
 MAX_LOGGED = 5
 """Messages and warnings of one decision that are logged; all of them go to the API server."""
 
 
 LARGE = 64 * 1024
-"""Longer requests, in bytes, are read two at a time and worked at one at a time beside the event loop, which goes on
-answering others. Nearly every Pod is shorter."""
+"""Longer requests, in bytes, wait for their turn and are worked at beside the event loop, which goes on answering
+others. Nearly every Pod is shorter."""
+PIECE = 64 * 1024
+"""Bytes of an answer that are written at a time."""
 MOST_VALUES = 500_000
 """Most values in the JSON of a request: each takes some hundred bytes of memory, however short it is in the request."""
 VALUE_SIGNS = (b",", b"[", b"{")
@@ -49,11 +53,26 @@ JUDGES: dict[str, Callable[[review.Request, Settings], Outcome]] = {
 
 
 class Large:
-    """What large requests share."""
+    """What large requests share. Two have memory at the same time: one is worked at, another one is read."""
 
     def __init__(self) -> None:
-        self.turns = asyncio.Semaphore(2)
+        self.turns = Turns(2)
         self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
+
+
+class Answer(Response):
+    """An answer in pieces, so that the server sees whether its client reads. With it ends a large request's turn."""
+
+    media_type = "application/json"
+    turn: AsyncExitStack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        async with self.turn:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            for start in range(0, len(self.body), PIECE):
+                piece, more = self.body[start : start + PIECE], start + PIECE < len(self.body)
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 class HttpFault(Exception):
@@ -110,16 +129,19 @@ def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Re
 
 async def _reviewed(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
     _check_headers(request, settings)
-    body = await _body(request, settings, large)
-    started = time.perf_counter()
-    if len(body) <= LARGE:
-        asked, outcome, content = _answered(request.scope["path"], body, settings)
-    else:
-        run = asyncio.get_running_loop().run_in_executor
-        asked, outcome, content = await run(large.worker, _answered, request.scope["path"], body, settings)
-    metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
-    _log(asked, outcome)
-    return Response(content, media_type="application/json")
+    async with AsyncExitStack() as stack:
+        body = await _body(request, settings, large.turns, stack)
+        started = time.perf_counter()
+        if len(body) <= LARGE:
+            asked, outcome, content = _answered(request.scope["path"], body, settings)
+        else:
+            run = asyncio.get_running_loop().run_in_executor
+            asked, outcome, content = await run(large.worker, _answered, request.scope["path"], body, settings)
+        metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
+        _log(asked, outcome)
+        answered = Answer(content)
+        answered.turn = stack.pop_all()
+    return answered
 
 
 def _check_headers(request: Request, settings: Settings) -> None:
@@ -133,19 +155,22 @@ def _check_headers(request: Request, settings: Settings) -> None:
         raise _too_long(settings)
 
 
-async def _body(request: Request, settings: Settings, large: Large) -> bytearray:
-    """The whole body, if it is short enough and comes in time. A large one waits for its turn."""
-    body = bytearray()
+async def _body(request: Request, settings: Settings, turns: Turns, stack: AsyncExitStack) -> bytearray:
+    """The whole body, if it is short enough and comes in time. A large one has its turn until the stack ends."""
+    body, turn = bytearray(), None
+    source = request.client.host if request.client else ""
     try:
-        async with asyncio.timeout(settings.request_timeout_ms / 1000), AsyncExitStack() as turn:
+        async with asyncio.timeout(settings.request_timeout_ms / 1000) as limit:
             async for chunk in request.stream():
                 if len(body) <= LARGE < len(body) + len(chunk):
-                    await turn.enter_async_context(large.turns)
+                    turn = await stack.enter_async_context(turns.of(source, limit))
                 body += chunk
                 if len(body) > settings.max_body_bytes:
                     raise _too_long(settings)
     except TimeoutError:
-        raise HttpFault(408, f"the body took longer than {settings.request_timeout_ms} ms") from None
+        raise HttpFault(408, "the body took too long") from None
+    if turn:
+        turn.limit = None
     return body
 
 

@@ -1,47 +1,35 @@
 """Accepts connections so that strangers cost little: TLS begins with the first byte, and the room is shared.
 
 TLS takes a third of a MiB for each connection (asyncio's SSLProtocol), a silent socket one KiB. So a connection waits
-as a bare socket until its client says something, and only so many, also of one source, have TLS at the same time.
-Further ones wait their turn; idle ones make room.
+as a bare socket in the lobby until its client says something, and then for its place in the room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from srcip_webhook import room
+from srcip_webhook.lobby import Lobby
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.protocol import Patient
 
 MOST_WAITING = 1024
-"""Sockets that have said nothing yet, or wait for room; beyond, the oldest one is closed for a new one."""
+"""Sockets that have said nothing yet, or wait for room; beyond, one leaves for each new one."""
+OTHER_FILES = 64
+"""Open files that are no connections: libraries, certificates while they are read, the loop's own; some to spare."""
 SILENCE_S = 3.0
-"""How long a client may say nothing, and how long a handshake may take. The API server begins at once."""
-MOST_OPEN = 160
-"""Connections with TLS."""
-MOST_OF_ONE_SOURCE = 80
-"""Of these, those from one address: one client cannot keep the others out."""
-IDLE_S = 1.0
-"""A connection that has done nothing for so long may be closed for another one. Sooner, a client that is just about to
-use it again would lose its request."""
+"""How long a client may say nothing, how long a handshake may take, and how long the end of TLS."""
 BACKLOG = 1024
 PAUSE_S = 0.1
 """How often the room is looked at again."""
 
-
-@dataclass(frozen=True)
-class Waiting:
-    """A socket without TLS."""
-
-    source: str
-    since: float
-    """By time.monotonic()."""
-    has_spoken: bool = False
+Place = room.Place[Patient | asyncio.Task[None]]
 
 
 @dataclass
@@ -55,28 +43,32 @@ class Listener:
     open: Iterable[Patient]
     """The protocols of all connections; uvicorn keeps this set."""
     metrics: Metrics
-    _waiting: dict[socket.socket, Waiting] = field(default_factory=dict)
-    """In the order in which they came."""
-    _starting: dict[asyncio.Task[None], str] = field(default_factory=dict)
-    """Handshakes, by source."""
+    most_waiting: int = MOST_WAITING
+    _lobby: Lobby[socket.socket] = field(default_factory=Lobby)
+    _starting: dict[asyncio.Task[None], Place] = field(default_factory=dict)
+    """Handshakes."""
     _timer: asyncio.TimerHandle | None = None
+    _wanted: asyncio.Handle | None = None
+    """The next look at the room, where one is due before the timer's."""
 
     def start(self) -> None:
         """Accept from now on, in the running event loop."""
         loop = asyncio.get_running_loop()
+        self.most_waiting = min(self.most_waiting, room_for_waiting())
         for listener in self.sockets:
             loop.add_reader(listener, self._accept, listener)
-        self._look()
+        self._tick()
 
     def close(self) -> None:
         """Accept no more. What waits is closed; what has TLS goes on."""
         loop = asyncio.get_running_loop()
-        if self._timer:
-            self._timer.cancel()
+        for pending in (self._timer, self._wanted):
+            if pending:
+                pending.cancel()
         for listener in self.sockets:
             loop.remove_reader(listener)
             listener.close()
-        for waiting in list(self._waiting):
+        for waiting in list(self._lobby):
             self._drop(waiting)
 
     async def wait_closed(self) -> None:
@@ -90,73 +82,89 @@ class Listener:
             except OSError:  # nobody is left, or has gone already, or there are no files
                 return
             accepted.setblocking(False)
-            if len(self._waiting) >= MOST_WAITING:
-                self._drop(self._least(), "silent")
-            self._waiting[accepted] = Waiting(address[0], time.monotonic())
+            if len(self._lobby) >= self.most_waiting:
+                self._drop(self._lobby.surplus(), "silent")
+            self._lobby.add(accepted, address[0], time.monotonic())
             asyncio.get_running_loop().add_reader(accepted, self._speaks, accepted)
-
-    def _least(self) -> socket.socket:
-        """The oldest of those that have said nothing, or of all."""
-        silent = (accepted for accepted, waiting in self._waiting.items() if not waiting.has_spoken)
-        return next(silent, next(iter(self._waiting)))
 
     def _speaks(self, accepted: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(accepted)
-        said = self._waiting[accepted]
-        self._waiting[accepted] = Waiting(said.source, said.since, has_spoken=True)
-        if not self._begin(accepted):
-            self._make_room()
+        self._lobby.speaks(accepted)
+        self._wish()
 
-    def _begin(self, accepted: socket.socket) -> bool:
-        """Begin TLS if there is room."""
-        source, used = self._waiting[accepted].source, self._used()
-        if used.total() >= MOST_OPEN or used[source] >= MOST_OF_ONE_SOURCE:
-            return False
-        del self._waiting[accepted]
+    def _wish(self, *_: object) -> None:
+        """Look at the room soon: once for all that has happened in this turn of the loop."""
+        if self._wanted is None and self._lobby.speakers:
+            self._wanted = asyncio.get_running_loop().call_soon(self._look)
+
+    def _tick(self) -> None:
+        """Close what has been silent for too long, and see who may have a place by now."""
+        self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self._tick)
+        for accepted in self._lobby.silent_since(time.monotonic() - SILENCE_S):
+            self._drop(accepted, "silent")
+        if self._lobby.speakers:
+            self._look()
+
+    def _look(self) -> None:
+        self._wanted = None
+        change = room.change(self._places(), self._lobby.speakers, time.monotonic())
+        for place in change.end:
+            self._end(place)
+        for accepted in change.begin:
+            self._begin(accepted)
+
+    def _places(self) -> list[Place]:
+        return [*self._starting.values(), *(each.place for each in self.open)]
+
+    def _end(self, place: Place) -> None:
+        if isinstance(place.holder, asyncio.Task):
+            place.holder.cancel()
+            self._starting[place.holder] = replace(place, is_ended=True)
+        else:
+            place.holder.evict()
+        self.metrics.closed[place.standing] += 1
+
+    def _begin(self, accepted: socket.socket) -> None:
+        source = self._lobby.remove(accepted).source
         task = asyncio.get_running_loop().create_task(self._handshake(accepted))
-        self._starting[task] = source
+        self._starting[task] = room.Place(task, source, "handshake", time.monotonic())
         task.add_done_callback(self._starting.pop)
-        return True
-
-    def _used(self) -> Counter[str]:
-        return Counter([*self._starting.values(), *(each.source for each in self.open)])
+        task.add_done_callback(self._wish)
 
     async def _handshake(self, accepted: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self.factory, accepted, ssl=self.context, ssl_handshake_timeout=SILENCE_S
+                self._protocol,
+                accepted,
+                ssl=self.context,
+                ssl_handshake_timeout=SILENCE_S,
+                ssl_shutdown_timeout=SILENCE_S,
             )
         except OSError:  # so are ssl.SSLError and TimeoutError
             self.metrics.closed["handshake"] += 1
             accepted.close()
 
-    def _look(self) -> None:
-        """Close what has been silent for too long, and begin with what there is room for."""
-        self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self._look)
-        now = time.monotonic()
-        for accepted, waiting in list(self._waiting.items()):
-            if waiting.has_spoken and self._begin(accepted):
-                continue
-            if not waiting.has_spoken and now - waiting.since > SILENCE_S:
-                self._drop(accepted, "silent")
-        if any(waiting.has_spoken for waiting in self._waiting.values()):
-            self._make_room()
-
-    def _make_room(self) -> None:
-        """Close one idle connection: first of the source that has the most, and there one that never had an answer."""
-        used, before = self._used(), time.monotonic() - IDLE_S
-        idle = [each for each in self.open if each.idle_since < before]
-        if idle:
-            worst = min(idle, key=lambda each: (-used[each.source], each.has_answered, each.idle_since))
-            self.metrics.closed["idle"] += 1
-            worst.transport.close()
+    def _protocol(self) -> Patient:
+        made = self.factory()
+        made.gone = self._wish
+        return made
 
     def _drop(self, accepted: socket.socket, reason: str = "") -> None:
         asyncio.get_running_loop().remove_reader(accepted)
-        del self._waiting[accepted]
+        self._lobby.remove(accepted)
         accepted.close()
         if reason:
             self.metrics.closed[reason] += 1
+
+
+def room_for_waiting() -> int:
+    """How many sockets may wait, so that the process never runs out of files; it takes as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_WAITING + room.MOST_OPEN + OTHER_FILES
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(soft - room.MOST_OPEN - OTHER_FILES, MOST_WAITING))
 
 
 def bound(address: str, port: int) -> tuple[socket.socket, ...]:

@@ -25,7 +25,7 @@ class Metrics:
         """Changes of the certificate files, by result."""
         self.closed: Counter[str] = Counter()
         """Connections that were closed to make room for others, by reason: `silent` ones, ones of which the TLS
-        `handshake` failed or took too long, and `idle` ones."""
+        `handshake` failed or took too long, ones with an `unfinished` request or an unread answer, and `idle` ones."""
         self.certificate_not_after = 0.0
         """When the served certificate ends, in Unix seconds; 0 while there is none."""
         self._durations = [0] * (len(BUCKETS) + 1)

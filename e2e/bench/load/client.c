@@ -29,7 +29,7 @@ static double percentile_us(double share)
 static struct {
 	const char *mode;
 	struct sockaddr_storage to, from;
-	long port, count, size, proxy, sources, http;
+	long port, count, size, proxy, sources, http, most, rate;
 	uint64_t seed;
 	double seconds;
 } o = {.port = 8080, .count = 1, .size = 64, .sources = 1, .seconds = 1};
@@ -205,20 +205,33 @@ static int step(struct conn *c, uint32_t events)
 	return events & (EPOLLIN | EPOLLERR | EPOLLHUP) ? receive(c) : 0;
 }
 
+/* Whether one more connection is to begin: no more than `most` in all, and than `rate` in each second so far. */
+static int is_due(uint64_t begun)
+{
+	if (o.most && serial >= (uint64_t)o.most)
+		return 0;
+	return !o.rate || (double)serial < (double)(now_ns() - begun) / 1e9 * (double)o.rate;
+}
+
 static void run_connect(int poll, uint64_t stop)
 {
+	static struct conn *idle[MAX_FDS];
 	struct epoll_event events[EVENTS];
+	uint64_t begun = now_ns();
+	long resting = 0;
 	for (long i = 0; i < o.count; i++)
-		start(poll, &conns[i]);
-	while (now_ns() < stop) {
-		int n = epoll_wait(poll, events, EVENTS, 100);
+		idle[resting++] = &conns[i];
+	while (now_ns() < stop && (!o.most || done + errors < (uint64_t)o.most)) {
+		while (resting && is_due(begun))
+			start(poll, idle[--resting]);
+		int n = epoll_wait(poll, events, EVENTS, o.rate ? 1 : 100);
 		for (int i = 0; i < n; i++) {
 			struct conn *c = events[i].data.ptr;
 			int result = step(c, events[i].events);
 			if (result > 0)
 				close(c->fd);
 			if (result)
-				start(poll, c);
+				idle[resting++] = c;
 		}
 	}
 }
@@ -383,6 +396,10 @@ static void option(char *text)
 		o.sources = number(text, value, 1, 256);
 	else if (!strcmp(text, "seed"))
 		o.seed = (uint64_t)number(text, value, 0, 1L << 40);
+	else if (!strcmp(text, "most"))
+		o.most = number(text, value, 1, 1L << 31);
+	else if (!strcmp(text, "rate"))
+		o.rate = number(text, value, 1, 1L << 31);
 	else if (!strcmp(text, "ms"))
 		o.seconds = (double)number(text, value, 1, 600000) / 1e3;
 	else

@@ -12,7 +12,8 @@
  *   seen       one connection with a request of HTTP; prints its head as the server got it
  *   idle       opens n connections, asks once on each, prints, and holds them until its input ends
  *
- * With http=1, connect, request and idle speak HTTP/1.1.
+ * With http=1, connect, request and idle speak HTTP/1.1. connect ends after `most` connections, and begins no more
+ * than `rate` a second.
  *
  * One thread, epoll, no allocation once it runs. The bytes of a response are counted, not compared: the
  * server owes as many bytes as it was sent, or one answer of known length for each request of HTTP.

@@ -62,11 +62,11 @@ local function describe(txn)
 end
 
 -- Logs one line, unless there were many in this second; then the next line says how many are missing.
-local function log(line, reason)
+local function log(line, reason, hint)
   local skipped = counters.may_log()
   if not skipped then return end
   local more = skipped > 0 and string.format(" (%d more lines were left out)", skipped) or ""
-  core.log(core.warning, string.format("srcip: %s; reason=%s; what to do: %s%s\n", line, reason, HINTS[reason], more))
+  core.log(core.warning, string.format("srcip: %s; reason=%s; what to do: %s%s\n", line, reason, hint or HINTS[reason], more))
 end
 
 -- Counts and logs one connection; the rule behind this action ends it with a RST.
@@ -158,12 +158,17 @@ local function too_many(txn)
   refuse(txn, "too_many", "client " .. client .. " has too many connections open")
 end
 
+local TAKES_NOTHING = "let it accept in time, and IPv4, too, if it is an IPv6 listener. With srcip.io/deliver-to auto or "
+  .. "pod the kernel remembers a bounded number of connections: see docs/dataplane.md"
+
 -- No server of the backend took it. It was counted as accepted; the reason says what became of it.
 local function undelivered(what)
   return function(txn)
     fallback.lose(txn)
+    local seen = deliver.seen and deliver.seen(txn)
     counters.add("refused", "undelivered")
-    log(what .. " from " .. describe(txn) .. " did not reach the application", "undelivered")
+    log(what .. " from " .. describe(txn) .. " did not reach the application" .. (seen or ""), "undelivered",
+      seen and TAKES_NOTHING)
   end
 end
 

@@ -96,6 +96,14 @@ return function(shared)
     txn:set_var("txn.srcip_client", address .. "/" .. port)
   end
 
+  -- What is seen from here of an application that no server has reached: whether it listens there all the same.
+  function M.seen(txn)
+    local set, is6 = listeners.on(txn.f:dst_port(), true), is_ipv6(txn.f:src())
+    local loopback, pod = is6 and loopback6 or loopback4, is6 and pod6 or pod4
+    local here = settings.deliver_to ~= "pod" and set[loopback] or settings.deliver_to ~= "loopback" and pod and set[pod]
+    if set[listeners.ANY6] or not is6 and set[listeners.ANY4] or here then return ", though one listens there" end
+  end
+
   -- A request whose balancer states the client by a header alone. Its port is not known; without a client, or with one
   -- that cannot be shown, the balancer itself is the source.
   local function request(trusted)

@@ -1,0 +1,17 @@
+"""No map of a fixed size fills with new connections: none of many is refused (tests/proxy/test_many_connections.py)."""
+
+import subprocess
+
+import many
+import pytest
+from ebpf_rig import running
+
+pytestmark = pytest.mark.dataplane
+
+
+def test_many_connections_pass(pytestconfig: pytest.Config) -> None:
+    with running() as pod:
+        server = pod.inside([many.load(), "server", str(many.PORT)], stdout=subprocess.PIPE, text=True)
+        with many.serving(server):
+            said = many.connected(pod.net.lb, pod.net.pod.ipv4, pytestconfig)
+        assert (said["done"], said["errors"]) == (pytestconfig.getoption("--connections"), 0), pod.stats()
