@@ -13,7 +13,7 @@ local SERIES = {
   refused = {
     help = "Intercepted connections that were refused, by reason",
     label = "reason",
-    values = { "checksum", "empty", "family", "header_closed", "header_silence", "header_timeout", "malformed",
+    values = { "checksum", "empty", "family", "header_closed", "header_silence", "header_timeout", "internal", "malformed",
       "no_header", "no_room", "not_http", "port", "too_long", "too_many", "undelivered", "unusable_address", "version" },
   },
   fallback = {
