@@ -65,6 +65,8 @@ CLAIMS = (
 IPV6 = "{ src -m sub : }"
 HOPS = ("connection", "http2-settings")
 """`Connection` must not name a header that srcip writes, or the next proxy would take it away."""
+_FAILED = "  http-request deny deny_status 500"
+"""HAProxy goes on where an action of Lua fails, so a rule behind it asks for what it sets."""
 
 
 def connection(plan: Plan, condition: str) -> Iterator[str]:
@@ -123,7 +125,7 @@ def _believe() -> Iterator[str]:
     trusted is the client, and its word for scheme and port is kept."""
     yield "  http-request set-var(txn.srcip_proto) var(sess.srcip_proto)"
     yield "  http-request set-var(txn.srcip_port) var(sess.srcip_port)"
-    yield "  http-request lua.srcip_walk"
+    yield f"  http-request lua.srcip_walk\n{_FAILED} if !{{ var(txn.srcip_believed) -m found }}"
     yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
     for variable, header, valid in (
         ("proto", "forwarded-proto", "http|https"),
@@ -140,6 +142,7 @@ def _remember(plan: Plan) -> Iterator[str]:
         count = f"req.fhdr_cnt({header})"
         yield f"  http-request set-var(txn.srcip_{variable}) req.fhdr({header}) if {{ {count} 1 }}"
         yield f"  http-request lua.srcip_join_{variable} if {{ {count} gt 1 }}"
+        yield f"{_FAILED} if {{ {count} gt 1 }} !{{ var(txn.srcip_{variable}) -m found }}"
 
 
 def _lists(plan: Plan) -> dict[str, str]:

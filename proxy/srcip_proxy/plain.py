@@ -14,7 +14,7 @@ from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.nft_words import networks
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import acl
+from srcip_proxy.sections import END, acl
 
 SIGNATURE = "0d0a0d0a000d0a515549540a"
 
@@ -55,7 +55,8 @@ PLAIN = {
 
 def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     """Rules of a frontend whose connections are of this IP version, before all others. For a plain header they end the
-    evaluation, with the client as source and the header taken out; after any other they leave all as it was."""
+    evaluation, with the client as source and the header taken out, or, where Lua fails, the connection; after any other
+    header they leave all as it was."""
     if 2 not in plan.proxy_protocol_versions or (plan.deliver_to == "pod" and pod.own(version) is None):
         return
     plain = PLAIN[version]
@@ -66,7 +67,7 @@ def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     yield f"  tcp-request content set-var(txn.srcip_head) req.payload(0,{plain.length})"
     yield f"  tcp-request content set-src {plain.address}"
     yield f"  tcp-request content set-src-port {plain.port}"
-    yield f"  tcp-request content lua.srcip_plain{version} if plain !unusual"
+    yield f"  tcp-request content lua.srcip_plain{version} if plain !unusual\n  {END} if plain !unusual"
     yield "  tcp-request content set-src fc_src"
     yield "  tcp-request content set-src-port fc_src_port"
 

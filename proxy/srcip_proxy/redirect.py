@@ -96,7 +96,7 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
     if http_ports:
         yield from _kind(plan, http_ports)
     if plan.emit_proxy_protocol != "off":
-        yield f"  tcp-request content lua.srcip_emit\n  {END} if {REFUSED}"
+        yield f"  tcp-request content lua.srcip_emit\n  {END} if !{{ var(txn.srcip_emitted) -m bool }}"
     if http_ports:
         yield from header_rules.rules(plan)
         yield f"  use_backend {prefix}http2-{version} if {{ fc_http_major 2 }}"

@@ -75,6 +75,7 @@ def _requests(plan: Plan) -> Iterator[str]:
     yield f"  http-request del-header {header_rules.names(header_rules.HOPS)} -m reg"
     yield from header_rules.upgrade()
     yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
+    yield "  http-request deny deny_status 500 if !{ var(txn.srcip_web) -m found }"
     yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
     yield "  http-request set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
     yield from header_rules.limit(plan)

@@ -13,8 +13,8 @@ local SERIES = {
   refused = {
     help = "Intercepted connections that were refused, by reason",
     label = "reason",
-    values = { "checksum", "empty", "family", "header_closed", "header_silence", "header_timeout", "malformed",
-      "no_header", "no_room", "not_http", "own_address", "port", "too_long", "too_many", "undelivered",
+    values = { "checksum", "empty", "family", "header_closed", "header_silence", "header_timeout", "internal",
+      "malformed", "no_header", "no_room", "not_http", "own_address", "port", "too_long", "too_many", "undelivered",
       "unusable_address", "version" },
   },
   fallback = {

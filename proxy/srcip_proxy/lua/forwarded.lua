@@ -46,10 +46,12 @@ function M.register(settings)
   local trusted = networks(settings.trusted)
   local function bytes_of(text) return protocol.ipv4(text) or protocol.ipv6(text) end
   register("srcip_walk", function(txn)
-    if not trusted(bytes_of(txn.f:src())) then return end
-    txn:set_var("txn.srcip_believed", true)
-    local client = M.client(M.joined(txn, settings.list), trusted)
-    if client then txn:set_var("txn.srcip_walked", protocol.text(client)) end
+    local is_believed = trusted(bytes_of(txn.f:src()))
+    if is_believed then
+      local client = M.client(M.joined(txn, settings.list), trusted)
+      if client then txn:set_var("txn.srcip_walked", protocol.text(client)) end
+    end
+    txn:set_var("txn.srcip_believed", is_believed)
   end, "http-req")
   for variable, name in pairs({ forwarded_for = settings.list, forwarded = "forwarded" }) do
     register("srcip_join_" .. variable, function(txn)

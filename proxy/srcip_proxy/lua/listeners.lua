@@ -14,9 +14,7 @@ local function bytes(hex)
   return (hex:gsub("%x%x%x%x%x%x%x%x", function(word) return string.pack("=I4", tonumber(word, 16)) end))
 end
 
-local function read(path, found)
-  local file = io.open(path)
-  if not file then return end -- no IPv6 in this Pod
+local function read(file, found)
   file:read("l")
   for line in file:lines() do
     local address, port, state = line:match("^ *%d+: (%x+):(%x+) %x+:%x+ (%x+)")
@@ -36,9 +34,11 @@ function M.on(port, anew)
   local clock = core.now()
   local now = clock.sec + clock.usec / 1e6
   if now - read_at >= (anew and KEEP_MISS_SECONDS or KEEP_SECONDS) then
-    cache, read_at = {}, now
-    read("/proc/net/tcp", cache)
-    read("/proc/net/tcp6", cache)
+    local found = {}
+    read(assert(io.open("/proc/net/tcp")), found)
+    local ipv6 = io.open("/proc/net/tcp6") -- is not there in a Pod without IPv6
+    if ipv6 then read(ipv6, found) end
+    cache, read_at = found, now
   end
   return cache[port] or {}
 end

@@ -17,32 +17,36 @@ return function(shared)
   local wanted = {}
   for name in settings.tlvs:gmatch("[^,]+") do wanted[#wanted + 1] = name end
 
-  local function hand_over(txn, address, port, to_port, header)
-    txn:set_var("sess.srcip_client", address .. "/" .. port)
-    txn:set_var("sess.srcip_port", tostring(to_port))
-    txn:set_var("sess.srcip_proto", to_port == HTTPS and "https" or "http")
+  -- Last of all that is set: what has a client may go on.
+  local function hand_over(txn, address, port, header)
     counters.add("accepted", header)
+    txn:set_var("sess.srcip_client", address .. "/" .. port)
+  end
+
+  local function keep(txn, to_port, is_tls)
+    txn:set_var("sess.srcip_port", tostring(to_port))
+    txn:set_var("sess.srcip_proto", (is_tls or to_port == HTTPS) and "https" or "http")
   end
 
   function M.own(txn, header)
     local f = txn.f
-    hand_over(txn, f:fc_src(), f:fc_src_port(), f:dst_port(), header)
+    keep(txn, f:dst_port(), false)
     if settings.emit ~= "off" then
       local from = shared.bytes_of(f:fc_src())
       local to = shared.bytes_of(#from == 16 and settings.pod6 ~= "" and settings.pod6 or f:dst())
       txn:set_priv({ address = from, port = f:fc_src_port(), to = to, to_port = f:dst_port() })
     end
+    hand_over(txn, f:fc_src(), f:fc_src_port(), header)
   end
 
   function M.client(txn, verdict)
-    hand_over(txn, protocol.text(verdict.address), verdict.port, verdict.to_port, "proxy")
-    if settings.emit ~= "off" then txn:set_priv(verdict) end
-    if (verdict.tlvs or "") == "" then return end
-    local said = tlvs.read(verdict.tlvs)
-    if said.ssl then txn:set_var("sess.srcip_proto", "https") end
+    local said = tlvs.read(verdict.tlvs or "")
+    keep(txn, verdict.to_port, said.ssl)
     for _, name in ipairs(wanted) do
       if said[name] then txn:set_var("sess.srcip_tlv_" .. name:gsub("-", "_"), said[name]) end
     end
+    if settings.emit ~= "off" then txn:set_priv(verdict) end
+    hand_over(txn, protocol.text(verdict.address), verdict.port, "proxy")
   end
 
   -- The port that an IPv6 connection came to stands in the address that it was led to; 0 where it was not led here.
@@ -79,6 +83,7 @@ return function(shared)
     end
     local hello = txn:get_var("txn.srcip_hello")
     if hello then txn:set_var("txn.srcip_hello", hello + #header) end
+    txn:set_var("txn.srcip_emitted", true)
   end)
 
   forwarded.register(settings)

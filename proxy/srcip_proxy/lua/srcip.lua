@@ -48,6 +48,7 @@ local HINTS = {
     .. "connections in time",
   too_many = "see srcip.io/max-connections-per-client",
   not_http = "see srcip.io/http-ports and srcip.io/http-other",
+  internal = "this is a fault of srcip: report it with this line",
   no_room = "the header leaves no room for the one to the application: see srcip.io/max-header-size",
 }
 
@@ -69,11 +70,18 @@ local function log(line, reason, hint)
   core.log(core.warning, string.format("srcip: %s; reason=%s; what to do: %s%s\n", line, reason, hint or HINTS[reason], more))
 end
 
--- Counts and logs one connection; the rule behind this action ends it with a RST.
+-- Counts and logs one connection; the rule behind this action ends it with a RST, so whatever fails after the first line.
 local function refuse(txn, reason, detail)
+  txn:set_var("txn.srcip_refused", true)
   counters.add("refused", reason)
   log("refused connection from " .. describe(txn) .. ": " .. detail, reason)
-  txn:set_var("txn.srcip_refused", true)
+end
+
+local register = require("register")
+register.is_silent = settings.mode == "redirect"
+
+function register.failed(txn, name, fault)
+  refuse(txn, "internal", "error in " .. name .. ": " .. tostring(fault):gsub("%c", " "))
 end
 
 -- How the application learns the client: each mode has `own(txn, header)`, for the address of the connection itself,
@@ -113,9 +121,6 @@ function ON.wait() end
 
 function ON.refuse(txn, verdict) return refuse(txn, verdict.reason, verdict.detail) end
 
-local register = require("register")
-register.is_silent = settings.mode == "redirect"
-
 register("srcip_header", function(txn)
   local data = txn.req:data() or ""
   limits.crc32c = function(bytes) return txn.c:crc32c(bytes) end
@@ -123,15 +128,14 @@ register("srcip_header", function(txn)
   ON[verdict.kind](txn, verdict)
 end)
 
--- A plain header, which HAProxy has read itself (plain.py), is only taken out. STOP ends the rules: without it, as when
--- this action fails, the others follow, and the header is read again.
+-- A plain header, which HAProxy has read itself (plain.py), is only taken out. STOP ends the rules: without it, when this
+-- action fails, the next one ends the connection.
 local accepted = counters.of("accepted")
 for version, length in pairs({ ["4"] = 28, ["6"] = 52 }) do
-  core.register_action("srcip_plain" .. version, { "tcp-req" }, function(txn)
+  register("srcip_plain" .. version, function(txn)
     txn.req:remove(0, length)
     accepted.proxy = accepted.proxy + 1
-    return act.STOP
-  end)
+  end, "tcp-req", act.STOP)
 end
 
 -- The time for the header is over, or the sender has closed its side, and the header is not whole.
@@ -142,8 +146,8 @@ local function late(txn)
   local signature = data:byte(1) == 13 and 12 or 5
   if policy(txn) == "optional" and #data < signature then return ON.none(txn) end
   if closed and data == "" then -- a health check that only connects
-    counters.add("refused", "empty")
     txn:set_var("txn.srcip_refused", true)
+    counters.add("refused", "empty")
     return
   end
   if closed then return refuse(txn, "header_closed", "closed within the header") end

@@ -67,10 +67,10 @@ return function(shared)
 
   -- `kind` is "client" (the address and port that were set) or "own" (those of the connection itself: in the Pod's own
   -- network the inner connection must not repeat the outer one's addresses and ports). `header` is what the header said,
-  -- for the counter.
+  -- for the counter. Last of all that is set: what has a backend may go on.
   local function hand_over(txn, kind, is6, header)
-    txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
     counters.add("accepted", header)
+    txn:set_var("txn.srcip_backend", kind .. (is6 and "6" or "4"))
   end
 
   function M.own(txn, header)
@@ -92,8 +92,8 @@ return function(shared)
     end
     if is6 ~= is_ipv6(outer) then set_destination(txn, is6) end
     local is_balancer = address == outer or is6 and verdict.address == bytes_of(outer)
-    hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
     txn:set_var("txn.srcip_client", address .. "/" .. port)
+    hand_over(txn, is_balancer and "own" or "client", is6, "proxy")
   end
 
   -- What is seen from here of an application that no server has reached: whether it listens there all the same.
