@@ -102,7 +102,7 @@ def test_each_option_of_the_plan_has_an_annotation() -> None:
 
 
 OWN = {
-    "fallback": "init goes by it before it renders anything: tests/webhook/test_effects.py, tests/cluster/test_ebpf.py",
+    "fallback": "init goes by it before anything is rendered: tests/lab/test_ebpf.py, tests/cluster/test_ebpf.py",
     "is_idle": "it allows a plan without ports, of which nothing is rendered",
     "version": "it has one value alone; init refuses every other one",
 }
