@@ -13,7 +13,7 @@ from srcip_proxy.network import MARK
 from srcip_proxy.nft_words import FAMILIES
 
 MOST_CONNECTIONS = 1 << 20
-"""Bound of each set, above the most that a plan allows (plan.LIMITS). The kernel takes memory for what is in it."""
+"""Bound of each set, above the most that a plan allows (plan.Options). The kernel takes memory for what is in it."""
 SILENCE = "5d"
 """How long a connection without any packet is remembered, as in nf_conntrack_proto_tcp.c; keep-alives are packets."""
 UNANSWERED = "30s"
