@@ -15,7 +15,7 @@ from pathlib import Path
 from srcip_lab import rootless
 from srcip_lab.errors import LabError
 from srcip_lab.state import wait_until
-from srcip_proxy import cgroups
+from srcip_proxy.ebpf import cgroups
 
 MOUNT = Path("/sys/fs/cgroup")
 """Where every Linux has its cgroups, and the patched Pod's hostPath."""

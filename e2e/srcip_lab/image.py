@@ -19,7 +19,7 @@ import srcip_proxy
 from srcip_lab.compiling import compiled
 from srcip_lab.errors import LabError
 from srcip_lab.tools import require, run
-from srcip_proxy.ebpf import OBJECTS
+from srcip_proxy.ebpf.attach import OBJECTS
 from srcip_proxy.plan import CGROUP_MOUNT, UID
 
 SUITE = "trixie"

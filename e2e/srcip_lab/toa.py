@@ -14,7 +14,7 @@ from pathlib import Path
 from srcip_lab import bpf, cgroup
 from srcip_lab.errors import LabError
 from srcip_lab.header import Endpoint
-from srcip_proxy import libbpf
+from srcip_proxy.ebpf import libbpf
 
 PROGRAM = Path(__file__).with_name("toa.bpf.c")
 KIND = 254

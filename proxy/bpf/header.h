@@ -3,7 +3,7 @@
  * Reads one PROXY protocol header, version 1 or 2, from the first bytes of a connection.
  *
  * Written to https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, with the verdicts of the reader in
- * srcip_proxy/lua/proxy_protocol.lua. Compiled for user space (the tests) and for BPF; it needs no libc.
+ * srcip_proxy/haproxy/lua/proxy_protocol.lua. Compiled for user space (the tests) and for BPF; it needs no libc.
  *
  * It keeps nothing between calls: whoever has more bytes calls again with all of them. The bytes and all that changes
  * while they are read lie in `struct srcip_scratch`, in BPF a map value: values on the stack would multiply the

@@ -12,7 +12,7 @@
 /* Policies of a network, in the words of srcip.io/proxy-protocol. 0: off. */
 enum { OFF, REQUIRED, OPTIONAL };
 
-/* Order and names are those of COUNTERS in srcip_proxy/ebpf_counters.py. */
+/* Order and names are those of COUNTERS in srcip_proxy/ebpf/counters.py. */
 enum counter {
 	ACCEPTED_PROXY, /* handed to the application with a client's address */
 	ACCEPTED_LOCAL, /* without: LOCAL, UNKNOWN */

@@ -29,9 +29,9 @@ def _init() -> int:
 
 
 def _render() -> int:
-    from srcip_proxy import init  # noqa: PLC0415
+    from srcip_proxy import environment, init  # noqa: PLC0415
 
-    plan, pod = init.load(os.environ)
+    plan, pod = environment.load(os.environ)
     if not plan.has_sidecar:
         print(f"{init.summary(plan, pod)}; programs are attached, and nothing is written")
         return 0
@@ -53,19 +53,19 @@ def _check() -> int:
 
 
 def _outbound(arguments: list[str]) -> int:
-    from srcip_proxy import outbound_run  # noqa: PLC0415
+    from srcip_proxy.outbound import run  # noqa: PLC0415
 
-    return outbound_run.main(arguments)
+    return run.main(arguments)
 
 
 def _ebpf(arguments: list[str]) -> int:
     if arguments[:1] == ["exporter"]:
-        from srcip_proxy import ebpf_exporter  # noqa: PLC0415
+        from srcip_proxy.ebpf.exporter import run  # noqa: PLC0415
 
-        return ebpf_exporter.main(arguments[1:])
-    from srcip_proxy import ebpf  # noqa: PLC0415
+        return run.main(arguments[1:])
+    from srcip_proxy.ebpf import attach  # noqa: PLC0415
 
-    return ebpf.main(arguments)
+    return attach.main(arguments)
 
 
 COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}

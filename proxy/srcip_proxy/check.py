@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from srcip_proxy import ebpf_counters
-from srcip_proxy.init import load
+from srcip_proxy.ebpf import counters as ebpf_counters
+from srcip_proxy.environment import load
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from srcip_proxy import capabilities, haproxy, nft, nft_words, outbound, preflight, routes
-from srcip_proxy import pod as pods
+from srcip_proxy import capabilities, trust
+from srcip_proxy.environment import load
 from srcip_proxy.errors import NotPossibleError
-from srcip_proxy.plan import ENV, Plan, PlanError
+from srcip_proxy.haproxy import config, outbound
+from srcip_proxy.netfilter import preflight, routes, ruleset
+from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 
 DIRECTORY = Path("/run/srcip")
@@ -29,16 +31,10 @@ class Rendered:
     haproxy: str
 
 
-def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
-    """The plan and the Pod of this process. Raises PlanError, PodError."""
-    if ENV not in environment:
-        raise PlanError(["not set; the webhook writes it into the Pod"])
-    return Plan.from_env(environment[ENV]), pods.from_environment(environment, pods.run_ip)
-
-
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    return Rendered(nft.render(plan, pod), {v: routes.render(v, plan) for v in pod.versions}, haproxy.render(plan, pod))
+    ways = {v: routes.render(v, plan) for v in pod.versions}
+    return Rendered(ruleset.render(plan, pod), ways, config.render(plan, pod))
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:
@@ -89,7 +85,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def _attach(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> int:
-    from srcip_proxy import ebpf_init  # noqa: PLC0415 - this mode alone needs what it loads
+    from srcip_proxy.ebpf import init as ebpf_init  # noqa: PLC0415 - this mode alone needs what it loads
 
     try:
         print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}")
@@ -100,7 +96,7 @@ def _attach(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> int:
 
 def _decided(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> Plan:
     """What is left for the sidecar to do: all of tproxy mode, or nothing of what comes in. Raises NotPossibleError."""
-    from srcip_proxy import ebpf_init  # noqa: PLC0415
+    from srcip_proxy.ebpf import init as ebpf_init  # noqa: PLC0415
 
     try:
         print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}; the sidecar idles")
@@ -132,7 +128,7 @@ def summary(plan: Plan, pod: Pod) -> str:
     """One line that says what was set up. Names of headers only: a value may be a secret."""
     done = []
     if plan.inbound_ports:
-        who = nft_words.intercepted(plan, pod)["trusted"]
+        who = trust.intercepted(plan, pod)["trusted"]
         done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'nobody'}")
     if plan.outbound_ports:
         done.append(f"requests to ports {_listed(plan.outbound_ports)} get {_listed(outbound.values(plan, pod))}")

@@ -3,8 +3,8 @@
 import pytest
 from rendering import CASES, Helm, Json, containers, one, variables
 
-from srcip_proxy.ebpf_exporter import NEEDED
-from srcip_proxy.ebpf_exporter_options import parse
+from srcip_proxy.ebpf.exporter.options import parse
+from srcip_proxy.ebpf.exporter.run import NEEDED
 
 
 def exporter(helm: Helm, case: str = "exporter-of-ebpf-mode") -> Json:

@@ -10,13 +10,13 @@ import yaml
 from rendering import CASES, Helm, Json, containers, one, variables
 
 from srcip_certs.metrics import Metrics as CertsMetrics
-from srcip_proxy.ebpf_counters import COUNTERS
-from srcip_proxy.ebpf_exporter_pods import Name, Reading, page
+from srcip_proxy.ebpf.counters import COUNTERS
+from srcip_proxy.ebpf.exporter.pods import Name, Reading, page
 from srcip_webhook.metrics import Metrics as WebhookMetrics
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import from_environ
 
-LUA = Path(__file__).parents[2] / "proxy" / "srcip_proxy" / "lua" / "counters.lua"
+LUA = Path(__file__).parents[2] / "proxy" / "srcip_proxy" / "haproxy" / "lua" / "counters.lua"
 GOLDEN = Path(__file__).parents[1] / "golden" / "webhook"
 OTHERS = {
     "apiserver_admission_webhook_fail_open_count",

@@ -17,7 +17,7 @@ from cluster.workloads import NGINX, POSTGRES, POSTGRES_UID, SSHD, App, alone, e
 from images.recipe import reference
 from srcip_lab.errors import LabError
 from srcip_lab.tools import run
-from srcip_proxy import cgroups
+from srcip_proxy.ebpf import cgroups
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import Settings
 

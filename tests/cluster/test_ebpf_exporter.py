@@ -13,7 +13,7 @@ from cluster.node import Node
 from cluster.site import Edge, Site
 from cluster.workloads import App, alone, ebpf, pod
 from srcip_lab.errors import LabError
-from srcip_proxy.ebpf_exporter import NEEDED
+from srcip_proxy.ebpf.exporter.run import NEEDED
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000)

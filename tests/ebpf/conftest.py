@@ -9,7 +9,7 @@ from ebpf_rig import ALL_PORTS, Pod, Pods, needs_root, running
 from exporter_rig import Exporter, Node, exporter, node
 
 from srcip_lab import bpf
-from srcip_proxy import libbpf
+from srcip_proxy.ebpf import libbpf
 
 
 @pytest.fixture(scope="module")

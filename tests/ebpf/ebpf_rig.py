@@ -20,7 +20,7 @@ from rig import APP, POD_ENV, Client, Seen, plan
 from srcip_lab import bpf, network
 from srcip_lab.namespace import Host
 from srcip_lab.network import Network
-from srcip_proxy.ebpf_counters import COUNTERS
+from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.plan import Plan
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")

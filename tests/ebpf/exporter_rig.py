@@ -16,7 +16,7 @@ from pathlib import Path
 from ebpf_rig import ALL_PORTS, Pod, cgroup_root, remove, running
 from rig import APP
 
-from srcip_proxy.ebpf_exporter import NEEDED
+from srcip_proxy.ebpf.exporter.run import NEEDED
 
 SYSTEMD = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice"
 CGROUPFS = "kubepods/besteffort/pod{}"

@@ -15,7 +15,7 @@ from rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 
 from srcip_lab import bpf
 from srcip_lab.tools import run
-from srcip_proxy import ebpf_preflight
+from srcip_proxy.ebpf import preflight as ebpf_preflight
 
 pytestmark = pytest.mark.dataplane
 
@@ -196,7 +196,7 @@ def test_others_on_the_same_hooks_go_on(others: str, hook: str, is_first: bool) 
 BESIDE = """
 import subprocess, sys
 from pathlib import Path
-from srcip_proxy.libbpf import GETPEERNAME4, TC_INGRESS, Object
+from srcip_proxy.ebpf.libbpf import GETPEERNAME4, TC_INGRESS, Object
 program, cgroup, hook = sys.argv[1:]
 other = Object(Path(program))
 other.load()

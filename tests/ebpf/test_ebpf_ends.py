@@ -55,7 +55,7 @@ def test_a_connection_half_closed_keeps_its_entry(pod: Pod) -> None:
 ATTACH_AND_DIE = """
 import os, sys
 from pathlib import Path
-from srcip_proxy import ebpf, libbpf
+from srcip_proxy.ebpf import attach, libbpf
 libbpf.Object.put = lambda *_: os._exit(9)
 from srcip_proxy.__main__ import main
 sys.exit(main())

@@ -16,12 +16,12 @@ from exporter_rig import CGROUPFS, Exporter, Node, command, free_port, only, uid
 from rig import v2
 
 from srcip_lab import bpf
-from srcip_proxy import libbpf
-from srcip_proxy.ebpf_counters import COUNTERS
-from srcip_proxy.ebpf_exporter import NEEDED
-from srcip_proxy.ebpf_exporter_kernel import Kernel
-from srcip_proxy.ebpf_exporter_pods import read
-from srcip_proxy.libbpf import GETPEERNAME4
+from srcip_proxy.ebpf import libbpf
+from srcip_proxy.ebpf.counters import COUNTERS
+from srcip_proxy.ebpf.exporter.kernel import Kernel
+from srcip_proxy.ebpf.exporter.pods import read
+from srcip_proxy.ebpf.exporter.run import NEEDED
+from srcip_proxy.ebpf.libbpf import GETPEERNAME4
 
 pytestmark = pytest.mark.dataplane
 HERE = Path(__file__).parent
@@ -173,7 +173,7 @@ def test_a_page_of_a_hundred_pods_costs_little(here: Node, loaded: libbpf.Object
 def test_the_kernel_opens_programs_and_maps_for_sys_admin_alone(names: tuple[str, ...], said: str) -> None:
     """No smaller right of BPF will do; there is no program and no map of number 0."""
     needs_root()
-    code = "from srcip_proxy.ebpf_exporter_kernel import Kernel\nkernel = Kernel()\n"
+    code = "from srcip_proxy.ebpf.exporter.kernel import Kernel\nkernel = Kernel()\n"
     for asked in ("kernel.program(0)", "kernel.counters(0, 'counters', 1)"):
         words = [*only(*names), sys.executable, "-c", code + asked]
         assert said in subprocess.run(words, capture_output=True, text=True, check=False).stderr

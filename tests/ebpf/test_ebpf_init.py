@@ -13,9 +13,10 @@ import pytest
 from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, remove, running
 from rig import APP, CLIENT4, v2
 
-from srcip_proxy import ebpf_init, ebpf_preflight
-from srcip_proxy.ebpf import AlreadyAttachedError
-from srcip_proxy.libbpf import BpfError, HookError, LoadError
+from srcip_proxy.ebpf import init as ebpf_init
+from srcip_proxy.ebpf import preflight as ebpf_preflight
+from srcip_proxy.ebpf.attach import AlreadyAttachedError
+from srcip_proxy.ebpf.libbpf import BpfError, HookError, LoadError
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 OTHER = UID.replace("0", "f")
@@ -23,10 +24,11 @@ SLICES = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice
 INIT = """
 import os, sys
 from pathlib import Path
-from srcip_proxy import ebpf_init, init
+from srcip_proxy import environment
+from srcip_proxy.ebpf import init as ebpf_init
 try:
     root, *objects = map(Path, sys.argv[1:])
-    print(ebpf_init.set_up(*init.load(os.environ), os.environ, root, objects))
+    print(ebpf_init.set_up(*environment.load(os.environ), os.environ, root, objects))
 except ebpf_init.NotPossibleError as error:
     print(f"is_untouched={error.is_untouched}")
     sys.exit("\\n".join(error.reasons))
@@ -167,7 +169,7 @@ def test_an_error_that_nobody_foresaw_is_not_explained_away() -> None:
 REFUSED = """
 import os, sys
 from pathlib import Path
-from srcip_proxy import libbpf
+from srcip_proxy.ebpf import libbpf
 try:
     loaded = libbpf.Object(Path(sys.argv[1]))
     loaded.load()

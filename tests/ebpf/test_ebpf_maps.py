@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from rig import plan
 
 from srcip_lab import bpf
-from srcip_proxy import ebpf_maps, ebpf_preflight
-from srcip_proxy.ebpf_counters import ADDRESS, COUNTERS, FINGERPRINT_PORT
-from srcip_proxy.ebpf_maps import Entry, Node, entries, fingerprint
+from srcip_proxy.ebpf import maps
+from srcip_proxy.ebpf import preflight as ebpf_preflight
+from srcip_proxy.ebpf.counters import ADDRESS, COUNTERS, FINGERPRINT_PORT
+from srcip_proxy.ebpf.maps import Entry, Node, entries, fingerprint
 from srcip_proxy.plan import PortRange, merge
 from srcip_proxy.pod import Pod
 
@@ -38,9 +39,9 @@ def test_constants_are_those_of_the_c() -> None:
     assert f"#define STATS_ADDRESS {int(ipaddress.ip_address(ADDRESS)):#x}" in PEERS
     assert f"#define FINGERPRINT_PORT {FINGERPRINT_PORT}" in PEERS
     assert "enum { OFF, REQUIRED, OPTIONAL };" in STATE
-    assert ebpf_maps.POLICIES == {"off": 0, "required": 1, "optional": 2}
+    assert maps.POLICIES == {"off": 0, "required": 1, "optional": 2}
     header = (bpf.SOURCES / "header.h").read_text()
-    assert f"#define SRCIP_MAX_HEADER {ebpf_maps.LONGEST_HEADER}" in header
+    assert f"#define SRCIP_MAX_HEADER {maps.LONGEST_HEADER}" in header
 
 
 @given(st.lists(PORTS, min_size=1, max_size=20))

@@ -154,9 +154,12 @@ def test_bytecode_is_there_for_every_module_and_never_looks_at_the_source(image:
 
 def test_our_own_modules_are_those_of_the_tree(image: Any) -> None:
     """Of the data plane the webhook has the plan alone, certs nothing."""
-    whole = {"proxy": ("proxy/srcip_proxy",), "webhook": ("webhook/srcip_webhook",), "certs": ("certs/srcip_certs",)}
-    shared = ("__init__", "headers", "plan", "plan_json", "portranges")
-    extra = {"webhook": tuple(f"proxy/srcip_proxy/{name}.py" for name in shared)}
+    whole = {
+        "proxy": ("proxy/srcip_proxy",),
+        "webhook": ("webhook/srcip_webhook", "proxy/srcip_proxy/plan"),
+        "certs": ("certs/srcip_certs",),
+    }
+    extra = {"webhook": ("proxy/srcip_proxy/__init__.py",)}
     sources = [path for folder in whole[image.name] for path in files(ROOT / folder)]
     sources += [ROOT / path for path in extra.get(image.name, ())]
     packages = image.rootfs / lab_image.DIST_PACKAGES

@@ -19,8 +19,8 @@ from support import body, pod
 
 from srcip_lab import bpf
 from srcip_lab import image as lab_image
-from srcip_proxy import cgroups, libbpf
-from srcip_proxy.ebpf_exporter import NEEDED
+from srcip_proxy.ebpf import cgroups, libbpf
+from srcip_proxy.ebpf.exporter.run import NEEDED
 
 pytestmark = pytest.mark.images
 
@@ -61,8 +61,8 @@ def test_every_program_of_the_proxy_image_finds_its_libraries(finished: Callable
 def test_the_programs_of_ebpf_mode_can_be_opened_by_the_loader(finished: Callable[[str], Any], start: Any) -> None:
     """ctypes, libbpf and all that they link to are there, and the object is one of BPF, with its maps."""
     code = (
-        "from srcip_proxy import ebpf, libbpf\n"
-        "programs = libbpf.Object(ebpf.OBJECTS[0])\n"
+        "from srcip_proxy.ebpf import attach, libbpf\n"
+        "programs = libbpf.Object(attach.OBJECTS[0])\n"
         "programs.resize('lives', 7)\n"
         "programs.close()\n"
         "print('opened')\n"

@@ -17,7 +17,7 @@ from rig import Rig, RigFactory
 from web import redirect
 
 from srcip_lab.namespace import Host
-from srcip_proxy.header_rules import CLAIMS
+from srcip_proxy.haproxy.http_headers import CLAIMS
 
 FORGER = "6.6.6.6"
 """The address that all forged headers name."""

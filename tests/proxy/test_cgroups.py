@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from srcip_proxy import cgroups
+from srcip_proxy.ebpf import cgroups
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 SYSTEMD = UID.replace("-", "_")

@@ -6,7 +6,7 @@ import time
 import pytest
 from rig import CLIENT6, POD4, POD6, Rig, RigFactory, plan, v1
 
-from srcip_proxy.nft_delivery import MOST_CONNECTIONS
+from srcip_proxy.netfilter.delivery import MOST_CONNECTIONS
 from srcip_proxy.plan import Plan
 
 pytestmark = pytest.mark.dataplane

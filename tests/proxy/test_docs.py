@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from srcip_proxy.haproxy import LUA
+from srcip_proxy.haproxy.config import LUA
 
 DOCS = Path(__file__).parents[2] / "docs" / "dataplane.md"
 

@@ -7,7 +7,7 @@ import pytest
 from rig import CLIENT4, CLIENT6, HTTP_APP, LOCAL, POD4, POD6, Rig, RigFactory, v1, v2
 from web import ask, get, redirect, web
 
-from srcip_proxy.headers import TLVS
+from srcip_proxy.plan.headers import TLVS
 
 pytestmark = pytest.mark.dataplane
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_proxy import ebpf_counters
-from srcip_proxy.ebpf_counters import COUNTERS, SERIES
-from srcip_proxy.ebpf_exporter_http import LONGEST_HEAD, Answer, respond
-from srcip_proxy.ebpf_exporter_options import HELP, Options, UsageError, parse
-from srcip_proxy.ebpf_exporter_pods import STATES, Name, Reading, names, page
+from srcip_proxy.ebpf import counters as ebpf_counters
+from srcip_proxy.ebpf.counters import COUNTERS, SERIES
+from srcip_proxy.ebpf.exporter.http import LONGEST_HEAD, Answer, respond
+from srcip_proxy.ebpf.exporter.options import HELP, Options, UsageError, parse
+from srcip_proxy.ebpf.exporter.pods import STATES, Name, Reading, names, page
 
 ZERO = (0,) * len(COUNTERS)
 SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z]+="(?:[^"\\\n]|\\["\\n])*",?)+)\} (\d+)')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-LUA = Path(__file__).parents[2] / "proxy/srcip_proxy/lua"
+LUA = Path(__file__).parents[2] / "proxy/srcip_proxy/haproxy/lua"
 WALK = f"""
 package.path = "{LUA}/?.lua;" .. package.path
 package.loaded["register"] = function() end

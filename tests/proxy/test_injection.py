@@ -12,10 +12,11 @@ from test_render import POD, changed
 from web import redirect
 
 from srcip_lab import image
-from srcip_proxy import haproxy, nft
-from srcip_proxy.headers import TLVS
+from srcip_proxy.haproxy import config
+from srcip_proxy.netfilter import ruleset
 from srcip_proxy.plan import Plan, PlanError, PortRange
-from srcip_proxy.text import quoted
+from srcip_proxy.plan.headers import TLVS
+from srcip_proxy.quoting import quoted
 
 NASTY = (
     *("a\nb", "a\r\nX-Admin: yes", "a b", "a'b", 'a"b', "a\\", "%[src]", "%%", "%ci", "${HOME}", "$HOME", "a#b", "a;b"),
@@ -66,7 +67,7 @@ def test_a_nasty_text_is_refused_by_the_plan(field: str, text: str) -> None:
     raw = {**json.loads(redirect().to_env()), field: FIELDS[field](text)}
     if (field, text) in HARMLESS:
         found = f"|{text}|" if field == "remove_headers" else f"add-header {text} %["
-        assert found in haproxy.render(Plan.from_env(json.dumps(raw)), POD)
+        assert found in config.render(Plan.from_env(json.dumps(raw)), POD)
         return
     with pytest.raises(PlanError):
         Plan.from_env(json.dumps(raw))
@@ -84,11 +85,11 @@ def test_a_name_stands_in_its_own_lines_only(name: str, other: str, tlv: str) ->
     except PlanError:
         return
     plain = changed(**base, forwarded_for_header="X-One", tlv_headers=((tlv, "X-Two"),))
-    lines, expected = (haproxy.render(p, POD).splitlines() for p in (wanted, plain))
+    lines, expected = (config.render(p, POD).splitlines() for p in (wanted, plain))
     assert len(lines) == len(expected)
     for line, other_line in zip(lines, expected, strict=True):
         assert line == other_line or len(line.split()) == len(other_line.split())
-    assert nft.render(wanted, POD) == nft.render(plain, POD)
+    assert ruleset.render(wanted, POD) == ruleset.render(plain, POD)
 
 
 SCRIPT = """set -e
@@ -114,7 +115,7 @@ def haproxy_says(configuration: str, options: str, then: str = "") -> str:
 def test_haproxy_takes_any_name_without_a_word(name: str) -> None:
     needs_root()
     wanted = redirect(forwarded_for_header=name, tlv_headers=(("ssl-cn", f"{name}-x"),), forwarded_for="append")
-    text = haproxy.render(wanted, POD).replace(str(haproxy.LUA), "/usr/lib/python3/dist-packages/srcip_proxy/lua")
+    text = config.render(wanted, POD).replace(str(config.LUA), "/usr/lib/python3/dist-packages/srcip_proxy/haproxy/lua")
     assert haproxy_says(text, "-c -q") == ""
 
 

@@ -41,7 +41,7 @@ from srcip_proxy.plan import Plan, PortRange
 
 pytestmark = pytest.mark.dataplane
 
-PACKAGE = "usr/lib/python3/dist-packages/srcip_proxy"
+PACKAGE = "usr/lib/python3/dist-packages/srcip_proxy/haproxy"
 FAULTY = Path(__file__).with_name("faulty.lua")
 TLV = b"\x05\0\x02id"
 """A TLV (PP2_TYPE_UNIQUE_ID): the header is no plain one, and Lua reads it."""
@@ -75,7 +75,7 @@ def faulty_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     needs_root()
     copy = tmp_path_factory.mktemp("faulty") / "rootfs"
     subprocess.run(["cp", "-al", image.proxy_rootfs(), copy], check=True)
-    main, settings = copy / PACKAGE / "lua/srcip.lua", copy / PACKAGE / "haproxy.py"
+    main, settings = copy / PACKAGE / "lua/srcip.lua", copy / PACKAGE / "config.py"
     replace(main, "", FAULTY.read_text())
     shutil.rmtree(copy / PACKAGE / "__pycache__")
     replace(settings, '    yield f"  lua-prepend-path', '    yield "  tune.lua.maxmem 64"\n')

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_proxy.outbound_command import Command, UsageError, explain, parse, wants_help
+from srcip_proxy.outbound.options import Command, UsageError, explain, parse, wants_help
 from srcip_proxy.plan import RESERVED_PORTS, Plan, PortRange
 
 HEADER = ["-H", "a:b"]

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from srcip_proxy.outbound_command import HELP
-from srcip_proxy.outbound_run import haproxy_command, lacking
+from srcip_proxy.outbound.options import HELP
+from srcip_proxy.outbound.run import haproxy_command, lacking
 
 NET_ADMIN, KILL, SETGID, SETUID, SETPCAP = (1 << number for number in (12, 5, 6, 7, 8))
 ALL = NET_ADMIN | KILL | SETGID | SETUID | SETPCAP

@@ -16,8 +16,10 @@ from rig import needs_root
 from test_injection import NASTY, haproxy_says
 from test_render import POD, ip
 
-from srcip_proxy import haproxy, init, nft, pod
-from srcip_proxy import outbound as sections
+from srcip_proxy import init, pod
+from srcip_proxy.haproxy import config
+from srcip_proxy.haproxy import outbound as sections
+from srcip_proxy.netfilter import ruleset
 from srcip_proxy.plan import Plan, PlanError, PortRange
 from srcip_proxy.pod import Pod, PodError
 
@@ -40,7 +42,7 @@ def test_a_value_is_one_line_of_text_or_refused(field: str, text: str) -> None:
             Plan.from_env(json.dumps(raw))
         return
     plain = {**raw, field: FIELDS[field]("plain" if text else "")}
-    texts = [haproxy.render(Plan.from_env(json.dumps(each)), POD).splitlines() for each in (raw, plain)]
+    texts = [config.render(Plan.from_env(json.dumps(each)), POD).splitlines() for each in (raw, plain)]
     assert len(texts[0]) == len(texts[1])
     changed = [line for line, other in zip(*texts, strict=True) if line != other]
     assert all(line.startswith("  http-request set-header X-") for line in changed)
@@ -58,7 +60,7 @@ values = st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), mi
 @given(values, values, values)
 def test_the_rules_of_the_kernel_do_not_depend_on_headers(one: str, two: str, three: str) -> None:
     wanted = outbound(outbound_headers=(("X-A", one),), outbound_forwarded_for=two, outbound_client_hostname=three)
-    assert nft.render(wanted, POD) == nft.render(outbound(), POD)
+    assert ruleset.render(wanted, POD) == ruleset.render(outbound(), POD)
 
 
 @pytest.mark.dataplane
@@ -67,7 +69,7 @@ def test_haproxy_takes_any_header_without_a_word() -> None:
     needs_root()
     names = ("if", "global", "X-Forwarded_For-2", "0", "unless", "a", "-".join("abcdefgh" * 4))
     wanted = outbound(outbound_headers=tuple((name, BESIDE) for name in names), outbound_client_hostname="-m reg .*")
-    text = haproxy.render(wanted, POD).replace(str(haproxy.LUA), "/usr/lib/python3/dist-packages/srcip_proxy/lua")
+    text = config.render(wanted, POD).replace(str(config.LUA), "/usr/lib/python3/dist-packages/srcip_proxy/haproxy/lua")
     assert haproxy_says(text, "-c -q") == ""
 
 
@@ -115,7 +117,7 @@ def test_a_value_of_the_pods_own_that_is_none_is_an_error() -> None:
 def test_files_are_shared_between_both_ways() -> None:
     """Where the runtime gives few, each way and each IP version gets its part of the connections."""
     few = replace(POD, max_files=1024)
-    texts = [haproxy.render(wanted, few) for wanted in (outbound(), both())]
+    texts = [config.render(wanted, few) for wanted in (outbound(), both())]
     assert "\n  maxconn 348\n" in texts[0]
     assert texts[0].count("\n  maxconn 124\n") == 2
     assert "\n  maxconn 348\n" in texts[1]

@@ -16,7 +16,8 @@ from rig import HTTP_APP, OTHER4, OTHER6, POD4, POD6, Rig, in_image, start
 from test_render import POD
 from web import get, read
 
-from srcip_proxy import haproxy, nft
+from srcip_proxy.haproxy import config
+from srcip_proxy.netfilter import ruleset
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import ENV, OUTBOUND_PORT
 
@@ -50,7 +51,7 @@ def test_outgoing_requests_alone_need_no_capability(leave: Leave, mode: str) -> 
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
     assert (status["Uid"].split(), status["NoNewPrivs"]) == (["7363"] * 4, "1")
-    texts = [haproxy.render(outbound(mode=name), POD).splitlines() for name in (mode, "redirect")]
+    texts = [config.render(outbound(mode=name), POD).splitlines() for name in (mode, "redirect")]
     assert [line for line in texts[0] if "lua-load" not in line] == [
         line for line in texts[1] if "lua-load" not in line
     ]
@@ -157,7 +158,7 @@ def test_a_pod_without_ipv6(leave: Leave) -> None:
 
 def test_where_the_node_has_no_ipv6_for_it_nothing_leaves_that_way(own: Outward) -> None:
     """init goes on without IPv6 there: the application may take IPv4, but no request leaves without its headers."""
-    rules = nft.render(outbound(), replace(POD, ipv6=False))
+    rules = ruleset.render(outbound(), replace(POD, ipv6=False))
     done = in_image(own.rig.lab, "nft -f /run/srcip/input", {}, rules)
     assert done.returncode == 0, done.stderr
     with pytest.raises(ConnectionRefusedError):

@@ -1,11 +1,11 @@
-"""The plain header has a way of its own through HAProxy (plain.py): it must end where the whole parser ends."""
+"""The plain header has a way of its own through HAProxy (fast_path.py): it must end where the whole parser ends."""
 
 import ipaddress
 
 import pytest
 from rig import LB4, LB6, POD4, POD6, Rig, RigFactory, plan, v1, v2
 
-from srcip_proxy import haproxy, plain
+from srcip_proxy.haproxy import config, fast_path
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
 
@@ -63,10 +63,10 @@ def test_the_limit_counts_plain_headers_and_others_together(rigs: RigFactory) ->
 def test_without_version_2_there_is_no_plain_header() -> None:
     """A version that the Pod leaves out is never read."""
     only_1 = Plan((PortRange(25, 25),), ("192.0.2.0/24",), proxy_protocol_versions=(1,))
-    assert list(plain.rules(only_1, POD, 4)) == []
+    assert list(fast_path.rules(only_1, POD, 4)) == []
 
 
 def test_no_line_has_more_words_than_haproxy_takes() -> None:
     """As many trusted networks as a plan may hold do not break the configuration."""
     many = Plan((PortRange(25, 25),), tuple(f"198.51.{n}.0/25" for n in range(200)))
-    assert max(len(line.split()) for line in haproxy.render(many, POD).splitlines() if "lua-load" not in line) <= 64
+    assert max(len(line.split()) for line in config.render(many, POD).splitlines() if "lua-load" not in line) <= 64

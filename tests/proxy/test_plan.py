@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_proxy.headers import TLVS
 from srcip_proxy.plan import (
     FALLBACK,
-    HEADERS,
     KINDS,
     LONGEST_IN_KERNEL,
     MOST_REDIRECTED,
@@ -23,7 +21,8 @@ from srcip_proxy.plan import (
     merge,
     port_range,
 )
-from srcip_proxy.plan_json import Choice, Number
+from srcip_proxy.plan.codec import Choice, Number
+from srcip_proxy.plan.headers import HEADERS, TLVS
 
 ports = st.integers(1, 65535)
 ranges = st.tuples(ports, ports).map(lambda pair: PortRange(min(pair), max(pair)))

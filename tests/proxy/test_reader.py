@@ -11,7 +11,7 @@ import pytest
 import reference
 from rig import v1, v2
 
-from srcip_proxy.haproxy import LUA
+from srcip_proxy.haproxy.config import LUA
 
 CASES = json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
 HEADERS = [bytes.fromhex(case["hex"]) for case in CASES]

@@ -18,7 +18,7 @@ from rig import CLIENT4, RigFactory, v2
 from test_first_bytes import AMBIGUOUS, CHUNKS, DISGUISED, MALFORMED, ODD, PASSING
 from web import get, read, redirect
 
-from srcip_proxy.header_rules import CLAIMS
+from srcip_proxy.haproxy.http_headers import CLAIMS
 
 pytestmark = pytest.mark.dataplane
 

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_proxy import init, nft, pod, routes
+from srcip_proxy import init, pod
+from srcip_proxy.haproxy import config
+from srcip_proxy.netfilter import routes, ruleset
 from srcip_proxy.plan import Plan, PortRange, ProbeAlias
 from srcip_proxy.pod import Pod, PodError
-from srcip_proxy.text import quoted, word
+from srcip_proxy.quoting import quoted, word
 
 FOLDER = Path(__file__).parents[1] / "golden" / "proxy"
-MODULE = Path(init.__file__).parent
+MODULE = config.LUA.parent
 POD = Pod(
     addresses=(ipaddress.ip_address("10.1.2.3"), ipaddress.ip_address("2001:db8:1::3")),
     node=(ipaddress.ip_address("10.1.0.1"),),
@@ -150,7 +152,7 @@ def test_preparing_takes_away_exactly_the_rules_that_are_added(version: int) -> 
 def test_the_kernel_takes_the_rules(behaviour: str) -> None:
     if os.geteuid() and not os.environ.get("CI"):
         pytest.skip("nft -c needs root")
-    text = nft.render(*BEHAVIOURS[behaviour])
+    text = ruleset.render(*BEHAVIOURS[behaviour])
     done = subprocess.run(
         ["unshare", "--net", "nft", "-c", "-f", "-"], input=text, text=True, capture_output=True, check=False
     )

@@ -9,11 +9,12 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_proxy import ebpf_maps, nft_words
+from srcip_proxy import trust
+from srcip_proxy.ebpf import maps
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
 
-LUA = Path(__file__).parents[2] / "proxy/srcip_proxy/lua"
+LUA = Path(__file__).parents[2] / "proxy/srcip_proxy/haproxy/lua"
 POD = Pod((ipaddress.ip_address("10.0.0.9"),), (ipaddress.ip_address("10.0.0.1"),))
 NESTS = ("::ffff:192.0.2.0", "64:ff9b::192.0.2.0", "::192.0.2.0", "2001:db8::", "192.0.2.0", "10.0.0.0")
 """Addresses that are near each other: mapped, NAT64, compatible, and of both families."""
@@ -44,7 +45,7 @@ plans = st.builds(
 
 def by_nftables(plan: Plan, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """A rule for each IP version has the networks of that version."""
-    trusted, _ = nft_words.who(plan, POD, address.version)
+    trusted, _ = trust.who(plan, POD, address.version)
     return any(address in ipaddress.ip_network(network) for network in trusted)
 
 
@@ -52,23 +53,23 @@ def by_maps(plan: Plan, address: ipaddress.IPv4Address | ipaddress.IPv6Address) 
     """The longest prefix counts; IPv4 addresses are looked up as mapped ones (proxy/bpf/state.h)."""
     packed = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
     bits, best = int.from_bytes(packed, "big"), (-1, 0)
-    for entry in ebpf_maps.entries(plan, POD, 1, ebpf_maps.Node(1, True)):
+    for entry in maps.entries(plan, POD, 1, maps.Node(1, True)):
         if entry.name == "networks":
             length, network = struct.unpack("=I16s", entry.key)
             if int.from_bytes(network, "big") >> (128 - length) == bits >> (128 - length):
                 best = max(best, (length, struct.unpack("=I", entry.value)[0]))
-    return best[1] != ebpf_maps.POLICIES["off"]
+    return best[1] != maps.POLICIES["off"]
 
 
 def is_mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """No packet has such a source: the kernel drops it (ip6_rcv_core in net/ipv6/ip6_input.c)."""
-    return address.version == 6 and address in ebpf_maps.MAPPED
+    return address.version == 6 and address in maps.MAPPED
 
 
 @given(plans, addresses)
 def test_nftables_and_the_maps_trust_the_same_sources(plan: Plan, address) -> None:
     if not is_mapped(address):
-        assert by_nftables(plan, address) == by_maps(plan, address) == nft_words.trusts(plan, address)
+        assert by_nftables(plan, address) == by_maps(plan, address) == trust.trusts(plan, address)
 
 
 def test_lua_trusts_the_same_sources() -> None:
@@ -79,7 +80,7 @@ def test_lua_trusts_the_same_sources() -> None:
         base = ipaddress.ip_address(chance.choice(NESTS))
         near = ipaddress.ip_network((base, chance.randrange(base.max_prefixlen + 1)), strict=False)
         address = ipaddress.ip_address(chance.choice(NESTS)) + chance.randrange(300)
-        if is_mapped(address) or (near.version == 6 and near.overlaps(ebpf_maps.MAPPED) and near.prefixlen > 96):
+        if is_mapped(address) or (near.version == 6 and near.overlaps(maps.MAPPED) and near.prefixlen > 96):
             continue
         packed = "".join(f"\\x{byte:02x}" for byte in address.packed)
         lines.append(f'print(networks("{near}")("{packed}") and 1 or 0)')

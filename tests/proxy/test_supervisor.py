@@ -13,7 +13,7 @@ import pytest
 
 HARNESS = """
 import os, sys
-from srcip_proxy import supervisor
+from srcip_proxy.outbound import supervisor
 
 supervisor.START_S, supervisor.KILL_S, supervisor.STOP_S = 2.0, 1.0, 1.0
 proxy, ready, *application = sys.argv[1:]

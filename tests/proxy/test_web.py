@@ -9,7 +9,7 @@ import pytest
 from rig import CLIENT4, LB6, POD6, Client, Rig, RigFactory, v2
 from web import ALL, ask, get, read, web
 
-from srcip_proxy.header_rules import CLAIMS
+from srcip_proxy.haproxy.http_headers import CLAIMS
 
 pytestmark = pytest.mark.dataplane
 

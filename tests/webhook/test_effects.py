@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from support import TRUSTING
 
-from srcip_proxy import ebpf_maps, init, plan_json
-from srcip_proxy.plan import KINDS, Options, Plan, PlanError, PortRange, ProbeAlias
+from srcip_proxy import init
+from srcip_proxy.ebpf import maps
+from srcip_proxy.plan import KINDS, Options, Plan, PlanError, PortRange, ProbeAlias, codec
 from srcip_proxy.pod import Pod
 from srcip_webhook import values
 from srcip_webhook.annotations import TABLE, Annotation
@@ -138,11 +139,11 @@ VALUES: dict[str, tuple[Any, ...]] = {
 def others(name: str, usual: object) -> tuple[Any, ...]:
     """Values of a field other than this one."""
     kind = KINDS[name]
-    if isinstance(kind, plan_json.Choice):
+    if isinstance(kind, codec.Choice):
         return tuple(word for word in kind.words if word != usual)
-    if isinstance(kind, plan_json.Number):
+    if isinstance(kind, codec.Number):
         return tuple(number for number in (kind.low, kind.high) if number != usual)
-    if isinstance(kind, plan_json.Flag):
+    if isinstance(kind, codec.Flag):
         return (not usual,)
     assert name in VALUES, f"{name}: give another value in VALUES"
     return VALUES[name]
@@ -152,7 +153,7 @@ def told(plan: Plan) -> object:
     """All that the data plane is told of a plan: texts, or the entries of maps, without the number that tells plans
     apart."""
     if plan.mode == "ebpf":
-        return ebpf_maps.entries(plan, POD, 1, ebpf_maps.Node(1, True)), plan.max_connections
+        return maps.entries(plan, POD, 1, maps.Node(1, True)), plan.max_connections
     return init.render(plan, POD)
 
 

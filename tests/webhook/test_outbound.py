@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import SETTINGS, TRUSTING, pod
 
-from srcip_proxy.headers import FRAMING, name_fault, same
 from srcip_proxy.plan import Plan, PortRange
-from srcip_proxy.text import quoted
+from srcip_proxy.plan.headers import FRAMING, name_fault, same
+from srcip_proxy.quoting import quoted
 from srcip_webhook.cli import main
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import Inject, Refuse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srcip_proxy import preflight
+from srcip_proxy.netfilter import preflight
 from srcip_webhook.policy import REASONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()

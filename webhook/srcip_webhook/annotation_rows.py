@@ -7,14 +7,13 @@ from enum import Flag as Flags
 from enum import auto
 from typing import Any
 
-from srcip_proxy import plan_json
-from srcip_proxy.plan import Options
+from srcip_proxy.plan import Options, codec
 from srcip_webhook.intent import DEFAULTS
 from srcip_webhook.quantities import Quantity
 from srcip_webhook.values import Duration, Flag, Kind, Number, Word, duration_text
 
 PREFIX = "srcip.io/"
-OPTIONS = plan_json.kinds(Options)
+OPTIONS = codec.kinds(Options)
 """The kind of each field that goes into the Plan as its annotation says."""
 _MILLISECONDS = {"ms": 1, "s": 1000}
 
@@ -75,15 +74,15 @@ def quantity(name: str, kind: Quantity, doc: str) -> Annotation:
     return Annotation(name, name.replace("-", "_"), kind, "the webhook's setting", doc)
 
 
-def _kind(kind: plan_json.Kind) -> Kind:
+def _kind(kind: codec.Kind) -> Kind:
     """How an annotation says what the Plan holds."""
-    if isinstance(kind, plan_json.Choice):
+    if isinstance(kind, codec.Choice):
         return Word(kind.words)
-    if isinstance(kind, plan_json.Flag):
+    if isinstance(kind, codec.Flag):
         return Flag()
-    if isinstance(kind, plan_json.Number) and kind.unit in _MILLISECONDS:
+    if isinstance(kind, codec.Number) and kind.unit in _MILLISECONDS:
         return Duration(kind.low, kind.high, _MILLISECONDS[kind.unit])
-    if isinstance(kind, plan_json.Number):
+    if isinstance(kind, codec.Number):
         return Number(kind.low, kind.high, kind.unit)
     raise TypeError(f"{kind} has no form in an annotation of its own")
 

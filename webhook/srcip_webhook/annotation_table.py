@@ -6,8 +6,8 @@ anywhere else.
 
 from __future__ import annotations
 
-from srcip_proxy.headers import HEADERS
 from srcip_proxy.plan import WRITTEN_MODES
+from srcip_proxy.plan.headers import HEADERS
 from srcip_webhook.annotation_rows import PREFIX, Annotation, Scope, planned, quantity
 from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, HeaderValue, TlvHeaders, WordList
 from srcip_webhook.intent import Intent

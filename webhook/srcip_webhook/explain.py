@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from srcip_proxy.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_proxy.plan import Plan
+from srcip_proxy.plan.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_webhook.containers import capabilities
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject

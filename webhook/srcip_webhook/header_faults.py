@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy import headers
-from srcip_proxy.headers import FIXED, name_faults, same
-from srcip_proxy.plan import MOST_REDIRECTED
+from srcip_proxy.plan import MOST_REDIRECTED, headers
+from srcip_proxy.plan.headers import FIXED, name_faults, same
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import MODE, PREFIX, Intent
 from srcip_webhook.pods import shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from srcip_proxy.headers import LONGEST_NAME, LONGEST_VALUE, MOST, TLVS, Pairs, name_fault, same, value_fault
+from srcip_proxy.plan.headers import LONGEST_NAME, LONGEST_VALUE, MOST, TLVS, Pairs, name_fault, same, value_fault
 from srcip_webhook.pods import shown
 from srcip_webhook.values import MAX_TEXT, BadValue, collected, each
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from srcip_proxy import capabilities, init, outbound_command, preflight, supervisor
+from srcip_proxy import capabilities, init
 from srcip_proxy import pod as pods
 from srcip_proxy.capabilities import NUMBERS
-from srcip_proxy.outbound_command import Command, UsageError
+from srcip_proxy.netfilter import preflight
+from srcip_proxy.outbound import options, supervisor
+from srcip_proxy.outbound.options import Command, UsageError
 from srcip_proxy.plan import HEALTH_PORT, UID
 from srcip_proxy.pod import PodError
 
@@ -21,11 +23,11 @@ _REMOVE = "table inet srcip {}\ndelete table inet srcip\n"
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     """`srcip-proxy outbound`. Its exit code; in a sidecar it does not return."""
-    if outbound_command.wants_help(arguments):
-        print(outbound_command.HELP, end="")
+    if options.wants_help(arguments):
+        print(options.HELP, end="")
         return 0
     try:
-        command = outbound_command.parse(arguments)
+        command = options.parse(arguments)
     except UsageError as error:
         return _refuse(error.faults, 2)
     user, effective = os.geteuid(), capabilities.held("CapEff")
@@ -74,7 +76,7 @@ def _start(command: Command, haproxy: tuple[str, ...], environment: Mapping[str,
     if _ready() or _injected():
         return _refuse(["srcip runs in this Pod already; where it is injected use srcip.io/outbound-ports"], 1)
     pod = init.set_up(command.plan, pods.from_environment(environment, pods.run_ip), init.intercept)
-    for line in outbound_command.explain(command):
+    for line in options.explain(command):
         supervisor.say(line)
     configuration = _in_memory(init.render(command.plan, pod).haproxy)
     if not command.application:

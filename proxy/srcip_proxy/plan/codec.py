@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from srcip_proxy.headers import Pairs
-from srcip_proxy.portranges import PortRange, ProbeAlias, merge, port_range
+from srcip_proxy.plan.headers import Pairs
+from srcip_proxy.plan.ports import PortRange, ProbeAlias, merge, port_range
 
 
 class Kind:

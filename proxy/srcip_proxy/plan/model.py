@@ -13,12 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from srcip_proxy import headers
-from srcip_proxy.headers import HEADERS
-from srcip_proxy.plan_json import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Versions, kinds, of
-from srcip_proxy.portranges import PortRange, ProbeAlias, holds, merge, port_range
-
-__all__ = ["Plan", "PlanError", "PortRange", "ProbeAlias", "merge", "port_range"]
+from srcip_proxy.plan import headers
+from srcip_proxy.plan.codec import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Versions, kinds, of
+from srcip_proxy.plan.headers import HEADERS
+from srcip_proxy.plan.ports import PortRange, ProbeAlias, holds
 
 ENV = "SRCIP_PLAN"
 VERSION = 3

@@ -10,10 +10,9 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from srcip_proxy import headers
-from srcip_proxy.headers import Pairs
-from srcip_proxy.plan import MOST_REDIRECTED, RESERVED_PORTS, Plan, PlanError
-from srcip_proxy.portranges import PortRange, merge, port_range
+from srcip_proxy.plan import MOST_REDIRECTED, RESERVED_PORTS, Plan, PlanError, headers
+from srcip_proxy.plan.headers import Pairs
+from srcip_proxy.plan.ports import PortRange, merge, port_range
 
 DEFAULT_PORT = "80"
 END = "--"

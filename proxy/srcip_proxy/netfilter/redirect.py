@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from srcip_proxy.netfilter.matches import FAMILIES, RESET, SYN, one_of, ports6, to_port6
 from srcip_proxy.network import CHECK4
-from srcip_proxy.nft_words import FAMILIES, RESET, SYN, one_of, ports6, to_port6, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, UID, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import word
+from srcip_proxy.quoting import word
+from srcip_proxy.trust import who
 
 MAP = "inbound_ports6"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from srcip_proxy.netfilter.matches import FAMILIES
 from srcip_proxy.network import MARK
-from srcip_proxy.nft_words import FAMILIES
 
 MOST_CONNECTIONS = 1 << 20
 """Bound of each set, above the most that a plan allows (plan.Options). The kernel takes memory for what is in it."""

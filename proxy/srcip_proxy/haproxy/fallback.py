@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import word
+from srcip_proxy.quoting import word
 
 NAME = "shows-balancer"
 SOCKET = "abns@srcip-fallback"

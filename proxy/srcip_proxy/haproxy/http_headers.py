@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.headers import FIXED, same
 from srcip_proxy.plan import Plan
-from srcip_proxy.text import word
+from srcip_proxy.plan.headers import FIXED, same
+from srcip_proxy.quoting import word
 
 CLAIMS = (
     # RFC 7239's forerunners, and what proxies call them

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from srcip_proxy import outbound, redirect, transparent
+from srcip_proxy.haproxy import outbound, redirect, tproxy
+from srcip_proxy.haproxy.sections import HEALTH_CONNECTIONS, HEALTH_OF_ONE_SOURCE, PIPES, connections, frontends
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import HEALTH_PORT, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import HEALTH_CONNECTIONS, HEALTH_OF_ONE_SOURCE, PIPES, connections, frontends
-from srcip_proxy.text import BANNER, word, words
+from srcip_proxy.quoting import BANNER, word, words
 
 OLDEST = "3.0"
 """The oldest HAProxy that passes all tests; an older one refuses the configuration with a message."""
@@ -31,7 +31,7 @@ def render(plan: Plan, pod: Pod) -> str:
 
 
 def _mode(plan: Plan) -> ModuleType:
-    return redirect if plan.redirects else transparent
+    return redirect if plan.redirects else tproxy
 
 
 def _global(plan: Plan, pod: Pod) -> Iterator[str]:

@@ -128,7 +128,7 @@ register("srcip_header", function(txn)
   ON[verdict.kind](txn, verdict)
 end)
 
--- A plain header, which HAProxy has read itself (plain.py), is only taken out. STOP ends the rules: without it, when this
+-- A plain header, which HAProxy has read itself (fast_path.py), is only taken out. STOP ends the rules: without it, when this
 -- action fails, the next one ends the connection.
 local accepted = counters.of("accepted")
 for version, length in pairs({ ["4"] = 28, ["6"] = 52 }) do

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy import fallback, header_rules, plain
-from srcip_proxy.network import LOOPBACK
-from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
-from srcip_proxy.pod import Pod
-from srcip_proxy.sections import (
+from srcip_proxy.haproxy import fallback, fast_path, http_headers
+from srcip_proxy.haproxy.sections import (
     ANYWHERE,
     END,
     REFUSED,
@@ -27,7 +24,10 @@ from srcip_proxy.sections import (
     servers,
     undelivered,
 )
-from srcip_proxy.text import word, words
+from srcip_proxy.network import LOOPBACK
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
+from srcip_proxy.pod import Pod
+from srcip_proxy.quoting import word, words
 
 
 def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
@@ -72,13 +72,13 @@ def _requests(plan: Plan) -> Iterator[str]:
         return
     yield from http_port(plan.http_ports)
     yield "  tcp-request content switch-mode http if http_port"
-    yield f"  http-request del-header {header_rules.names(header_rules.HOPS)} -m reg"
-    yield from header_rules.upgrade()
+    yield f"  http-request del-header {http_headers.names(http_headers.HOPS)} -m reg"
+    yield from http_headers.upgrade()
     yield f"  http-request lua.srcip_request\n  http-request deny deny_status 400 if {REFUSED}"
     yield "  http-request deny deny_status 500 if !{ var(txn.srcip_web) -m found }"
     yield "  http-request set-src var(txn.srcip_walked) if { var(txn.srcip_walked) -m found }"
     yield "  http-request set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
-    yield from header_rules.limit(plan)
+    yield from http_headers.limit(plan)
     yield "  use_backend http2-%[var(txn.srcip_web)] if http_port { fc_http_major 2 }"
     yield "  use_backend http%[var(txn.srcip_web)] if http_port"
 
@@ -100,7 +100,7 @@ def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]
     """How connections of one IP version are decided, and the backend that follows: its name begins with `prefix`."""
     backend = "{ var(txn.srcip_backend) -m found }"
     yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
-    yield from plain.rules(plan, pod, version)
+    yield from fast_path.rules(plan, pod, version)
     yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
     undecided = f"!{backend} !{REFUSED}"
     yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_proxy import capset, ebpf_counters, ebpf_maps, ebpf_preflight, libbpf
-from srcip_proxy.init import load
+from srcip_proxy import capset
+from srcip_proxy.ebpf import counters, libbpf, maps, preflight
+from srcip_proxy.environment import load
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
 
@@ -42,16 +43,16 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
     Of the `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of
     their maps is written, so an attach that is cut off harms nobody.
     """
-    number = ebpf_maps.fingerprint(plan, pod, b"".join(each.read_bytes() for each in objects))
-    before = ebpf_counters.fingerprint()
+    number = maps.fingerprint(plan, pod, b"".join(each.read_bytes() for each in objects))
+    before = counters.fingerprint()
     if before == number:
         return "in place already"
     if before is not None:
         raise AlreadyAttachedError(
             "another configuration is attached to this Pod; a Pod keeps its first one to its end"
         )
-    node = ebpf_maps.Node(_network(), ebpf_preflight.tells_partial(platform.release()))
-    entries = ebpf_maps.entries(plan, pod, number, node)
+    node = maps.Node(_network(), preflight.tells_partial(platform.release()))
+    entries = maps.entries(plan, pod, number, node)
     loaded = _loaded(objects, plan.max_connections)
     try:
         hook = _attach_to(loaded, place)
@@ -111,8 +112,8 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
     capset.use_all()
     objects = tuple(wanted.object or OBJECTS)
-    interfaces = tuple(wanted.interface or ebpf_preflight.ethernets())
-    if findings := ebpf_preflight.findings(interfaces, wanted.cgroup, objects):
+    interfaces = tuple(wanted.interface or preflight.ethernets())
+    if findings := preflight.findings(interfaces, wanted.cgroup, objects):
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
         return 1
@@ -122,11 +123,11 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
 
 
 def _stats() -> int:
-    values = ebpf_counters.read()
+    values = counters.read()
     if values is None:
         print("srcip-proxy ebpf stats: nothing is attached to the cgroup of this process", file=sys.stderr)
         return 1
-    print(ebpf_counters.text(values), end="")
+    print(counters.text(values), end="")
     return 0
 
 

@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from srcip_proxy import capabilities, capset, cgroups
-from srcip_proxy.ebpf_exporter_http import Answer, Server
-from srcip_proxy.ebpf_exporter_kernel import Kernel
-from srcip_proxy.ebpf_exporter_options import HELP, Options, UsageError, parse, wants_help
-from srcip_proxy.ebpf_exporter_pods import read
-from srcip_proxy.libbpf import GETPEERNAME4, BpfError
+from srcip_proxy import capabilities, capset
+from srcip_proxy.ebpf import cgroups
+from srcip_proxy.ebpf.exporter.http import Answer, Server
+from srcip_proxy.ebpf.exporter.kernel import Kernel
+from srcip_proxy.ebpf.exporter.options import HELP, Options, UsageError, parse, wants_help
+from srcip_proxy.ebpf.exporter.pods import read
+from srcip_proxy.ebpf.libbpf import GETPEERNAME4, BpfError
 from srcip_proxy.plan import UID
 
 NEEDED = ("SYS_ADMIN", "NET_ADMIN", "SETUID", "SETGID")

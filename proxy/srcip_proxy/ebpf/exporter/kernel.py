@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_proxy import libbpf
+from srcip_proxy.ebpf import libbpf
 
 MOST_PROGRAMS = 64
 """What the kernel attaches to one hook of one cgroup at most (BPF_CGROUP_MAX_PROGS)."""

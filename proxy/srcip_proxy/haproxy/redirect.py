@@ -1,20 +1,17 @@
 """HAProxy's configuration in redirect mode: the application learns the client from headers. Pure.
 
-The sidecar has no capability here: the kernel leads a connection to it (nft.py), and it makes an ordinary one to the
-application. A connection begins as TCP: Lua takes the PROXY header out and keeps what it said in variables of the
-*session*. On an HTTP port the connection then becomes an HTTP one; each of its requests is a stream of its own, to
-which the rules of the frontend apply again, and gets the session's client.
+The sidecar has no capability here: the kernel leads a connection to it (netfilter/redirect.py), and it makes an
+ordinary one to the application. A connection begins as TCP: Lua takes the PROXY header out and keeps what it said in
+variables of the *session*. On an HTTP port the connection then becomes an HTTP one; each of its requests is a stream of
+its own, to which the rules of the frontend apply again, and gets the session's client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy import header_rules
-from srcip_proxy.network import LOOPBACK, PORTS6
-from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
-from srcip_proxy.pod import Pod
-from srcip_proxy.sections import (
+from srcip_proxy.haproxy import http_headers
+from srcip_proxy.haproxy.sections import (
     ANYWHERE,
     END,
     REFUSED,
@@ -31,7 +28,10 @@ from srcip_proxy.sections import (
     servers,
     undelivered,
 )
-from srcip_proxy.text import word, words
+from srcip_proxy.network import LOOPBACK, PORTS6
+from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
+from srcip_proxy.pod import Pod
+from srcip_proxy.quoting import word, words
 
 READ = "{ var(sess.srcip_client) -m found }"
 TLS = "{ var(sess.srcip_kind) -m str tls }"
@@ -98,7 +98,7 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
     if plan.emit_proxy_protocol != "off":
         yield f"  tcp-request content lua.srcip_emit\n  {END} if !{{ var(txn.srcip_emitted) -m bool }}"
     if http_ports:
-        yield from header_rules.rules(plan)
+        yield from http_headers.rules(plan)
         yield f"  use_backend {prefix}http2-{version} if {{ fc_http_major 2 }}"
         yield f"  use_backend {prefix}http{version} if {HTTP}"
         if plan.http_other == "pass":
@@ -116,7 +116,7 @@ def _client(condition: str = "") -> Iterator[str]:
 
 def _requests(plan: Plan) -> Iterator[str]:
     """Streams of a connection that has become an HTTP one."""
-    if header_rules.needs_source(plan):
+    if http_headers.needs_source(plan):
         yield from _client(f" if {HTTP}")
     yield f"  tcp-request content accept if {HTTP}"
 
@@ -134,7 +134,7 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
     yield f"  {END} if {REFUSED}"
     yield f"  tcp-request content set-var(txn.srcip_whole) bool(true) if {HTTP} {ENDED}"
     yield "  tcp-request content unset-var(txn.srcip_first)"
-    yield from header_rules.connection(plan, f"if {HTTP}")
+    yield from http_headers.connection(plan, f"if {HTTP}")
     # a whole request is refused by the rules of requests, which can answer
     yield from client_limit(plan, f" {HTTP} !{WHOLE}")
     # half of one waits here, where it counts; once the connection is an HTTP one, it would not

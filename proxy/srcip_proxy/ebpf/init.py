@@ -9,10 +9,11 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from srcip_proxy import capset, cgroups, ebpf, ebpf_preflight
+from srcip_proxy import capset
 from srcip_proxy import pod as pods
+from srcip_proxy.ebpf import attach, cgroups, preflight
+from srcip_proxy.ebpf.libbpf import BpfError, HookError, LoadError
 from srcip_proxy.errors import NotPossibleError
-from srcip_proxy.libbpf import BpfError, HookError, LoadError
 from srcip_proxy.plan import CGROUP_MOUNT, Plan
 from srcip_proxy.pod import Pod
 
@@ -25,10 +26,10 @@ def set_up(
     pod: Pod,
     environment: Mapping[str, str],
     root: Path = Path(CGROUP_MOUNT),
-    objects: Sequence[Path] = ebpf.OBJECTS,
+    objects: Sequence[Path] = attach.OBJECTS,
 ) -> str:
     """Attach everything and say what was done. Raises NotPossibleError."""
-    reasons = ebpf_preflight.obstacles(platform.release())
+    reasons = preflight.obstacles(platform.release())
     try:
         cgroup = own_cgroup(root, environment.get(UID, ""))
     except NotPossibleError as error:
@@ -37,17 +38,17 @@ def set_up(
         raise NotPossibleError(reasons)
     try:
         capset.use_all()
-        links = tuple(dict.fromkeys([interface(pod, pods.run_ip), *ebpf_preflight.ethernets()]))
-        if reasons := ebpf_preflight.places(links, cgroup, objects):
+        links = tuple(dict.fromkeys([interface(pod, pods.run_ip), *preflight.ethernets()]))
+        if reasons := preflight.places(links, cgroup, objects):
             raise NotPossibleError(reasons)
-        return ebpf.attach(plan, pod, objects, ebpf.Place(links, cgroup))
+        return attach.attach(plan, pod, objects, attach.Place(links, cgroup))
     except (BpfError, OSError) as error:
         raise NotPossibleError([*explained(error), str(error)], is_untouched(error)) from error
 
 
 def is_untouched(error: Exception) -> bool:
-    """Whether no packet is touched after this error: programs do nothing until all of them are there (ebpf.attach)."""
-    return not isinstance(error, ebpf.AlreadyAttachedError)
+    """Whether no packet is touched after this error: programs do nothing until all are there (attach.attach)."""
+    return not isinstance(error, attach.AlreadyAttachedError)
 
 
 def own_cgroup(root: Path, uid: str) -> Path:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy import nft_delivery, nft_outbound, nft_redirect
+from srcip_proxy.netfilter import delivery, outbound, redirect
+from srcip_proxy.netfilter.matches import FAMILIES, RESET, named_map, one_of
 from srcip_proxy.network import CHECK4, LOOPBACK
-from srcip_proxy.nft_words import FAMILIES, RESET, named_map, one_of, who
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import BANNER
+from srcip_proxy.quoting import BANNER
+from srcip_proxy.trust import who
 
 
 def render(plan: Plan, pod: Pod) -> str:
     """The whole text for `nft -f -`."""
     parts = _redirected(plan, pod) if plan.redirects else _transparent(plan, pod)
-    outbound = [nft_outbound.rules(plan, pod)] if plan.outbound_ports else []
-    body = "\n".join(line for part in (*parts, *outbound) for line in part)
+    leaving = [outbound.rules(plan, pod)] if plan.outbound_ports else []
+    body = "\n".join(line for part in (*parts, *leaving) for line in part)
     return f"{BANNER}table inet srcip {{}}\ndelete table inet srcip\ntable inet srcip {{\n{body}\n}}\n"
 
 
@@ -33,7 +34,7 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
     ports = one_of((*plan.inbound_ports, CHECK_PORT))
     yield _intercept(plan, pod, pod.versions)
     if plan.deliver_to != "loopback":
-        yield nft_delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
+        yield delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
     if _tracks(plan):
@@ -45,7 +46,7 @@ def _redirected(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
         return
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
-    yield nft_redirect.intercept(plan, pod, pod.versions)
+    yield redirect.intercept(plan, pod, pod.versions)
 
 
 def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from srcip_proxy import fallback
+from srcip_proxy.haproxy import fallback
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import word, words
+from srcip_proxy.quoting import word, words
 
 HEALTH_CONNECTIONS = 100
 """Room of its own for kubelet and Prometheus, whatever else is taken, and no more than that."""

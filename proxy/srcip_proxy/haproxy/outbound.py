@@ -1,20 +1,20 @@
 """HAProxy's configuration for outgoing connections: each HTTP request gets its headers. Pure.
 
-The kernel leads a connection of the application to the sidecar (nft_outbound.py), which makes an ordinary one to where
-it was to go. A connection begins as TCP; if its first bytes begin a request, it becomes an HTTP one, and each of its
-requests is a stream of its own, to which the rules of the frontend apply again.
+The kernel leads a connection of the application to the sidecar (netfilter/outbound.py), which makes an ordinary one to
+where it was to go. A connection begins as TCP; if its first bytes begin a request, it becomes an HTTP one, and each of
+its requests is a stream of its own, to which the rules of the frontend apply again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy.headers import DEFAULT, OUTBOUND, value_fault
+from srcip_proxy.haproxy.sections import ANYWHERE, connections
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import OUTBOUND_PORT, OUTBOUND_WAIT_MS, Plan
+from srcip_proxy.plan.headers import DEFAULT, OUTBOUND, value_fault
 from srcip_proxy.pod import Pod, PodError
-from srcip_proxy.sections import ANYWHERE, connections
-from srcip_proxy.text import quoted, word
+from srcip_proxy.quoting import quoted, word
 
 LISTEN = {4: "127.0.0.1", 6: "[::]"}
 """The kernel redirects to the address of lo; for IPv6, to one that says the port."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from srcip_proxy.haproxy.sections import END, acl
 from srcip_proxy.network import CHECK4, LOOPBACK
-from srcip_proxy.nft_words import networks
 from srcip_proxy.plan import Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.sections import END, acl
+from srcip_proxy.trust import networks
 
 SIGNATURE = "0d0a0d0a000d0a515549540a"
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srcip_proxy.plan import TOA, Plan
+from srcip_proxy.plan.ports import PortRange
 from srcip_proxy.pod import Pod
-from srcip_proxy.portranges import PortRange
 
 POLICIES = {"off": 0, "required": 1, "optional": 2}
 LONGEST_HEADER = 4096

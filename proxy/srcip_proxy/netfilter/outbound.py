@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from srcip_proxy.netfilter.matches import RESET, SYN, one_of, ports6, to_port6
 from srcip_proxy.network import PORTS6
-from srcip_proxy.nft_words import RESET, SYN, one_of, ports6, to_port6
 from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
 from srcip_proxy.pod import Pod
-from srcip_proxy.text import word
+from srcip_proxy.quoting import word
 
 MAP = "outbound_ports6"
 LINK_LOCAL = {4: "ip daddr 169.254.0.0/16", 6: "ip6 daddr fe80::/10"}

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_proxy import cgroups, ebpf_counters
-from srcip_proxy.ebpf_counters import COUNTERS
-from srcip_proxy.ebpf_exporter_kernel import Kernel
-from srcip_proxy.libbpf import GETPEERNAME4
+from srcip_proxy.ebpf import cgroups
+from srcip_proxy.ebpf import counters as ebpf_counters
+from srcip_proxy.ebpf.counters import COUNTERS
+from srcip_proxy.ebpf.exporter.kernel import Kernel
+from srcip_proxy.ebpf.libbpf import GETPEERNAME4
 
 PROGRAM, MAP = "srcip_peer4", "counters"
 """Of proxy/bpf/peers.h and state.h: the program that is looked for on Pods' cgroups, and its map."""

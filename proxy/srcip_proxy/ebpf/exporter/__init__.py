@@ -1,0 +1,1 @@
+"""The counters of ebpf mode of a whole node, for Prometheus."""

@@ -1,0 +1,1 @@
+"""The configuration of one sidecar, and its Lua."""

@@ -1,0 +1,35 @@
+"""Whose statement of a client's address counts in one Pod: whom the data plane intercepts. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+from srcip_proxy.plan import Plan
+from srcip_proxy.pod import Address, Pod
+
+
+def intercepted(plan: Plan, pod: Pod) -> dict[str, tuple[str, ...]]:
+    """Who is intercepted: `trusted` networks, and the `native` addresses among them that are left alone."""
+    node_off = plan.node_proxy_protocol == "off"
+    if plan.proxy_protocol == "off":
+        inside = [] if node_off else [a for a in pod.node if trusts(plan, a)]
+        return {"trusted": tuple(map(str, inside)), "native": ()}
+    return {"trusted": plan.trusted_cidrs, "native": tuple(map(str, pod.node)) if node_off else ()}
+
+
+def trusts(plan: Plan, address: Address) -> bool:
+    """Whether a trusted network holds `address`."""
+    return any(address in ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs)
+
+
+def who(plan: Plan, pod: Pod, version: int) -> tuple[list[str], list[str]]:
+    """The same of one IP version, as networks that do not overlap."""
+    both = intercepted(plan, pod)
+    return networks(both["trusted"], version), networks(both["native"], version)
+
+
+def networks(texts: Iterable[str], version: int) -> list[str]:
+    """The networks of one IP version, overlapping ones joined: a set takes none that overlap."""
+    mine = [n for n in map(ipaddress.ip_network, texts) if n.version == version]
+    return [str(n) for n in ipaddress.collapse_addresses(mine)]  # type: ignore[type-var]
