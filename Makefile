@@ -22,22 +22,22 @@ lint: setup
 	.venv/bin/mypy
 
 bench: setup ## side by side with HAProxy, nginx and no proxy at all; needs root
-	PYTHONPATH=e2e $(PYTHON) -m bench $(BENCH)
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.bench $(BENCH)
 
 binaries: setup-test ## Kubernetes and helm for rings 3 and 4; minutes the first time
-	PYTHONPATH=e2e $(PYTHON) -m cluster.binaries
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.cluster.binaries
 
 rotations: binaries ## certificates change under load; needs root, 5 minutes; writes docs/rotations.md
-	PYTHONPATH=e2e $(PYTHON) -m cluster.rotations docs/rotations.json docs/rotations.md
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.cluster.rotations docs/rotations.json docs/rotations.md
 
 figures: setup-e2e ## times and memory on a real node; needs root; writes docs/figures.md
-	PYTHONPATH=e2e $(PYTHON) -m cluster figures
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.cluster figures
 
 kernels: setup-test ## ring 2 of ebpf mode on the oldest kernel that Debian has, or KERNELS="--kernel 6.12"; needs root
-	PYTHONPATH=e2e $(PYTHON) -m kernels $(KERNELS)
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.kernels $(KERNELS)
 
 images: setup-test ## the three images from their Dockerfiles, as archives in dist/
-	PYTHONPATH=e2e $(PYTHON) -m images --output dist
+	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.images --output dist
 
 docs: setup ## write docs/annotations.md and the goldens anew
 	$(PYTHON) -m pytest -q --refresh-goldens tests/webhook tests/proxy tests/chart

@@ -4,7 +4,7 @@ from collections.abc import Container
 
 import pytest
 
-from bench.figures import (
+from srcip_e2e.bench.figures import (
     BASELINE,
     EVERY,
     FIGURES,
@@ -20,8 +20,8 @@ from bench.figures import (
     table,
     verdicts,
 )
-from bench.http_relays import INBOUND_MAKERS, OUTBOUND_MAKERS
-from bench.relays import MAKERS, UNTRUSTED
+from srcip_e2e.bench.http_relays import INBOUND_MAKERS, OUTBOUND_MAKERS
+from srcip_e2e.bench.relays import MAKERS, UNTRUSTED
 
 
 def runs(figure: str = "connect", **values: list[float]) -> list[Run]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.http import expected, fault
-from bench.rig import Pod, Variant
+from srcip_e2e.bench.http import expected, fault
+from srcip_e2e.bench.rig import Pod, Variant
 
 POD = Pod(3, "pod-3")
 HEAD = "GET / HTTP/1.1\r\nHost: a\r\nx-forwarded-for: 198.18.0.1\r\nX-Real-IP:198.18.0.1\r\n\r\n"

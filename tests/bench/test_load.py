@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.pods import SIZE, pod, review
-from bench.rig import LOAD_SOURCES, claimed
+from srcip_e2e.bench.pods import SIZE, pod, review
+from srcip_e2e.bench.rig import LOAD_SOURCES, claimed
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (apt-get install gcc libc6-dev)")
 

@@ -2,8 +2,8 @@
 
 import xml.etree.ElementTree as ET
 
-from bench import plot, report
-from bench.figures import Cell, Target, Verdict
+from srcip_e2e.bench import plot, report
+from srcip_e2e.bench.figures import Cell, Target, Verdict
 
 
 def parsed(text: str) -> ET.Element:

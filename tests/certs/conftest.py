@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from replicas import Installation
 
-from cluster import binaries
-from cluster.controlplane import NEEDED, ControlPlane
+from srcip_e2e.cluster import binaries
+from srcip_e2e.cluster.controlplane import NEEDED, ControlPlane
 
 HOW = "run it as root: sudo make test"
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 
-from cluster.api import Api
-from cluster.controlplane import ControlPlane
 from srcip_certs import authority, published
 from srcip_certs.authority import BadCertificate, Leaf
 from srcip_certs.files import Files
+from srcip_e2e.cluster.api import Api
+from srcip_e2e.cluster.controlplane import ControlPlane
 from srcip_lab.state import wait_until
 
 Json = dict[str, Any]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from replicas import Installation, Replica, restart_server, server_process, until
 
-from cluster.controlplane import ControlPlane
-from cluster.load import Load
 from srcip_certs import secret
+from srcip_e2e.cluster.controlplane import ControlPlane
+from srcip_e2e.cluster.load import Load
 
 pytestmark = pytest.mark.controlplane
 

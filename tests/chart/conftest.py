@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rendering import Helm
 
-from cluster import binaries
+from srcip_e2e.cluster import binaries
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from cluster import chart, site, workloads
-from cluster.edge import origin
-from cluster.kube import Kube, eventually
-from cluster.site import Edge, Site
+from srcip_e2e.cluster import chart, site, workloads
+from srcip_e2e.cluster.edge import origin
+from srcip_e2e.cluster.kube import Kube, eventually
+from srcip_e2e.cluster.site import Edge, Site
 
 _numbers = itertools.count(1)
 

@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from cluster import apps, clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, eventually, ip
-from cluster.node_network import BALANCER, CLIENT
-from cluster.site import Edge
-from cluster.workloads import POSTGRES, POSTGRES_UID, SSHD, App, alone, pod, tproxy
+from srcip_e2e.cluster import apps, clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, eventually, ip
+from srcip_e2e.cluster.node_network import BALANCER, CLIENT
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import POSTGRES, POSTGRES_UID, SSHD, App, alone, pod, tproxy
 
 pytestmark = pytest.mark.cluster
 HEAD = Service("app", 5000)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster import clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, eventually, ip, name
-from cluster.site import Edge
-from cluster.workloads import NGINX, App, alone, service, tproxy, workload
+from srcip_e2e.cluster import clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, eventually, ip, name
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import NGINX, App, alone, service, tproxy, workload
 from srcip_lab.errors import LabError
 
 pytestmark = pytest.mark.cluster

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster import apps, clients, workloads
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, Object, eventually, ip, is_ready, name
-from cluster.node import Node
-from cluster.node_network import BALANCER, CLIENT
-from cluster.site import Edge, Site
-from cluster.workloads import NGINX, POSTGRES, POSTGRES_UID, SSHD, App, alone, ebpf, pod, workload
-from images.recipe import reference
+from srcip_e2e.cluster import apps, clients, workloads
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, is_ready, name
+from srcip_e2e.cluster.node import Node
+from srcip_e2e.cluster.node_network import BALANCER, CLIENT
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import NGINX, POSTGRES, POSTGRES_UID, SSHD, App, alone, ebpf, pod, workload
+from srcip_e2e.images.recipe import reference
 from srcip_lab.errors import LabError
 from srcip_lab.tools import run
 from srcip_proxy.ebpf import cgroups

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster import chart, clients, workloads
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, Object, eventually, ip, is_ready, name
-from cluster.node import Node
-from cluster.site import Edge, Site
-from cluster.workloads import App, alone, ebpf, pod
+from srcip_e2e.cluster import chart, clients, workloads
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, is_ready, name
+from srcip_e2e.cluster.node import Node
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import App, alone, ebpf, pod
 from srcip_lab.errors import LabError
 from srcip_proxy.ebpf.exporter.run import NEEDED
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster import chart, clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, eventually, ip
-from cluster.site import Edge, Site
-from cluster.workloads import App, alone, pod, tproxy
+from srcip_e2e.cluster import chart, clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, eventually, ip
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import App, alone, pod, tproxy
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000)

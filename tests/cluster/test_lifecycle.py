@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from cluster import clients, sidecar
-from cluster.clients import Endpoint, Traffic
-from cluster.edge import Balancer, Service, repeated
-from cluster.kube import Kube, Object, eventually, ip, is_ready
-from cluster.site import Edge, Site
-from cluster.workloads import App, alone, pod, service, tproxy, workload
+from srcip_e2e.cluster import clients, sidecar
+from srcip_e2e.cluster.clients import Endpoint, Traffic
+from srcip_e2e.cluster.edge import Balancer, Service, repeated
+from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, is_ready
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import App, alone, pod, service, tproxy, workload
 
 pytestmark = pytest.mark.cluster
 CHECKED = Service("web", 8000, check=True)

@@ -7,14 +7,14 @@ from contextlib import closing
 
 import pytest
 
-from cluster import clients
-from cluster.clients import CURL
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, Object, Said, eventually, ip
-from cluster.node_network import BALANCER
-from cluster.pki import Authority
-from cluster.site import Edge
-from cluster.workloads import WEB_PORTS, App, alone, outbound, pod, redirect, service, tproxy, web
+from srcip_e2e.cluster import clients
+from srcip_e2e.cluster.clients import CURL
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, Object, Said, eventually, ip
+from srcip_e2e.cluster.node_network import BALANCER
+from srcip_e2e.cluster.pki import Authority
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import WEB_PORTS, App, alone, outbound, pod, redirect, service, tproxy, web
 
 pytestmark = pytest.mark.cluster
 GREETER = 8025

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import clients, sidecar
-from cluster.apps import APPS_IMAGE
-from cluster.clients import CURL
-from cluster.kube import Kube, Object, eventually, ip
-from cluster.site import Edge, Site
-from cluster.workloads import WEB_PORTS, App, alone, job, outbound, pod, tproxy
-from images.recipe import reference
+from srcip_e2e.cluster import clients, sidecar
+from srcip_e2e.cluster.apps import APPS_IMAGE
+from srcip_e2e.cluster.clients import CURL
+from srcip_e2e.cluster.kube import Kube, Object, eventually, ip
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import WEB_PORTS, App, alone, job, outbound, pod, tproxy
+from srcip_e2e.images.recipe import reference
 
 pytestmark = pytest.mark.cluster
 DOCS = Path(__file__).parents[2] / "docs" / "outbound-command.md"

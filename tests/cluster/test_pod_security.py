@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster import workloads
-from cluster.kube import Kube, eventually
-from cluster.workloads import App, tproxy, workload
+from srcip_e2e.cluster import workloads
+from srcip_e2e.cluster.kube import Kube, eventually
+from srcip_e2e.cluster.workloads import App, tproxy, workload
 
 pytestmark = pytest.mark.cluster
 CAPABILITIES = 'containers "srcip-init", "srcip-proxy" must not include "NET_ADMIN", "NET_RAW"'

@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster import clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, eventually, ip, is_ready
-from cluster.site import Edge
-from cluster.workloads import App, alone, pod, tproxy
+from srcip_e2e.cluster import clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, eventually, ip, is_ready
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import App, alone, pod, tproxy
 
 pytestmark = pytest.mark.cluster
 HANDLERS = {"tcp": {"tcpSocket": {"port": "main"}}, "http": {"httpGet": {"path": "/", "port": "main"}}}

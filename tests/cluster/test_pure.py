@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import figures, node_files, site
-from cluster.archive import cached
-from cluster.edge import Service, configuration
-from cluster.node_files import Layout
-from cluster.workloads import App, alone, pod, tproxy
+from srcip_e2e.cluster import figures, node_files, site
+from srcip_e2e.cluster.archive import cached
+from srcip_e2e.cluster.edge import Service, configuration
+from srcip_e2e.cluster.node_files import Layout
+from srcip_e2e.cluster.workloads import App, alone, pod, tproxy
 from srcip_lab.errors import LabError
 
 
@@ -21,7 +21,7 @@ def test_an_existing_cluster_must_be_named() -> None:
 
 def test_every_missing_setting_of_the_edge_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All at once."""
-    monkeypatch.setattr("cluster.binaries.find", lambda name: tmp_path / name)
+    monkeypatch.setattr("srcip_e2e.cluster.binaries.find", lambda name: tmp_path / name)
     with pytest.raises(LabError) as caught:
         site.existing({"KUBECONFIG": "x", site.EDGE_NETNS: "lb", site.NODE_IPS: "192.0.2.1,"})
     assert [error.partition(":")[0] for error in caught.value.errors] == [site.EDGE_IPS, site.NODE_IPS]
@@ -29,7 +29,7 @@ def test_every_missing_setting_of_the_edge_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_without_a_namespace_there_is_no_edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its tests are skipped then."""
-    monkeypatch.setattr("cluster.binaries.find", lambda name: tmp_path / name)
+    monkeypatch.setattr("srcip_e2e.cluster.binaries.find", lambda name: tmp_path / name)
     assert site.existing({"KUBECONFIG": "x"}).edge is None
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.apps import APPS_IMAGE
-from cluster.kube import Kube, Object, eventually
-from cluster.site import Edge, Site
-from cluster.workloads import alone
+from srcip_e2e.cluster.apps import APPS_IMAGE
+from srcip_e2e.cluster.kube import Kube, Object, eventually
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import alone
 
 pytestmark = pytest.mark.cluster
 TEXT = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, eventually, ip, is_ready
-from cluster.node_network import BALANCER, CLIENT
-from cluster.pki import Authority
-from cluster.site import Edge
-from cluster.workloads import PROXIED_PORT, WEB_PORTS, App, alone, pod, redirect, service, tproxy, web
+from srcip_e2e.cluster import clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, eventually, ip, is_ready
+from srcip_e2e.cluster.node_network import BALANCER, CLIENT
+from srcip_e2e.cluster.pki import Authority
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import PROXIED_PORT, WEB_PORTS, App, alone, pod, redirect, service, tproxy, web
 from srcip_lab.errors import LabError
 
 pytestmark = pytest.mark.cluster

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from cluster import clients, sidecar, workloads
-from cluster.clients import Endpoint, Traffic
-from cluster.edge import Balancer, Service, repeated
-from cluster.kube import Kube, eventually, ip
-from cluster.site import Edge, Site
-from cluster.workloads import alone, pod, redirect, web, workload
+from srcip_e2e.cluster import clients, sidecar, workloads
+from srcip_e2e.cluster.clients import Endpoint, Traffic
+from srcip_e2e.cluster.edge import Balancer, Service, repeated
+from srcip_e2e.cluster.kube import Kube, eventually, ip
+from srcip_e2e.cluster.site import Edge, Site
+from srcip_e2e.cluster.workloads import alone, pod, redirect, web, workload
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000, check=True)

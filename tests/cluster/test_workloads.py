@@ -2,11 +2,11 @@
 
 import pytest
 
-from cluster import clients
-from cluster.edge import Balancer, Service
-from cluster.kube import Kube, Object, ip
-from cluster.site import Edge
-from cluster.workloads import App, alone, cron_job, job, service, tproxy, workload
+from srcip_e2e.cluster import clients
+from srcip_e2e.cluster.edge import Balancer, Service
+from srcip_e2e.cluster.kube import Kube, Object, ip
+from srcip_e2e.cluster.site import Edge
+from srcip_e2e.cluster.workloads import App, alone, cron_job, job, service, tproxy, workload
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000)

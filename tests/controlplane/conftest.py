@@ -8,11 +8,11 @@ from itertools import count
 
 import pytest
 
-from cluster import binaries, rotations
-from cluster.api import Api
-from cluster.controlplane import CONTROLLERS, NEEDED, ControlPlane
-from cluster.podrunner import PodRunner
-from cluster.release import Release
+from srcip_e2e.cluster import binaries, rotations
+from srcip_e2e.cluster.api import Api
+from srcip_e2e.cluster.controlplane import CONTROLLERS, NEEDED, ControlPlane
+from srcip_e2e.cluster.podrunner import PodRunner
+from srcip_e2e.cluster.release import Release
 from srcip_lab.tools import missing_packages
 
 PROGRAMS = ("ip", "nsenter", "mount")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.api import JSON_PATCH, Api, Json
-from cluster.controlplane import ControlPlane
-from cluster.load import TRUSTED, injected, pod
-from cluster.release import CHART, CONFIGURATIONS, Release
+from srcip_e2e.cluster.api import JSON_PATCH, Api, Json
+from srcip_e2e.cluster.controlplane import ControlPlane
+from srcip_e2e.cluster.load import TRUSTED, injected, pod
+from srcip_e2e.cluster.release import CHART, CONFIGURATIONS, Release
 
 pytestmark = pytest.mark.controlplane
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster.api import Answer, Api, Json
-from cluster.controlplane import ControlPlane
-from cluster.load import injected, pod
-from cluster.release import Release
+from srcip_e2e.cluster.api import Answer, Api, Json
+from srcip_e2e.cluster.controlplane import ControlPlane
+from srcip_e2e.cluster.load import injected, pod
+from srcip_e2e.cluster.release import Release
 from srcip_lab.state import wait_until
 
 pytestmark = pytest.mark.controlplane

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.api import Api, Json, Refused
-from cluster.load import injected, pod
-from cluster.release import OPTED_IN, Release
+from srcip_e2e.cluster.api import Api, Json, Refused
+from srcip_e2e.cluster.load import injected, pod
+from srcip_e2e.cluster.release import OPTED_IN, Release
 from srcip_lab.state import wait_until
 from srcip_proxy.plan import UID
 

@@ -9,7 +9,7 @@ from typing import Any
 import manifest_text
 import pytest
 
-from cluster import binaries
+from srcip_e2e.cluster import binaries
 
 pytestmark = pytest.mark.controlplane
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cluster.api import Api, Json
-from cluster.load import injected, pod
-from cluster.release import OPTED_IN, Release
+from srcip_e2e.cluster.api import Api, Json
+from srcip_e2e.cluster.load import injected, pod
+from srcip_e2e.cluster.release import OPTED_IN, Release
 
 pytestmark = pytest.mark.controlplane
 

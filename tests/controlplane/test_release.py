@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.api import Api
-from cluster.controlplane import ControlPlane
-from cluster.load import Load, pod
-from cluster.podrunner import PodRunner
-from cluster.release import CONFIGURATIONS, Release
+from srcip_e2e.cluster.api import Api
+from srcip_e2e.cluster.controlplane import ControlPlane
+from srcip_e2e.cluster.load import Load, pod
+from srcip_e2e.cluster.podrunner import PodRunner
+from srcip_e2e.cluster.release import CONFIGURATIONS, Release
 from srcip_lab.state import wait_until
 
 pytestmark = pytest.mark.controlplane

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import binaries, pod_files
-from cluster.latency import Histogram
-from cluster.load import Admission, Tally, percentile
+from srcip_e2e.cluster import binaries, pod_files
+from srcip_e2e.cluster.latency import Histogram
+from srcip_e2e.cluster.load import Admission, Tally, percentile
 from srcip_lab.errors import LabError
 
 PAGE = """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import rotations
-from cluster.podrunner import PodRunner
-from cluster.release import Release
+from srcip_e2e.cluster import rotations
+from srcip_e2e.cluster.podrunner import PodRunner
+from srcip_e2e.cluster.release import Release
 
 pytestmark = pytest.mark.controlplane
 

@@ -8,7 +8,7 @@ import sys
 import ebpf_rig
 import pytest
 
-from kernels import machine, package
+from srcip_e2e.kernels import machine, package
 from srcip_lab import bpf
 from srcip_lab.errors import LabError
 from srcip_lab.tools import machine_path

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import images
-from images import buildah
-from images.archive import Archive
+from srcip_e2e import images
+from srcip_e2e.images import buildah
+from srcip_e2e.images.archive import Archive
 from srcip_lab import oci
 from srcip_lab.tools import PACKAGES, machine_path, missing_packages
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import images
-from images import builder
-from images.recipe import ROOT, Recipe, reference
+from srcip_e2e import images
+from srcip_e2e.images import builder
+from srcip_e2e.images.recipe import ROOT, Recipe, reference
 from srcip_lab.errors import LabError
 
 
@@ -66,7 +66,7 @@ def test_an_interrupted_build_leaves_nothing_under_the_finished_name(tmp_path: P
 
 @pytest.mark.images
 def test_the_command_copies_archives_and_says_how_large_they_are(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "images", "--output", str(tmp_path / "dist"), "proxy"]
+    command = [sys.executable, "-m", "srcip_e2e.images", "--output", str(tmp_path / "dist"), "proxy"]
     done = subprocess.run(command, cwd=ROOT / "e2e", capture_output=True, text=True, check=True)
     assert done.stdout.startswith(reference("proxy"))
     assert "MB compressed" in done.stdout

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from images.recipe import reference
+from srcip_e2e.images.recipe import reference
 from srcip_lab.tools import machine_path, run
 
 pytestmark = pytest.mark.images

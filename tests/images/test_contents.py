@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from images import machine
-from images.recipe import ROOT, project_version, reference
+from srcip_e2e.images import machine
+from srcip_e2e.images.recipe import ROOT, project_version, reference
 from srcip_lab import image as lab_image
 from srcip_lab.tools import machine_path
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from images import machine
-from images.recipe import NAMES, ROOT, Recipe, base_key, project_version, reference
+from srcip_e2e.images import machine
+from srcip_e2e.images.recipe import NAMES, ROOT, Recipe, base_key, project_version, reference
 
 NO_ASYNC_CLIENT = {"aiohappyeyeballs", "aiohttp", "aiohttp-retry", "aiosignal", "attrs", "frozenlist", "multidict"}
 NO_ASYNC_CLIENT |= {"propcache", "yarl"}

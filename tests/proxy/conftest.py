@@ -10,8 +10,8 @@ from outbound_command_rig import Pods
 from outward import HTTP, Leave, Outward, Server, outbound, servers
 from rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
-import images
-from images import buildah
+from srcip_e2e import images
+from srcip_e2e.images import buildah
 from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan

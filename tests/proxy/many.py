@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.rig import LOAD_SOURCES
+from srcip_e2e.bench.rig import LOAD_SOURCES
 from srcip_lab.namespace import Host
 
 PORT = 7020

@@ -1,0 +1,41 @@
+"""srcip on the cluster under test, installed as a user installs it: images, then the chart with helm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from srcip_e2e import images
+from srcip_e2e.cluster import apps
+from srcip_e2e.cluster.node import run
+from srcip_e2e.cluster.site import Site
+
+ROOT = Path(__file__).parents[3]
+PATH = ROOT / "charts" / "srcip"
+RELEASE = "srcip"
+NAMESPACE = "srcip-system"
+NOBODY = "192.0.2.0/24"
+"""Trusted by the chart's values: a network of documentation, so that each Pod of the tests must name its balancer."""
+HELM_TIMEOUT_S = 180
+
+
+def load_images(site: Site) -> None:
+    """Build the images of srcip and of the tests' applications, unless that was done, and hand them to the cluster."""
+    for archive in (*images.build().values(), apps.apps()):
+        site.load(archive)
+
+
+def helm(site: Site, *arguments: str) -> str:
+    """Run helm in the release's namespace and return what it printed. Raises LabError with what it said."""
+    return run(site.helm(*arguments, f"--namespace={NAMESPACE}"), timeout_s=HELM_TIMEOUT_S + 20)
+
+
+def install(site: Site, *values: str) -> str:
+    """Install the chart and wait until it is ready; `values` as `--set` takes them. Returns helm's notes."""
+    settings = [f"--set={value}" for value in (f"trustedCIDRs={{{NOBODY}}}", *values)]
+    options = ("--create-namespace", "--wait", f"--timeout={HELM_TIMEOUT_S}s")
+    return helm(site, "upgrade", "--install", RELEASE, str(PATH), *options, *settings)
+
+
+def uninstall(site: Site) -> str:
+    """Remove the release; no release is no error."""
+    return helm(site, "uninstall", RELEASE, "--ignore-not-found", "--wait", f"--timeout={HELM_TIMEOUT_S}s")
