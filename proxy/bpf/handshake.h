@@ -125,6 +125,21 @@ static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct pend
 	return on_next(skb, w, held, have - offset);
 }
 
+/* The handshake of a SYN cookie is known from its ACK on. The time for a header begins with that. */
+static __noinline int begin_by_cookie(struct __sk_buff *skb, struct work *w)
+{
+	struct pending *pending = &w->pending;
+
+	if (!answers_cookie(skb, w))
+		return 0;
+	__builtin_memset(pending, 0, sizeof(*pending));
+	pending->policy = policy_of(w);
+	pending->since = bpf_ktime_get_coarse_ns();
+	pending->iss = w->packet.ack - 1;
+	pending->is_cookie = 1;
+	return !bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST);
+}
+
 /* A packet that belongs to no handshake that was seen. */
 static __noinline int on_stray(struct __sk_buff *skb, struct work *w)
 {
@@ -192,10 +207,12 @@ static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 		return pending ? conclude(skb, w, pending, on_held(skb, w, pending, held)) : on_stray(skb, w);
 	}
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt); /* anew: Linux 6.1 follows no pointer through two conditions */
-	if (!pending)
+	if (pending) /* a part of its header made room for others, after its time */
+		return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
+	if (!begin_by_cookie(skb, w))
 		return on_stray(skb, w);
-	/* a part of its header made room for others, after its time */
-	return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	return pending ? conclude(skb, w, pending, on_waiting(skb, w, pending)) : DROP;
 }
 
 #endif

@@ -110,6 +110,18 @@ int srcip_ingress(struct __sk_buff *skb)
 	return policy_of(w) == OFF ? PASS : on_unknown(skb, w);
 }
 
+/*
+ * Whether a SYN-ACK answers the SYN that has just come in, on this CPU. Else the kernel says it again, and what it said
+ * first, which the peer may echo, is known only where the handshake is still remembered.
+ */
+static __always_inline int is_first_answer(struct work *w)
+{
+	struct work *in = work_of(INWARD);
+
+	return in && in->packet.flags & SYN && in->packet.seq == w->attempt.isn &&
+	       in->packet.flow.peer_port == w->packet.flow.peer_port && in->packet.flow.own_port == w->packet.flow.own_port;
+}
+
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
 static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 {
@@ -131,11 +143,17 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 		return PASS;
 	pending->since = bpf_ktime_get_coarse_ns();
 	pending->iss = p->seq;
-	pending->is_cookie = is_cookie(skb, &p->flow);
+	if (is_cookie(skb, &p->flow)) {
+		bpf_map_delete_elem(&attempts, &w->attempt);
+		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
+		return PASS;
+	}
 	pending->is_refused = is_crossing(skb);
 	if (read_times(skb, w)) {
 		pending->has_times = 1;
 		pending->first = pending->last = bpf_ntohl(w->times[0]);
+		if (!is_first_answer(w))
+			pending->first -= ANY_TIME_BEFORE;
 		pending->recent = bpf_ntohl(w->times[1]);
 	}
 	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
@@ -143,13 +161,11 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 		if (known) {
 			known->iss = pending->iss;
 			known->last = pending->last;
-			known->is_cookie = pending->is_cookie;
+			known->is_cookie = 0;
 		}
 	} else if (pending->is_refused) {
 		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
-	if (pending->is_cookie)
-		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
 	if (pending->is_refused)
 		refuse_crossing(skb, p);
 	return PASS;

@@ -19,7 +19,7 @@ def listen(address: str, port: int) -> socket.socket:
     if address == "ONLY6":
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listener.bind(({"ONLY6": "::", "DEAF": "0.0.0.0"}.get(address, address), port))
-    listener.listen(0 if address == "DEAF" else 4096)
+    listener.listen(0 if address == "DEAF" else 65535)  # net.core.somaxconn is the limit
     return listener
 
 
