@@ -102,8 +102,7 @@ struct settings {
 	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
 	__u8 is_exact; /* refuse, rather than show the balancer */
 	__u8 is_toa; /* the TCP option TOA states the client, and there are no headers */
-	__u8 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
-	__u8 reserved;
+	__u16 reserved;
 };
 
 struct packet {
@@ -170,7 +169,7 @@ MAP(tuples, PERCPU_ARRAY, 1, __u32, struct bpf_sock_tuple, 0);
 MAP(works, PERCPU_ARRAY, DIRECTIONS, __u32, struct work, 0);
 /* Not answered yet: may be forgotten, then the next SYN-ACK brings it back, or the connection is refused. */
 MAP(attempts, LRU_HASH, 8192, struct attempt, struct pending, 0);
-/* Those that the kernel has answered by a SYN cookie, and so knows nothing of. */
+/* Those that the kernel has answered by a SYN cookie, and so knows nothing of, and of whose header nothing came yet. */
 MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
 MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
 /* Never forgotten while the kernel has the connection. */
