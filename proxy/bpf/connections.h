@@ -131,6 +131,30 @@ static __always_inline int answers_cookie(struct __sk_buff *skb, struct work *w)
 	return w->packet.is_ipv6 ? answers_cookie_ipv6(skb, w) : answers_cookie_ipv4(skb, w);
 }
 
+/* What is known of the flow's SYN cookie, if it has one. */
+static __always_inline struct pending *find_cookie(struct work *w, __u32 isn)
+{
+	w->cookie.flow = w->packet.flow;
+	w->cookie.isn = isn;
+	return bpf_map_lookup_elem(&cookies, &w->cookie);
+}
+
+static __always_inline void note_cookie(struct work *w, const struct pending *pending)
+{
+	w->cookie = w->attempt;
+	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
+	w->cookie.isn = ANY_ISN;
+	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
+}
+
+static __always_inline void forget_cookie(struct work *w)
+{
+	w->cookie = w->attempt;
+	bpf_map_delete_elem(&cookies, &w->cookie);
+	w->cookie.isn = ANY_ISN;
+	bpf_map_delete_elem(&cookies, &w->cookie);
+}
+
 /* Whether a SYN-ACK answers a SYN that crossed one of the Pod's own (RFC 9293, 3.5: simultaneous open). */
 static __always_inline int is_crossing(struct __sk_buff *skb)
 {

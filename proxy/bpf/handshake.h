@@ -125,12 +125,18 @@ static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct pend
 	return on_next(skb, w, held, have - offset);
 }
 
-/* The handshake of a SYN cookie is known from its ACK on. The time for a header begins with that. */
+/*
+ * The handshake of a SYN cookie has an entry from its ACK on, so that a flood of SYNs makes none. Where the cookie was
+ * forgotten, too, the kernel tells that it is one; then the time for a header begins now, and no timestamp is known.
+ */
 static __noinline int begin_by_cookie(struct __sk_buff *skb, struct work *w)
 {
-	struct pending *pending = &w->pending;
+	struct pending *pending = find_cookie(w, w->attempt.isn);
 
-	if (!answers_cookie(skb, w))
+	if (pending)
+		return !bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST);
+	pending = &w->pending;
+	if (find_cookie(w, ANY_ISN) || !answers_cookie(skb, w))
 		return 0;
 	__builtin_memset(pending, 0, sizeof(*pending));
 	pending->policy = policy_of(w);
@@ -145,8 +151,11 @@ static __noinline int on_stray(struct __sk_buff *skb, struct work *w)
 {
 	struct flow *flow = &w->packet.flow;
 	__u32 state = state_of(skb, flow);
+	__u8 is_heard = 1;
 
-	if (state == TCP_NEW_SYN_RECV || (state == TCP_LISTEN && bpf_map_lookup_elem(&cookies, flow))) {
+	if (state == TCP_NEW_SYN_RECV || (state == TCP_LISTEN && find_cookie(w, ANY_ISN))) {
+		if (state == TCP_NEW_SYN_RECV)
+			bpf_map_update_elem(&heard, flow, &is_heard, BPF_ANY);
 		count(DROPPED_EARLY);
 		return DROP;
 	}

@@ -128,6 +128,7 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	struct pending *known, *pending = &w->pending;
 	struct packet *p = &w->packet;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
+	__u32 is_first;
 
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
@@ -137,24 +138,26 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 		keep_untold(w, &p->flow, live);
 		bpf_map_delete_elem(&lives, &p->flow);
 	}
+	is_first = is_first_answer(w);
 	__builtin_memset(pending, 0, sizeof(*pending));
 	pending->policy = policy_of(w);
 	if (pending->policy == OFF)
 		return PASS;
 	pending->since = bpf_ktime_get_coarse_ns();
 	pending->iss = p->seq;
-	if (is_cookie(skb, &p->flow)) {
-		bpf_map_delete_elem(&attempts, &w->attempt);
-		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
-		return PASS;
-	}
 	pending->is_refused = is_crossing(skb);
 	if (read_times(skb, w)) {
 		pending->has_times = 1;
 		pending->first = pending->last = bpf_ntohl(w->times[0]);
-		if (!is_first_answer(w))
+		if (!is_first)
 			pending->first -= ANY_TIME_BEFORE;
 		pending->recent = bpf_ntohl(w->times[1]);
+	}
+	if (is_cookie(skb, &p->flow)) {
+		pending->is_cookie = 1;
+		bpf_map_delete_elem(&attempts, &w->attempt);
+		note_cookie(w, pending);
+		return PASS;
 	}
 	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&attempts, &w->attempt);
@@ -166,6 +169,8 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 	} else if (pending->is_refused) {
 		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
+	if (!is_first && bpf_map_lookup_elem(&heard, &p->flow))
+		bpf_map_lookup_elem(&attempts, &w->attempt); /* an entry that was looked up is not the first to be forgotten */
 	if (pending->is_refused)
 		refuse_crossing(skb, p);
 	return PASS;
