@@ -23,7 +23,7 @@ def listen(address: str, port: int) -> socket.socket:
     if address.startswith("DEVICE"):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
     listener.bind((ANY.get(address, address), port))
-    listener.listen(0 if address == "DEAF" else 4096)
+    listener.listen(0 if address == "DEAF" else 65535)  # net.core.somaxconn is the limit
     return listener
 
 
