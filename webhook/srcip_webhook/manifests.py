@@ -198,9 +198,10 @@ class Rendered:
 
 
 def rendered(document: Document, change: Change) -> Rendered:
-    """The document with its Pods changed: its own text if none does, else with the lines that change in it."""
+    """The document with its Pods changed: its own text if none does, else with the lines that change in it. One with
+    faults keeps its text, though its Pods are looked at."""
     value = changed(document.value, change)
-    if value is document.value:
+    if value is document.value or document.faults:
         return Rendered(document.text)
     text = _edited(document, value)
     return Rendered(text) if text is not None else Rendered(_written(document, value), is_anew=True)
