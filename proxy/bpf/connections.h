@@ -32,32 +32,42 @@ static __always_inline __u32 told(struct bpf_sock *socket)
 	return found;
 }
 
-static __noinline __u32 find_ipv4(struct __sk_buff *skb, const struct flow *flow)
+static __always_inline struct bpf_sock *socket_ipv4(struct __sk_buff *skb, const struct flow *flow)
 {
 	__u32 zero = 0;
 	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
 
 	if (!tuple)
-		return NOTHING;
+		return 0;
 	tuple->ipv4.saddr = flow->peer[3];
 	tuple->ipv4.daddr = flow->own[3];
 	tuple->ipv4.sport = flow->peer_port;
 	tuple->ipv4.dport = flow->own_port;
-	return told(bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv4), BPF_F_CURRENT_NETNS, 0));
+	return bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
-static __noinline __u32 find_ipv6(struct __sk_buff *skb, const struct flow *flow)
+static __always_inline struct bpf_sock *socket_ipv6(struct __sk_buff *skb, const struct flow *flow)
 {
 	__u32 zero = 0;
 	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
 
 	if (!tuple)
-		return NOTHING;
+		return 0;
 	__builtin_memcpy(tuple->ipv6.saddr, flow->peer, 16);
 	__builtin_memcpy(tuple->ipv6.daddr, flow->own, 16);
 	tuple->ipv6.sport = flow->peer_port;
 	tuple->ipv6.dport = flow->own_port;
-	return told(bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0));
+	return bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0);
+}
+
+static __noinline __u32 find_ipv4(struct __sk_buff *skb, const struct flow *flow)
+{
+	return told(socket_ipv4(skb, flow));
+}
+
+static __noinline __u32 find_ipv6(struct __sk_buff *skb, const struct flow *flow)
+{
+	return told(socket_ipv6(skb, flow));
 }
 
 static __always_inline __u32 find_socket(struct __sk_buff *skb, const struct flow *flow)
@@ -76,6 +86,73 @@ static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *
 static __always_inline int is_cookie(struct __sk_buff *skb, const struct flow *flow)
 {
 	return !skb->sk && state_of(skb, flow) == TCP_LISTEN;
+}
+
+static __noinline int answers_cookie_ipv4(struct __sk_buff *skb, struct work *w)
+{
+	struct bpf_sock *listener;
+	int failure;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, w->chunk, sizeof(struct iphdr)))
+		return 0;
+	listener = socket_ipv4(skb, &w->packet.flow);
+	if (!listener)
+		return 0;
+	failure = bpf_tcp_check_syncookie(listener, w->chunk, sizeof(struct iphdr), (struct tcphdr *)w->tcp,
+					  sizeof(struct tcphdr));
+	bpf_sk_release(listener);
+	return !failure;
+}
+
+static __noinline int answers_cookie_ipv6(struct __sk_buff *skb, struct work *w)
+{
+	struct bpf_sock *listener;
+	int failure;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, w->chunk, sizeof(struct ipv6hdr)))
+		return 0;
+	listener = socket_ipv6(skb, &w->packet.flow);
+	if (!listener)
+		return 0;
+	failure = bpf_tcp_check_syncookie(listener, w->chunk, sizeof(struct ipv6hdr), (struct tcphdr *)w->tcp,
+					  sizeof(struct tcphdr));
+	bpf_sk_release(listener);
+	return !failure;
+}
+
+/*
+ * Whether the packet's numbers are those of a SYN cookie of the listener's: the kernel knows without remembering one, so
+ * that no flood of SYNs makes it forget. They are those of the first segment behind the SYN, or of a bare ACK.
+ */
+static __always_inline int answers_cookie(struct __sk_buff *skb, struct work *w)
+{
+	if (bpf_skb_load_bytes(skb, w->packet.tcp, w->tcp, sizeof(struct tcphdr)))
+		return 0;
+	return w->packet.is_ipv6 ? answers_cookie_ipv6(skb, w) : answers_cookie_ipv4(skb, w);
+}
+
+/* What is known of the flow's SYN cookie, if it has one. */
+static __always_inline struct pending *find_cookie(struct work *w, __u32 isn)
+{
+	w->cookie.flow = w->packet.flow;
+	w->cookie.isn = isn;
+	return bpf_map_lookup_elem(&cookies, &w->cookie);
+}
+
+static __always_inline void note_cookie(struct work *w, const struct pending *pending)
+{
+	w->cookie = w->attempt;
+	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
+	w->cookie.isn = ANY_ISN;
+	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
+}
+
+static __always_inline void forget_cookie(struct work *w)
+{
+	w->cookie = w->attempt;
+	bpf_map_delete_elem(&cookies, &w->cookie);
+	w->cookie.isn = ANY_ISN;
+	bpf_map_delete_elem(&cookies, &w->cookie);
 }
 
 /* Whether a SYN-ACK answers a SYN that crossed one of the Pod's own (RFC 9293, 3.5: simultaneous open). */

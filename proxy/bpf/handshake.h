@@ -125,13 +125,37 @@ static __noinline int on_held(struct __sk_buff *skb, struct work *w, struct pend
 	return on_next(skb, w, held, have - offset);
 }
 
+/*
+ * The handshake of a SYN cookie has an entry from its ACK on, so that a flood of SYNs makes none. Where the cookie was
+ * forgotten, too, the kernel tells that it is one; then the time for a header begins now, and no timestamp is known.
+ */
+static __noinline int begin_by_cookie(struct __sk_buff *skb, struct work *w)
+{
+	struct pending *pending = find_cookie(w, w->attempt.isn);
+
+	if (pending)
+		return !bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST);
+	pending = &w->pending;
+	if (find_cookie(w, ANY_ISN) || !answers_cookie(skb, w))
+		return 0;
+	__builtin_memset(pending, 0, sizeof(*pending));
+	pending->policy = policy_of(w);
+	pending->since = bpf_ktime_get_coarse_ns();
+	pending->iss = w->packet.ack - 1;
+	pending->is_cookie = 1;
+	return !bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST);
+}
+
 /* A packet that belongs to no handshake that was seen. */
 static __noinline int on_stray(struct __sk_buff *skb, struct work *w)
 {
 	struct flow *flow = &w->packet.flow;
 	__u32 state = state_of(skb, flow);
+	__u8 is_heard = 1;
 
-	if (state == TCP_NEW_SYN_RECV || (state == TCP_LISTEN && bpf_map_lookup_elem(&cookies, flow))) {
+	if (state == TCP_NEW_SYN_RECV || (state == TCP_LISTEN && find_cookie(w, ANY_ISN))) {
+		if (state == TCP_NEW_SYN_RECV)
+			bpf_map_update_elem(&heard, flow, &is_heard, BPF_ANY);
 		count(DROPPED_EARLY);
 		return DROP;
 	}
@@ -192,10 +216,12 @@ static __always_inline int on_unknown(struct __sk_buff *skb, struct work *w)
 		return pending ? conclude(skb, w, pending, on_held(skb, w, pending, held)) : on_stray(skb, w);
 	}
 	pending = bpf_map_lookup_elem(&attempts, &w->attempt); /* anew: Linux 6.1 follows no pointer through two conditions */
-	if (!pending)
+	if (pending) /* a part of its header made room for others, after its time */
+		return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
+	if (!begin_by_cookie(skb, w))
 		return on_stray(skb, w);
-	/* a part of its header made room for others, after its time */
-	return conclude(skb, w, pending, pending->is_refused ? AGAIN : REFUSE + REFUSED_HEADER_TIMEOUT);
+	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
+	return pending ? conclude(skb, w, pending, on_waiting(skb, w, pending)) : DROP;
 }
 
 #endif

@@ -16,6 +16,7 @@
 #define TOA_IPV4 8           /* bytes: kind, length, port, address */
 #define TOA_IPV6 20
 #define FAST_OPEN_MAGIC 0xf989 /* RFC 7413, appendix B: of the experiment */
+#define ANY_TIME_BEFORE 0x7fffffff
 #define ONLY_TIMESTAMP 0x0101080a
 #define ONLY_SACK 0x0101050a /* of one block */
 #define ONLY_NOPS 0x01010101

@@ -43,7 +43,7 @@ static __noinline int refuse_packet(struct __sk_buff *skb, struct work *w)
 	int was_copied = is_copy(skb);
 
 	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV) {
-		bpf_map_delete_elem(&cookies, &p->flow);
+		forget_cookie(w);
 		set_seq(skb, p, p->seq ^ HALF_A_SPACE);
 		return PASS;
 	}
@@ -132,7 +132,7 @@ static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pend
 	if (was_held)
 		bpf_map_delete_elem(&headers, &p->flow);
 	if (state == TCP_LISTEN)
-		bpf_map_delete_elem(&cookies, &p->flow);
+		forget_cookie(w);
 	return deliver(skb, w, state);
 }
 

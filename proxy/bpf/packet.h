@@ -315,20 +315,23 @@ static __noinline int adds_up(struct __sk_buff *skb, struct work *w, __u32 at, _
 }
 
 /*
- * Whether the kernel is yet to make the checksum, as it is with a packet from this node. Nothing tells, but such a packet
- * cannot be cut before its checksum (__bpf_skb_min_len in net/core/filter.c); any other is, and is to be dropped. Older
- * kernels (tried: 6.1, 6.12) cut both; there the packet is believed.
+ * Whether the kernel believes the checksum without looking: it was verified before (CHECKSUM_UNNECESSARY, and what is
+ * merged), or is yet to be made, as in a packet from this node (CHECKSUM_PARTIAL). No field tells which of the four states
+ * of ip_summed a packet has (include/linux/skbuff.h), but the helpers act on one of them each: bpf_csum_update() on
+ * CHECKSUM_COMPLETE alone, and BPF_CSUM_LEVEL_INC makes CHECKSUM_NONE, which nobody has verified, look verified. That is
+ * taken back at once.
  */
-static __always_inline int is_unfinished(struct __sk_buff *skb, struct work *w)
+static __always_inline int is_believed(struct __sk_buff *skb)
 {
-	struct settings *settings = get_settings();
-	struct packet *p = &w->packet;
-
-	if (bpf_skb_load_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr)) || !is_partial((struct tcphdr *)w->tcp, p))
-		return 0;
-	if (settings && !settings->tells_partial)
+	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
 		return 1;
-	return bpf_skb_change_tail(skb, p->tcp + CHECK_AT, 0) == -EINVAL;
+	if (bpf_csum_update(skb, 0) >= 0)
+		return 0;
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_INC);
+	if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
+		return 1;
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
+	return 0;
 }
 
 /*
@@ -342,9 +345,7 @@ static __noinline int is_sound(struct __sk_buff *skb, struct work *w)
 
 	if (!p->is_ipv6 && !adds_up(skb, w, ETH_HLEN, sizeof(struct iphdr), 0))
 		return 0;
-	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0) /* merged or verified before */
-		return 1;
-	return adds_up(skb, w, p->tcp, size, pseudo_sum(p, size)) || is_unfinished(skb, w);
+	return is_believed(skb) || adds_up(skb, w, p->tcp, size, pseudo_sum(p, size));
 }
 
 /* Puts another number into the TCP header at `at`. */

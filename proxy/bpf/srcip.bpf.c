@@ -110,12 +110,25 @@ int srcip_ingress(struct __sk_buff *skb)
 	return policy_of(w) == OFF ? PASS : on_unknown(skb, w);
 }
 
+/*
+ * Whether a SYN-ACK answers the SYN that has just come in, on this CPU. Else the kernel says it again, and what it said
+ * first, which the peer may echo, is known only where the handshake is still remembered.
+ */
+static __always_inline int is_first_answer(struct work *w)
+{
+	struct work *in = work_of(INWARD);
+
+	return in && in->packet.flags & SYN && in->packet.seq == w->attempt.isn &&
+	       in->packet.flow.peer_port == w->packet.flow.peer_port && in->packet.flow.own_port == w->packet.flow.own_port;
+}
+
 /* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
 static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 {
 	struct pending *known, *pending = &w->pending;
 	struct packet *p = &w->packet;
 	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
+	__u32 is_first;
 
 	w->attempt.flow = p->flow;
 	w->attempt.isn = p->ack - 1;
@@ -125,31 +138,39 @@ static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
 		keep_untold(w, &p->flow, live);
 		bpf_map_delete_elem(&lives, &p->flow);
 	}
+	is_first = is_first_answer(w);
 	__builtin_memset(pending, 0, sizeof(*pending));
 	pending->policy = policy_of(w);
 	if (pending->policy == OFF)
 		return PASS;
 	pending->since = bpf_ktime_get_coarse_ns();
 	pending->iss = p->seq;
-	pending->is_cookie = is_cookie(skb, &p->flow);
 	pending->is_refused = is_crossing(skb);
 	if (read_times(skb, w)) {
 		pending->has_times = 1;
 		pending->first = pending->last = bpf_ntohl(w->times[0]);
+		if (!is_first)
+			pending->first -= ANY_TIME_BEFORE;
 		pending->recent = bpf_ntohl(w->times[1]);
+	}
+	if (is_cookie(skb, &p->flow)) {
+		pending->is_cookie = 1;
+		bpf_map_delete_elem(&attempts, &w->attempt);
+		note_cookie(w, pending);
+		return PASS;
 	}
 	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
 		known = bpf_map_lookup_elem(&attempts, &w->attempt);
 		if (known) {
 			known->iss = pending->iss;
 			known->last = pending->last;
-			known->is_cookie = pending->is_cookie;
+			known->is_cookie = 0;
 		}
 	} else if (pending->is_refused) {
 		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
-	if (pending->is_cookie)
-		bpf_map_update_elem(&cookies, &p->flow, &w->attempt.isn, BPF_ANY);
+	if (!is_first && bpf_map_lookup_elem(&heard, &p->flow))
+		bpf_map_lookup_elem(&attempts, &w->attempt); /* an entry that was looked up is not the first to be forgotten */
 	if (pending->is_refused)
 		refuse_crossing(skb, p);
 	return PASS;

@@ -54,6 +54,8 @@ struct attempt {
 	__u32 isn; /* the peer's initial sequence number */
 };
 
+#define ANY_ISN 0
+
 struct pending {
 	__u64 since; /* of the first SYN-ACK, in ns */
 	__u32 iss;   /* our initial sequence number */
@@ -102,8 +104,7 @@ struct settings {
 	__u32 fingerprint; /* never 0; the settings are written last, and until then no program does anything */
 	__u8 is_exact; /* refuse, rather than show the balancer */
 	__u8 is_toa; /* the TCP option TOA states the client, and there are no headers */
-	__u8 tells_partial; /* the kernel tells whether a checksum is yet to be made (is_unfinished) */
-	__u8 reserved;
+	__u16 reserved;
 };
 
 struct packet {
@@ -130,7 +131,7 @@ struct toa {
 /* Of one CPU and one direction: what would be on the stack, were the verifier to follow it there. */
 struct work {
 	struct packet packet;
-	struct attempt attempt;
+	struct attempt attempt, cookie;
 	struct live live;
 	__u32 at, place, size; /* in options */
 	__u32 left, sum;       /* of a checksum, from `place` on */
@@ -170,8 +171,13 @@ MAP(tuples, PERCPU_ARRAY, 1, __u32, struct bpf_sock_tuple, 0);
 MAP(works, PERCPU_ARRAY, DIRECTIONS, __u32, struct work, 0);
 /* Not answered yet: may be forgotten, then the next SYN-ACK brings it back, or the connection is refused. */
 MAP(attempts, LRU_HASH, 8192, struct attempt, struct pending, 0);
-/* Those that the kernel has answered by a SYN cookie, and so knows nothing of. */
-MAP(cookies, LRU_HASH, 8192, struct flow, __u32, 0);
+/*
+ * Those that the kernel has answered by a SYN cookie, and so knows nothing of: each as it would be in `attempts`, and once
+ * more with ANY_ISN, for what does not begin a header. Forgotten they are known by the cookie alone (answers_cookie).
+ */
+MAP(cookies, LRU_HASH, 8192, struct attempt, struct pending, 0);
+/* Half-open connections that said something while they were forgotten: they are not to be forgotten again. */
+MAP(heard, LRU_HASH, 1024, struct flow, __u8, 0);
 MAP(headers, HASH, 256, struct flow, struct held, BPF_F_NO_PREALLOC);
 /* Never forgotten while the kernel has the connection. */
 MAP(lives, HASH, 16384, struct flow, struct live, 0);

@@ -10,7 +10,10 @@
  * Since Linux 6.3, IP_LOCAL_PORT_RANGE (ip(7)) can be narrowed to the one port, and IP_BIND_ADDRESS_NO_PORT leaves it to
  * connect() to take it. connect() compares whole connections, so others go on using the same port towards other peers.
  * Older kernels refuse the option. There, only so many ports are reserved in the time that TIME_WAIT lasts; beyond that
- * bind() says EADDRINUSE, and HAProxy goes on to the server that leaves the port to the kernel.
+ * the port counts as in use.
+ *
+ * Where a client's port is in use, bind() says nothing and connect() that it was refused: HAProxy then goes on to the server
+ * that leaves the port to the kernel. Of a bind() that fails it would log an alert, "Aborting", for a connection that goes on.
  *
  * It is loaded by /etc/ld.so.preload, as the dynamic linker ignores LD_PRELOAD for a binary with file capabilities.
  */
@@ -33,6 +36,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 #define PORTS 65536
 #define TIME_WAIT_S 60 /* TCP_TIMEWAIT_LEN */
+#define FILES (1 << 20) /* more file descriptors than HAProxy has (plan.py, max_connections); others fail in bind() */
 #define RANGE "/proc/sys/net/ipv4/ip_local_port_range"
 #define RESERVED "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
@@ -58,6 +62,8 @@ struct reservations {
 
 static _Thread_local struct ports ports;
 static struct reservations reservations = { .lock = PTHREAD_MUTEX_INITIALIZER };
+/* The sockets whose bind() found the client's port in use. */
+static _Atomic uint8_t in_use[FILES];
 
 static time_t now(void)
 {
@@ -204,26 +210,43 @@ static int reserve(int fd, uint16_t port)
 	return syscall(SYS_bind, fd, &address, length);
 }
 
+/* Puts off to connect() what bind() could not do. */
+static int put_off(int fd, int result)
+{
+	if (!result || errno != EADDRINUSE || fd >= FILES)
+		return result;
+	in_use[fd] = 1;
+	return 0;
+}
+
+static int bind_client(int fd, union address *address, in_port_t *port, socklen_t length)
+{
+	if (is_chosen_from(ntohs(*port))) {
+		if (leave_to_connect(fd, ntohs(*port))) {
+			*port = 0;
+		} else if (!has_room()) {
+			errno = EADDRINUSE;
+			return -1;
+		}
+	}
+	return syscall(SYS_bind, fd, address, length);
+}
+
 EXPORTED int bind(int fd, const struct sockaddr *given, socklen_t length)
 {
 	union address address;
 	in_port_t *port;
 
+	if (fd >= 0 && fd < FILES)
+		in_use[fd] = 0;
 	if (!given || length < sizeof(sa_family_t) || length > sizeof(address))
 		return syscall(SYS_bind, fd, given, length);
 	memset(&address, 0, sizeof(address));
 	memcpy(&address, given, length);
 	port = client_port(fd, &address);
-	if (!port || !is_chosen_from(ntohs(*port)))
+	if (!port)
 		return syscall(SYS_bind, fd, given, length);
-	if (leave_to_connect(fd, ntohs(*port))) {
-		*port = 0;
-		return syscall(SYS_bind, fd, &address, length);
-	}
-	if (has_room())
-		return syscall(SYS_bind, fd, given, length);
-	errno = EADDRINUSE;
-	return -1;
+	return put_off(fd, bind_client(fd, &address, port, length));
 }
 
 /*
@@ -232,9 +255,15 @@ EXPORTED int bind(int fd, const struct sockaddr *given, socklen_t length)
  */
 EXPORTED int connect(int fd, const struct sockaddr *peer, socklen_t length)
 {
-	int result = syscall(SYS_connect, fd, peer, length);
 	uint16_t port;
+	int result;
 
+	if (fd >= 0 && fd < FILES && peer && peer->sa_family != AF_UNIX && in_use[fd]) {
+		in_use[fd] = 0;
+		errno = ECONNREFUSED;
+		return -1;
+	}
+	result = syscall(SYS_connect, fd, peer, length);
 	if (!result || errno != EADDRNOTAVAIL)
 		return result;
 	port = left_port(fd);

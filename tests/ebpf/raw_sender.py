@@ -128,6 +128,11 @@ class Sender:
             return
         self.link.sock.send(self._framed(segment, addresses, tcp))
 
+    def framed(self, segment: Segment) -> bytes:
+        """The whole packet, to be sent by somebody else."""
+        addresses = self._addresses()
+        return self._framed(segment, addresses, self._tcp(segment, addresses))
+
     def say(self, data: bytes, flags: int = PSH | ACK) -> None:
         """Send data, rightly."""
         self.clock += 1

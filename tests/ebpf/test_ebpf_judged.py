@@ -211,10 +211,24 @@ def disturb(chance: random.Random, sender: Sender, faults: list[Wrong]) -> None:
 
 def test_no_mixture_of_such_segments_states_a_client(linked: tuple[Pod, Link]) -> None:
     """Each connection shows its own client, is answered, and ends as ever. The seed is printed."""
+    mix(*linked, CONNECTIONS)
+
+
+def test_nor_where_syn_cookies_answer(linked: tuple[Pod, Link]) -> None:
+    """The kernel remembers no handshake then, and would take an older timestamp; the programs do not."""
     pod, made = linked
+    pod.sh("pod", "sysctl -qw net.ipv4.tcp_syncookies=2")
+    try:
+        mix(pod, made, CONNECTIONS // 4)
+    finally:
+        pod.sh("pod", "sysctl -qw net.ipv4.tcp_syncookies=1")
+
+
+def mix(pod: Pod, made: Link, count: int) -> None:
+    """So many connections, each with a mixture of its own."""
     print(f"SRCIP_SEED={SEED} SRCIP_RAW={CONNECTIONS}", file=sys.stderr)
     chance = random.Random(SEED)  # noqa: S311
-    for number in range(CONNECTIONS):
+    for number in range(count):
         to = chance.choice((POD4, POD6))
         faults = [*FAULTS.values(), *(IPV4_FAULTS.values() if to == POD4 else ())]
         sender = opened(made, to, chance.random() < 0.8, 20000 + (number + 3000) % 10000, chance)

@@ -10,13 +10,13 @@ from rig import plan
 
 from srcip_lab import bpf
 from srcip_proxy.ebpf import maps
-from srcip_proxy.ebpf import preflight as ebpf_preflight
 from srcip_proxy.ebpf.counters import ADDRESS, COUNTERS, FINGERPRINT_PORT
-from srcip_proxy.ebpf.maps import Entry, Node, entries, fingerprint
+from srcip_proxy.ebpf.maps import Entry, entries, fingerprint
 from srcip_proxy.plan import PortRange, merge
 from srcip_proxy.pod import Pod
 
-HERE = Node(network=9, tells_partial=True)
+HERE = 9
+"""The cookie of the network namespace."""
 POD = Pod((ipaddress.ip_address("10.0.0.2"),))
 STATE = (bpf.SOURCES / "state.h").read_text()
 PEERS = (bpf.SOURCES / "peers.h").read_text()
@@ -79,13 +79,7 @@ def test_the_option_is_asked_for_where_the_plan_says_so() -> None:
     """In the place that the C reads: behind the fingerprint, between what else is yes or no."""
     for changes, is_toa in (({}, 0), ({"mode": "ebpf", "client_from": "toa"}, 1)):
         (value,) = of("settings_map", entries(plan(**changes), POD, 7, HERE)).values()
-        assert (value[:8], struct.unpack("=IBBBx", value[-8:])) == (struct.pack("=Q", 9), (7, 0, is_toa, 1))
-
-
-def test_a_kernel_is_believed_to_tell_what_it_was_seen_to_tell() -> None:
-    """Before that a packet from the same node would be taken for one with a wrong checksum, and dropped."""
-    kernels = {"5.17": False, "6.1.0-56-cloud-amd64": False, "6.12.1": False, "6.18.44": True, "7.0": True, "?": False}
-    assert {release: ebpf_preflight.tells_partial(release) for release in kernels} == kernels
+        assert (value[:8], struct.unpack("=IBBxx", value[-8:])) == (struct.pack("=Q", HERE), (7, 0, is_toa))
 
 
 def test_a_fingerprint_tells_plans_pods_and_programs_apart() -> None:

@@ -33,7 +33,13 @@ def close_last(connection: socket.socket) -> None:
         pass
 
 
-BEHAVIOUR = {7001: close_first, 7002: end_own_side_first, 7003: close_last}
+def leave_by_device(connection: socket.socket) -> None:
+    """Bind the connection itself to a device, and answer what comes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+    echo(connection)
+
+
+BEHAVIOUR = {7001: close_first, 7002: end_own_side_first, 7003: close_last, 7004: leave_by_device}
 
 
 def serve(connection: socket.socket, peer: tuple[str, int]) -> None:

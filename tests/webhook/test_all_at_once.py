@@ -162,6 +162,16 @@ def test_the_number_of_fields_that_are_not_told_is() -> None:
     assert messages[20:] == ["Pod: and 10 more fields of the wrong type"]
 
 
+@pytest.mark.parametrize("twice", ["spec:\n  volumes: []\n", "spec: {containers: [{}, {}, {}]}\n", "x: {y: 1, y: 2}\n"])
+def test_a_key_that_is_there_twice_in_a_pod_that_asks_stops_nothing(twice: str) -> None:
+    """The Pod is looked at as the last one of them says, and nothing is written."""
+    for said in ({}, {"srcip.io/deliver-to": "there"}):
+        result = run("inject", twice + manifests.dump(pod(said)))
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "is there twice" in result.stderr
+        assert all(key in result.stderr for key in said)
+
+
 def test_the_lines_of_json_are_told() -> None:
     text = json.dumps(pod({"srcip.io/mode": "magic"}), indent="\t").replace('"spec"', '"kind": "Pod",\n\t"spec"')
     told = run("inject", text).stderr

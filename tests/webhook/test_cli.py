@@ -229,7 +229,7 @@ def test_a_refusal_prints_nothing_and_exits_with_1() -> None:
     assert 'Pod/web: refused: srcip.io/mode: "magic" is not known' in result.stderr
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\x00", "- &a [*a, *b]", "!!python/object:os.system {}"])
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\x00", "- &a [*a, *b]", "- !!int x"])
 @pytest.mark.parametrize("command", ["inject", "explain"])
 def test_what_is_not_yaml_exits_with_2(command: str, text: str) -> None:
     result = run(command, "-f", "-", text=text)

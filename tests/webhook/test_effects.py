@@ -153,7 +153,7 @@ def told(plan: Plan) -> object:
     """All that the data plane is told of a plan: texts, or the entries of maps, without the number that tells plans
     apart."""
     if plan.mode == "ebpf":
-        return maps.entries(plan, POD, 1, maps.Node(1, True)), plan.max_connections
+        return maps.entries(plan, POD, 1, 1), plan.max_connections
     return init.render(plan, POD)
 
 

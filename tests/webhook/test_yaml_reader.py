@@ -175,3 +175,37 @@ def test_aliases_without_an_end_are_refused_at_once(text: str) -> None:
 
 def test_an_anchor_may_be_given_again() -> None:
     assert load("a: &a {b: &a 1, c: *a}\nd: *a\n")[0] == {"a": {"b": 1, "c": 1}, "d": 1}
+
+
+# Values of kubectl 1.36 for `{k: VALUE}`, as above.
+TAGS = {
+    "!!timestamp 2001-12-14": "2001-12-14",
+    "!!binary aGk=": "hi",
+    "!!set {a, b}": {"a": None, "b": None},
+    "!!omap [a: 1]": [{"a": 1}],
+    '!!int "5"': 5,
+    "!!str 5": "5",
+    '!!bool "yes"': True,
+    '!!null ""': None,
+    "!!float 3": 3,
+    "!!int [1]": [1],
+    "!!str [1]": [1],
+    "!!seq {a: 1}": {"a": 1},
+    "!foo bar": "bar",
+    "!foo {a: 1}": {"a": 1},
+    "!!python/object:x y": "y",
+    '"it\\\'s"': "it's",
+}
+
+
+@pytest.mark.parametrize("text", TAGS)
+def test_a_tag_means_what_it_means_to_kubectl(text: str) -> None:
+    assert load(f"{{k: {text}}}\n")[0] == {"k": TAGS[text]}
+
+
+@pytest.mark.parametrize(
+    "text", ["!!int x", "!!bool 1", "!!null x", "!!float yes", '!!binary "?"', ".inf", "-.Inf", ".nan"]
+)
+def test_what_kubectl_refuses_is_told(text: str) -> None:
+    with pytest.raises(manifests.ManifestError, match="line 1: not YAML"):
+        manifests.documents(f"{{k: {text}}}\n")

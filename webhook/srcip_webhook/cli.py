@@ -6,7 +6,6 @@ nobody reads them, 2 if the call or the file is bad.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import os
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from srcip_webhook import __version__, holders, manifests, places, reference
+from srcip_webhook import __version__, holders, manifests, places, reference, unified
 from srcip_webhook.annotations import schema as annotations_schema
 from srcip_webhook.explain import explained
 from srcip_webhook.mutate import Outcome, consider
@@ -89,7 +88,6 @@ class Manifest:
     """A file, and what becomes of each Pod in it."""
 
     name: str
-    text: str
     documents: tuple[manifests.Document, ...]
     faults: tuple[manifests.Fault, ...]
     """Why it is no manifest; its Pods are looked at all the same, so that all is told at once."""
@@ -122,8 +120,8 @@ def inject(file: BinaryIO, trusted_cidrs: str | None, image: str | None, diff: b
     found = _manifest(file, _settings(trusted_cidrs, image))
     status = _tell(found, with_pods=True)
     if not found.faults and not any(pod.outcome.messages for pod in found.pods):
-        text = "".join(result.text for result in found.results)
-        click.echo((_diff(found, text) if diff else text).encode(), nl=False)
+        text = _diff(found) if diff else "".join(result.text for result in found.results)
+        click.echo(text.encode(), nl=False)
     sys.exit(status)
 
 
@@ -167,7 +165,7 @@ def _manifest(file: BinaryIO, settings: Settings) -> Manifest:
         results.append(manifests.rendered(document, _changer(document, settings, seen)))
         faults += document.faults
     name = getattr(file, "name", "<stdin>")
-    return Manifest(name, text, tuple(documents), faults, tuple(results), tuple(seen))
+    return Manifest(name, tuple(documents), faults, tuple(results), tuple(seen))
 
 
 def _changer(document: manifests.Document, settings: Settings, seen: list[Seen]) -> manifests.Change:
@@ -212,11 +210,9 @@ def _about_pods(found: Manifest) -> Iterator[tuple[int, str]]:
             )
 
 
-def _diff(found: Manifest, text: str) -> str:
-    """As `patch` takes it."""
-    old, new = (each.splitlines(keepends=True) for each in (found.text, text))
-    lines = difflib.unified_diff(old, new, found.name, f"{found.name} (injected)")
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+def _diff(found: Manifest) -> str:
+    pairs = ((document.text, result.text) for document, result in zip(found.documents, found.results, strict=True))
+    return unified.diff(pairs, found.name, f"{found.name} (injected)")
 
 
 if __name__ == "__main__":

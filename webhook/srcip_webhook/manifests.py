@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -63,6 +64,7 @@ class Document:
     """Of a document with faults, `value` is what can be read all the same."""
     is_json: bool = False
 
+    @cached_property
     def tree(self) -> Tree | None:
         """Where its parts are. Raises yaml.YAMLError."""
         return yaml_tree.read(_without_tabs(self.text) if self.is_json else self.text)
@@ -198,9 +200,10 @@ class Rendered:
 
 
 def rendered(document: Document, change: Change) -> Rendered:
-    """The document with its Pods changed: its own text if none does, else with the lines that change in it."""
+    """The document with its Pods changed: its own text if none does, else with the lines that change in it. One with
+    faults keeps its text, though its Pods are looked at."""
     value = changed(document.value, change)
-    if value is document.value:
+    if value is document.value or document.faults:
         return Rendered(document.text)
     text = _edited(document, value)
     return Rendered(text) if text is not None else Rendered(_written(document, value), is_anew=True)
@@ -209,12 +212,17 @@ def rendered(document: Document, change: Change) -> Rendered:
 def _edited(document: Document, value: Any) -> str | None:
     """The document's own text with some lines changed; None if that is not to be had, or would say something else."""
     try:
-        tree = document.tree()
+        tree = document.tree
         text = edited(document.text, tree, document.value, value, document.is_json) if tree else document.text
-        found = read(text)
-    except (UnfitError, yaml.YAMLError, RecursionError):
+        said, twice = _json_value(text) if document.is_json else load(text)
+    except (UnfitError, yaml.YAMLError, RecursionError, ValueError):
         return None
-    return text if len(found) == 1 and not found[0].faults and same(found[0].value, value) else None
+    return text if not twice and same(said, value) else None
+
+
+def _json_value(text: str) -> tuple[Any, tuple[Fault, ...]]:
+    (document,) = _json_documents(text) or [Document(text, None)]
+    return document.value, document.faults
 
 
 def _written(document: Document, value: Any) -> str:

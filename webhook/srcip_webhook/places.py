@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 import yaml
 
@@ -49,10 +48,9 @@ def _part(node: Node | None, step: str | int) -> Part | None:
     return next((part for name, part in zip(names, node.parts, strict=True) if name == step), None)
 
 
-@lru_cache(maxsize=8)
 def _tree(document: Document) -> Tree | None:
     try:
-        return document.tree()
+        return document.tree
     except (yaml.YAMLError, RecursionError):
         return None
 

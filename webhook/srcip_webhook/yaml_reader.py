@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import re
+from base64 import b64decode
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-STR, INT, FLOAT, BOOL, NULL, MERGE = (
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "merge")
+STR, INT, FLOAT, BOOL, NULL, MERGE, BINARY, MAP, SEQ = (
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "merge", "binary", "map", "seq")
 )
 _WORDS: dict[str, Any] = {
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"), True),
@@ -83,6 +84,8 @@ def json_key(value: Any) -> Any:
 class Loader(yaml.SafeLoader):
     """Reads one document."""
 
+    ESCAPE_REPLACEMENTS: ClassVar = {**yaml.SafeLoader.ESCAPE_REPLACEMENTS, "'": "'"}  # type: ignore[misc]
+
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.complete: dict[str, bool] = {}
@@ -106,6 +109,8 @@ class Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if not is_alias and name is not None:
             self.complete[name] = True
+        if node is not None and not is_alias:
+            node.tag = tag_of(type(node), node.tag)
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -210,12 +215,41 @@ def _twice_in(node: yaml.MappingNode) -> Iterator[Twice]:
         first.setdefault(name, line)
 
 
+def tag_of(kind: type[yaml.Node], tag: str) -> str:
+    """The tag that counts. As for kubectl, a collection is what it looks like, a scalar with a strange tag a text."""
+    if kind is yaml.ScalarNode:
+        return tag if tag in (INT, FLOAT, BOOL, NULL, MERGE, BINARY) else STR
+    return MAP if kind is yaml.MappingNode else SEQ
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {INT: int, FLOAT: (int, float), BOOL: bool, NULL: type(None)}
+
+
 def _scalar(loader: Loader, node: yaml.ScalarNode) -> Any:
-    return scalar(node.value)
+    """Raises yaml.YAMLError where the tag asks for something else, and for numbers that JSON does not have."""
+    value = scalar(node.value)
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, _TYPES[node.tag]) or (is_bool and node.tag != BOOL):
+        problem = f'"{node.value}" is no {node.tag.rpartition(":")[2]}'
+    elif isinstance(value, float) and not math.isfinite(value):
+        problem = f"{node.value} is no number of JSON"
+    else:
+        return value
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-for _each in (INT, FLOAT, BOOL, NULL):
+def _binary(loader: Loader, node: yaml.ScalarNode) -> str:
+    """Text in base64. Raises yaml.YAMLError."""
+    try:
+        return b64decode("".join(node.value.split()), validate=True).decode()
+    except ValueError as error:
+        raise yaml.constructor.ConstructorError(None, None, f"!!binary: {error}", node.start_mark) from None
+
+
+for _each in _TYPES:
     Loader.add_constructor(_each, _scalar)
+Loader.add_constructor(BINARY, _binary)
+Loader.add_constructor(MERGE, lambda loader, node: node.value)
 
 
 class Dumper(yaml.SafeDumper):

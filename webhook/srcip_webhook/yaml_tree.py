@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from srcip_webhook.yaml_reader import MERGE, STR, Loader, json_key, scalar
+from srcip_webhook.yaml_reader import MERGE, STR, Loader, json_key, scalar, tag_of
 
 
 @dataclass(eq=False)
@@ -145,7 +145,8 @@ class _Builder:
         return Part(dash, mark.line, item)
 
     def _name(self, event: Any) -> Any:
-        tag = event.tag or self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        given = event.tag or self.loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        tag = tag_of(yaml.ScalarNode, given)
         if tag == STR:
             return event.value
         return MERGE if tag == MERGE else json_key(scalar(event.value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,8 +50,7 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
         raise AlreadyAttachedError(
             "another configuration is attached to this Pod; a Pod keeps its first one to its end"
         )
-    node = maps.Node(_network(), preflight.tells_partial(platform.release()))
-    entries = maps.entries(plan, pod, number, node)
+    entries = maps.entries(plan, pod, number, _network())
     loaded = _loaded(objects, plan.max_connections)
     try:
         hook = _attach_to(loaded, place)

@@ -30,21 +30,12 @@ class Entry:
     value: bytes
 
 
-@dataclass(frozen=True)
-class Node:
-    """What the programs know of where they are."""
-
-    network: int
-    """The cookie of the Pod's network namespace."""
-    tells_partial: bool
-    """Whether the kernel tells packets whose checksum is yet to be made."""
-
-
-def entries(plan: Plan, pod: Pod, fingerprint: int, node: Node) -> list[Entry]:
-    """All that must be written, the last entry last: it puts the programs to work."""
+def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
+    """All that must be written, the last entry last: it puts the programs to work. `network` is the cookie of the Pod's
+    network namespace."""
     found = [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
     found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
-    return [*found, Entry("settings_map", _ZERO, _settings(plan, fingerprint, node))]
+    return [*found, Entry("settings_map", _ZERO, _settings(plan, fingerprint, network))]
 
 
 def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
@@ -52,14 +43,14 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
-def _settings(plan: Plan, number: int, node: Node) -> bytes:
+def _settings(plan: Plan, number: int, network: int) -> bytes:
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
     is_exact = plan.client_address != "best-effort"
     is_toa = plan.client_from == TOA
     limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
     numbers = struct.pack("=II", plan.header_timeout_ms, number)
-    flags = struct.pack("=???x", is_exact, is_toa, node.tells_partial)
-    return struct.pack("=Q", node.network) + limits + numbers + flags
+    flags = struct.pack("=??xx", is_exact, is_toa)
+    return struct.pack("=Q", network) + limits + numbers + flags
 
 
 def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:

@@ -14,8 +14,6 @@ from srcip_proxy import capabilities
 
 OLDEST = (5, 17)
 """The first Linux with bpf_loop, by which the header is read."""
-TELLS_PARTIAL = (6, 18)
-"""Where this was seen to work; it was not on 6.12."""
 _HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 _ETHERNET = 1  # ARPHRD_ETHER
 
@@ -35,11 +33,6 @@ def _kernel(release: str) -> list[str]:
         return []
     wanted = ".".join(map(str, OLDEST))
     return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
-
-
-def tells_partial(release: str) -> bool:
-    """Whether the kernel tells the programs that a checksum is yet to be made (is_unfinished in proxy/bpf/packet.h)."""
-    return _version(release) >= TELLS_PARTIAL
 
 
 def _version(release: str) -> tuple[int, int]:

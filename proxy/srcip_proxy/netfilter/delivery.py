@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.netfilter.matches import FAMILIES
+from srcip_proxy.netfilter.matches import FAMILIES, RESET, SYN
 from srcip_proxy.network import MARK
 
 MOST_CONNECTIONS = 1 << 20
@@ -44,6 +44,27 @@ def rules(ports: str, versions: Iterable[int]) -> Iterator[str]:
         yield from _to_application(v)
         yield from _from_application(v)
         yield from (*_end(v, *SIDES), *_end(v, *reversed(SIDES)))
+
+
+def listening(ports: str) -> Iterator[str]:
+    """For what comes in by lo: a SYN of the proxy is refused where no socket takes what comes from there.
+
+    The kernel looks for a listener with the device of the route, which for the Pod's own address is not lo (rt_iif in
+    ip_route_output_key_hash_rcu()). So it would find one that is bound to that device (SO_BINDTODEVICE), whose answer
+    goes out by it, whatever the routes say. `socket` looks with lo, and does not find it.
+    """
+    yield f"    {SYN} tcp dport {ports} fib saddr type != local goto listening\n  }}\n  chain listening {{"
+    yield f"    socket transparent 0 accept\n    socket transparent 1 accept\n    {RESET}"
+
+
+def strayed(versions: Iterable[int]) -> Iterator[str]:
+    """Replies to the proxy that would leave the Pod, as the application has bound its connection to a device: they go
+    nowhere. A route could not say so: with a device given, the kernel takes any IPv4 address for a neighbour's where
+    no route fits, and asks the network for it (ARP)."""
+    yield "  chain strayed {\n    type filter hook postrouting priority raw; policy accept;"
+    yield f"    oif lo accept\n    meta mark {MARK} counter drop"
+    yield from (f"    {FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']} counter drop" for v in versions)
+    yield "  }"
 
 
 def _key(version: int, direction: str) -> str:

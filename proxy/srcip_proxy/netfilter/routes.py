@@ -33,8 +33,6 @@ def _addresses(version: int) -> list[str]:
 
 
 def _rules(version: int) -> list[str]:
-    """Replies of the application are led back to the sidecar. Those that are not, as their socket is bound to another
-    device (SO_BINDTODEVICE), must not leave the Pod to an address that never connected."""
+    """Replies of the application are led back to the sidecar."""
     selectors = [selector.format(mark=MARK, loopback=LOOPBACK[version]) for selector in _SELECTORS]
-    back = [f"pref {PRIORITY} {selector} lookup {TABLE}" for selector in selectors]
-    return back + [f"pref {PRIORITY + 1} {selector} blackhole" for selector in selectors]
+    return [f"pref {PRIORITY} {selector} lookup {TABLE}" for selector in selectors]

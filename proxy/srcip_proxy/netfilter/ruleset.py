@@ -33,6 +33,7 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
     # the check's port is delivered like the others, so that the check proves their delivery
     ports = one_of((*plan.inbound_ports, CHECK_PORT))
     yield _intercept(plan, pod, pod.versions)
+    yield delivery.strayed(pod.versions)
     if plan.deliver_to != "loopback":
         yield delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
@@ -69,7 +70,10 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
     yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
     # what is intercepted keeps its port; whoever connects to the proxy's own ones would state any client
-    yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}\n  }}"
+    yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}"
+    if plan.deliver_to != "loopback":
+        yield from delivery.listening(one_of((*plan.inbound_ports, CHECK_PORT)))
+    yield "  }"
 
 
 def _tracks(plan: Plan) -> bool:

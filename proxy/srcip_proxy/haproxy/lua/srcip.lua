@@ -162,6 +162,7 @@ local function too_many(txn)
   refuse(txn, "too_many", "client " .. client .. " has too many connections open")
 end
 
+local IN_USE = "the client's port may be in use in the Pod, see srcip.io/client-address"
 local TAKES_NOTHING = "let it accept in time, and IPv4, too, if it is an IPv6 listener. With srcip.io/deliver-to auto or "
   .. "pod the kernel remembers a bounded number of connections: see docs/dataplane.md"
 
@@ -172,7 +173,7 @@ local function undelivered(what)
     local seen = deliver.seen and deliver.seen(txn)
     counters.add("refused", "undelivered")
     log(what .. " from " .. describe(txn) .. " did not reach the application" .. (seen or ""), "undelivered",
-      seen and TAKES_NOTHING)
+      seen and (settings.client_address == "exact" and IN_USE or TAKES_NOTHING))
   end
 end
 
