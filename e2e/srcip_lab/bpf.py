@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import srcip_proxy
-from srcip_lab import compiling, image
+from srcip_lab import compiling, places
 from srcip_lab.errors import LabError
 from srcip_lab.tools import machine_path
 
@@ -22,12 +22,12 @@ HEADERS = Path("/usr/include/bpf/bpf_helpers.h")
 def compiled(source: Path = PROGRAMS) -> Path:
     """The object of `source` as it is now; compiled when it is not in the cache yet. Raises LabError."""
     if not source.exists():
-        raise LabError(f"{source} is missing: ebpf mode needs srcip's source tree, or {image.ROOTFS}")
+        raise LabError(f"{source} is missing: ebpf mode needs srcip's source tree, or {places.ROOTFS}")
     _require_compiler()
     headers = f"-I/usr/include/{os.uname().machine}-linux-gnu"
     command = ("clang", *FLAGS, headers, "-c", str(source))
     name = f"{source.name.partition('.')[0]}-{{}}.bpf.o"
-    return compiling.compiled(image.cache(), name, command, {source, *SOURCES.glob("*.[ch]")})
+    return compiling.compiled(places.cache(), name, command, {source, *SOURCES.glob("*.[ch]")})
 
 
 def _require_compiler() -> None:

@@ -16,14 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import srcip_proxy
+from srcip_lab import bpf
 from srcip_lab.compiling import compiled
 from srcip_lab.errors import LabError
+from srcip_lab.places import ROOTFS, cache
 from srcip_lab.tools import require, run
 from srcip_proxy.ebpf.attach import OBJECTS
 from srcip_proxy.plan import CGROUP_MOUNT, UID
 
 SUITE = "trixie"
-ROOTFS = "SRCIP_PROXY_ROOTFS"
 RECIPE = 5
 """Raise it when this module builds the base in another way."""
 DIST_PACKAGES = "usr/lib/python3/dist-packages"
@@ -61,8 +62,6 @@ def proxy_rootfs() -> Path:
 
 def with_programs() -> Path:
     """The same with the programs of ebpf mode, which clang compiles. Raises LabError as proxy_rootfs."""
-    from srcip_lab import bpf  # noqa: PLC0415 (it keeps its objects in the cache of this module)
-
     if os.environ.get(ROOTFS):
         return proxy_rootfs()
     plain, compiled = proxy_rootfs(), [bpf.compiled(source) for source in bpf.BOTH]
@@ -125,14 +124,6 @@ def package_names() -> tuple[str, ...]:
     """The packages of the image, one per line of packages.txt."""
     lines = _shipped("packages.txt").read_text().splitlines()
     return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-
-
-def cache() -> Path:
-    """Where the layers are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    directory = Path(home) / "srcip"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def _built(name: str, build: Callable[[Path], None]) -> Path:

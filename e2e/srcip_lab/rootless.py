@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from srcip_lab import image
+from srcip_lab import image, places
 from srcip_lab.errors import LabError
 from srcip_lab.state import Process, read_json, root, wait_until, write_json
 from srcip_lab.tools import machine_path, run
@@ -161,7 +161,7 @@ def _own_run() -> None:
 
 
 def _file(kind: str) -> Path:
-    return image.cache() / f".rootless-{kind}"
+    return places.cache() / f".rootless-{kind}"
 
 
 @contextmanager

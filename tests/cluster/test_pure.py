@@ -67,7 +67,7 @@ def test_what_is_cached_is_built_once_and_replaces_what_is_older(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Equal parts are built once; a build that failed leaves nothing that could be taken for a finished one."""
-    monkeypatch.setattr("srcip_lab.image.cache", lambda: tmp_path)
+    monkeypatch.setattr("srcip_lab.places.cache", lambda: tmp_path)
     built: list[str] = []
 
     def build(aside: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srcip_lab import image
+from srcip_lab import image, places
 from srcip_lab.tools import machine_path, run
 
 Address = tuple[str, int]
@@ -74,8 +74,8 @@ def built(sources: tuple[str, ...], *words: str, by: str = "") -> Path:
     files = [SOURCES / name for name in sources]
     parts = [by.encode(), *(word.encode() for word in words), *(file.read_bytes() for file in files)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    done = image.cache() / f"peer-{key}"
-    with image.locked(image.cache() / ".peer.lock"):
+    done = places.cache() / f"peer-{key}"
+    with image.locked(places.cache() / ".peer.lock"):
         if not done.is_dir():
             aside = done.with_name(f".building-{done.name}")
             shutil.rmtree(aside, ignore_errors=True)  # of a build that was interrupted: the lock is ours

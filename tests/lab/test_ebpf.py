@@ -13,7 +13,7 @@ import pytest
 from ebpf_rig import needs_root
 from tests.lab.conftest import annotated, brought_up, container, manifest, pod, srcip
 
-from srcip_lab import cgroup, image, programs
+from srcip_lab import cgroup, image, places, programs
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab, names
 from srcip_lab.plan_pod import IMAGE
@@ -171,7 +171,7 @@ def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that lacks the programs: what the init container needs is not there, on any machine."""
-    monkeypatch.setenv(image.ROOTFS, str(image.proxy_rootfs()))
+    monkeypatch.setenv(places.ROOTFS, str(image.proxy_rootfs()))
 
 
 def test_what_is_missing_is_told_in_the_init_containers_words(without_programs, clean_lab):

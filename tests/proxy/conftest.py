@@ -12,7 +12,7 @@ from rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, sta
 
 from srcip_e2e import images
 from srcip_e2e.images import buildah
-from srcip_lab import image
+from srcip_lab import places
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
 
@@ -26,7 +26,7 @@ def shipped() -> str:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages."""
     if item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing():
-        os.environ.setdefault(image.ROOTFS, shipped())
+        os.environ.setdefault(places.ROOTFS, shipped())
 
 
 @pytest.fixture(scope="session")

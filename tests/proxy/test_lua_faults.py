@@ -36,7 +36,7 @@ from rig import (
 from test_first_bytes import TLS
 from web import get, read, redirect
 
-from srcip_lab import image
+from srcip_lab import image, places
 from srcip_proxy.plan import Plan, PortRange
 
 pytestmark = pytest.mark.dataplane
@@ -101,8 +101,8 @@ def faulty(faulty_image: Path) -> Iterator[Pods]:
     running: dict[object, Faulty] = {}
     order = faulty_image / "fault"
     order.write_text("- 1 error -\n")
-    given = os.environ.get(image.ROOTFS)
-    os.environ[image.ROOTFS] = str(faulty_image)
+    given = os.environ.get(places.ROOTFS)
+    os.environ[places.ROOTFS] = str(faulty_image)
 
     def pod(wanted: Plan, program: Path = APP, app: tuple[str, ...] = ("::", str(PORT))) -> Faulty:
         key = (wanted, program, app)
@@ -113,7 +113,7 @@ def faulty(faulty_image: Path) -> Iterator[Pods]:
     try:
         yield pod
     finally:
-        os.environ.pop(image.ROOTFS) if given is None else os.environ.update({image.ROOTFS: given})
+        os.environ.pop(places.ROOTFS) if given is None else os.environ.update({places.ROOTFS: given})
         for each in running.values():
             each.rig.lab.down()
 

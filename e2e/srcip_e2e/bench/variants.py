@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from srcip_e2e.bench.rig import PORT, PORTS, BenchError, Pod, Rig, Variant, claimed, cpus, run
-from srcip_lab import image
+from srcip_lab import image, places
 from srcip_proxy.plan import ENV, HEALTH_PORT, UID, Plan, PortRange
 
 MARK = 0x539
@@ -57,7 +57,7 @@ def rootfs_of_srcip() -> Path:
 
 def rootfs_of_nginx() -> Path:
     """nginx of the same Debian release, kept beside the image's own root file system."""
-    place = image.cache() / f"bench-nginx-{image.SUITE}"
+    place = places.cache() / f"bench-nginx-{image.SUITE}"
     if not place.exists():
         aside = place.with_name(f".building-{place.name}-{os.getpid()}")
         packages = "nginx-light,libnginx-mod-stream"

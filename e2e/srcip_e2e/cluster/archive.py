@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from srcip_e2e.images.archive import XATTRS
-from srcip_lab import image
+from srcip_lab import image, places
 from srcip_lab.tools import run
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -25,12 +25,12 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 def cached(kind: str, parts: Sequence[str], build: Callable[[Path], None], suffix: str = "") -> Path:
     """The file or directory that `build` makes, made once for each content of `parts`; older ones go."""
     digest = hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()[:16]
-    finished = image.cache() / f"{kind}-{digest}{suffix}"
-    with image.locked(image.cache() / f".{kind}.lock"):
+    finished = places.cache() / f"{kind}-{digest}{suffix}"
+    with image.locked(places.cache() / f".{kind}.lock"):
         if not finished.exists():
-            for old in (*image.cache().glob(f"{kind}-*"), *image.cache().glob(f".building-{kind}-*")):
+            for old in (*places.cache().glob(f"{kind}-*"), *places.cache().glob(f".building-{kind}-*")):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-            aside = image.cache() / f".building-{finished.name}"
+            aside = places.cache() / f".building-{finished.name}"
             build(aside)
             aside.rename(finished)
     return finished

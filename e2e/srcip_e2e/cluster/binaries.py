@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcip_lab.image import KEEP_SECONDS, cache, locked
+from srcip_lab.image import KEEP_SECONDS, locked
+from srcip_lab.places import cache
 from srcip_lab.tools import machine_path
 
 TOOLS = Path(__file__).parents[2] / "tools"

@@ -23,7 +23,7 @@ from pathlib import Path
 from srcip_e2e.cluster import apps, binaries, node_files, node_init, node_network, pki
 from srcip_e2e.cluster.node_files import API_SERVER, CONTAINERD_SOCKET, NAME, Layout, Programs
 from srcip_e2e.cluster.node_network import API_SERVICE_IP, EDGE, NODE
-from srcip_lab import image
+from srcip_lab import places
 from srcip_lab.errors import LabError, raise_all
 from srcip_lab.state import Process
 from srcip_lab.tools import STANDARD_PATH
@@ -49,7 +49,7 @@ LOCK = Path("/run/srcip-k8s.lock")
 
 def default_directory() -> Path:
     """Where a node's state is kept if not told otherwise."""
-    return image.cache() / "cluster"
+    return places.cache() / "cluster"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from srcip_e2e.images import buildah
 from srcip_e2e.images.archive import Archive
 from srcip_e2e.images.recipe import NAMES, Recipe, reference
 from srcip_lab.errors import LabError
-from srcip_lab.image import cache, locked
+from srcip_lab.image import locked
+from srcip_lab.places import cache
 
 KEPT, KEPT_SECONDS = 4, 3600
 """How many archives and root file systems are kept of each image; none goes that was used in the last seconds."""

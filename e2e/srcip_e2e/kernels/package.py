@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srcip_lab.errors import LabError
-from srcip_lab.image import cache, locked
+from srcip_lab.image import locked
+from srcip_lab.places import cache
 from srcip_lab.tools import run
 
 
