@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from srcip_proxy import headers
@@ -144,7 +144,7 @@ class Plan:
 
     def to_env(self) -> str:
         """This plan as the value of `SRCIP_PLAN`: JSON in one line, sorted keys, nothing that Kubernetes expands."""
-        plain = asdict(self)
+        plain: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in PORTS:
             plain[name] = [str(r) for r in getattr(self, name)]
         plain["probe_aliases"] = {str(a.alias): a.port for a in self.probe_aliases}
@@ -209,7 +209,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
         ranges = getattr(plan, name)
         yield merge(ranges) == ranges, f"{name}: not sorted and disjoint"
         for port in reserved_ports(plan.mode):
-            yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
+            yield not holds(ranges, (PortRange(port, port),)), f"{name}: {port} is the sidecar's own port"
     most = MOST_REDIRECTED if plan.mode == "redirect" else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
@@ -218,7 +218,8 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
-    yield tuple(sorted(set(plan.probe_aliases))) == plan.probe_aliases, "probe_aliases: not sorted and distinct"
+    pairs = [(item.alias, item.port) for item in plan.probe_aliases]
+    yield sorted(set(pairs)) == pairs, "probe_aliases: not sorted and distinct"
     for alias in plan.probe_aliases:
         yield 1 <= alias.alias <= 65535 and 1 <= alias.port <= 65535, f"probe_aliases: {alias} is not a pair of ports"
     yield from ((False, fault) for fault in _header_faults(plan))
