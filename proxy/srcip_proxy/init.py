@@ -38,7 +38,9 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    return Rendered(nft.render(plan, pod), {v: routes.render(v, plan) for v in pod.versions}, haproxy.render(plan, pod))
+    return Rendered(
+        nft.render(plan, pod), {v: routes.render(v, plan, pod) for v in pod.versions}, haproxy.render(plan, pod)
+    )
 
 
 def apply(texts: Rendered, directory: Path = DIRECTORY) -> None:

@@ -141,7 +141,7 @@ def test_what_is_quoted_is_one_text_or_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_preparing_takes_away_exactly_the_rules_that_are_added(version: int) -> None:
-    added = [line for line in routes.render(version, SMTP).splitlines() if line.startswith("rule add")]
+    added = [line for line in routes.render(version, SMTP, POD).splitlines() if line.startswith("rule add")]
     removed = routes.prepare(version).splitlines()
     assert [line.replace(" add ", " del ") for line in added] == removed
 
