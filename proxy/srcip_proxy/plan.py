@@ -104,6 +104,8 @@ class Plan:
     """Threads of the sidecar."""
     probe_aliases: tuple[ProbeAlias, ...] = ()
     """Ports for kubelet's probes: sorted, distinct."""
+    mesh: bool = False
+    """Whether a mesh's sidecar is in the Pod. What is not intercepted stays tracked then, so that the mesh takes it."""
     mode: str = "tproxy"
     """How the application learns the client: one of MODES."""
     http_ports: tuple[PortRange, ...] = ()

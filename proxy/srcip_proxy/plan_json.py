@@ -14,6 +14,12 @@ def _int(value: object) -> int:
     return value
 
 
+def _bool(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is not a boolean")
+    return value
+
+
 def _str(value: object) -> str:
     if type(value) is not str:
         raise TypeError(f"{value!r} is not a string")
@@ -47,6 +53,7 @@ PORTS = ("inbound_ports", "http_ports", "outbound_ports")
 READ: dict[str, Callable[[object], object]] = {
     "proxy_protocol_versions": lambda v: tuple(_int(item) for item in _list(v)),
     "probe_aliases": _aliases,
+    "mesh": _bool,
     **dict.fromkeys(PORTS, lambda v: tuple(port_range(_str(item)) for item in _list(v))),
     **dict.fromkeys(("trusted_cidrs", "http_headers", "remove_headers"), _texts),
     **dict.fromkeys(("tlv_headers", "outbound_headers"), _pairs),
