@@ -178,6 +178,8 @@ class Plan(Options):
     """Who may state a client address: canonical networks of either family."""
     probe_aliases: tuple[ProbeAlias, ...] = of(Aliases(), ())
     """Ports for kubelet's probes: sorted, distinct."""
+    mesh: bool = of(Flag(), False)
+    """Whether a mesh's sidecar is in the Pod. What is not intercepted stays tracked then, so that the mesh takes it."""
     http_ports: tuple[PortRange, ...] = of(Ports(), ())
     """Intercepted ports that speak HTTP: sorted, disjoint. In redirect mode their requests get headers."""
     is_idle: bool = of(Flag(), False)

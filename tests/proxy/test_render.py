@@ -54,6 +54,8 @@ BEHAVIOURS = {
     "without-an-ipv6-address": (SMTP, Pod(POD.addresses[:1], POD.node, POD.unusable)),
     "deliver-to-loopback": (changed(deliver_to="loopback"), POD),
     "deliver-to-pod": (changed(deliver_to="pod"), POD),
+    "beside-a-mesh": (changed(mesh=True, probe_aliases=(ProbeAlias(15100, 8000),)), POD),
+    "redirect-beside-a-mesh": (changed(mesh=True, mode="redirect", http_ports=WEB), POD),
     "exact-client-address": (changed(client_address="exact"), POD),
     "a-sidecar-that-idles": (
         changed(is_idle=True, inbound_ports=(), probe_aliases=(ProbeAlias(15100, 8000),)),

@@ -60,6 +60,11 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
     )
 
 
+def has_mesh(pod: Pod) -> bool:
+    """Whether a mesh's sidecar runs in this Pod."""
+    return any(container.get("name") in MESHES for container in pods.listeners(pod))
+
+
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
     """The asked-for ranges, and what is wrong with them: each single port must be a declared TCP port. Nobody can
     declare a range in a Pod, such as that of FTP's passive connections."""
