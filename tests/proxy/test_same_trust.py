@@ -52,7 +52,7 @@ def by_maps(plan: Plan, address: ipaddress.IPv4Address | ipaddress.IPv6Address) 
     """The longest prefix counts; IPv4 addresses are looked up as mapped ones (proxy/bpf/state.h)."""
     packed = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
     bits, best = int.from_bytes(packed, "big"), (-1, 0)
-    for entry in ebpf_maps.entries(plan, POD, 1, ebpf_maps.Node(1, True)):
+    for entry in ebpf_maps.entries(plan, POD, 1, 1):
         if entry.name == "networks":
             length, network = struct.unpack("=I16s", entry.key)
             if int.from_bytes(network, "big") >> (128 - length) == bits >> (128 - length):
