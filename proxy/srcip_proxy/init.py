@@ -33,7 +33,7 @@ class Rendered:
 
 def render(plan: Plan, pod: Pod) -> Rendered:
     """All texts for this plan in this Pod. Pure."""
-    ways = {v: routes.render(v, plan) for v in pod.versions}
+    ways = {v: routes.render(v, plan, pod) for v in pod.versions}
     return Rendered(ruleset.render(plan, pod), ways, config.render(plan, pod))
 
 

@@ -13,5 +13,5 @@ def test_many_connections_pass(pytestconfig: pytest.Config) -> None:
     with running() as pod:
         server = pod.inside([many.load(), "server", str(many.PORT)], stdout=subprocess.PIPE, text=True)
         with many.serving(server):
-            said = many.connected(pod.net.lb, pod.net.pod.ipv4, pytestconfig)
-        assert (said["done"], said["errors"]) == (pytestconfig.getoption("--connections"), 0), pod.stats()
+            said = many.connected(pod.net.lb, pod.net.pod.ipv4, *many.asked(pytestconfig))
+        assert (said["done"], said["errors"]) == (many.asked(pytestconfig)[0], 0), pod.stats()

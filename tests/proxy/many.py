@@ -47,13 +47,17 @@ def serving(server: "subprocess.Popen[str]") -> Iterator[None]:
         server.wait()
 
 
-def connected(balancer: Host, to: str, config: pytest.Config) -> dict[str, Any]:
-    """What the load generator counted: as many connections as the options say, each asks and has its answer."""
-    for number in range(ADDRESSES):
-        balancer.run(["ip", "address", "replace", f"10.77.1.{100 + number}/24", "dev", "eth0"], check=True)
-    rate = config.getoption("--rate")
+def asked(config: pytest.Config) -> tuple[int, int]:
+    """How many connections, and how many a second, by the options; 0 for as many as there can be."""
+    return config.getoption("--connections"), config.getoption("--rate")
+
+
+def connected(balancer: Host, to: str, number: int, rate: int) -> dict[str, Any]:
+    """What the load generator counted: so many connections, each asks and has its answer."""
+    for last in range(100, 100 + ADDRESSES):
+        balancer.run(["ip", "address", "replace", f"10.77.1.{last}/24", "dev", "eth0"], check=True)
     words = [f"to={to}", f"port={PORT}", f"n={AT_ONCE if not rate else 1000}", "proxy=2", f"sources={ADDRESSES}"]
-    words += ["from=10.77.1.100", f"most={config.getoption('--connections')}", f"ms={WHOLE_S * 1000}"]
+    words += ["from=10.77.1.100", f"most={number}", f"ms={WHOLE_S * 1000}"]
     words += [f"rate={rate}"] if rate else []
     done = balancer.run([load(), "client", "connect", *words], capture_output=True)
     assert done.returncode == 0, done.stderr

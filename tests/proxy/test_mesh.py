@@ -10,10 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rig import APP, CLIENT4, HTTP_APP, LB4, OTHER4, POD4, Rig, needs_root, plan, start, v2
+from rig import (
+    APP,
+    CLIENT4,
+    CLIENT6,
+    HTTP_APP,
+    LB4,
+    LB6,
+    LB_NETWORKS,
+    NODE4,
+    OTHER4,
+    OTHER6,
+    POD4,
+    POD6,
+    Rig,
+    needs_root,
+    plan,
+    start,
+    v2,
+)
 from web import ask, get, read, redirect
 
 from srcip_lab.namespace import Host
+from srcip_proxy.plan import ProbeAlias
 
 pytestmark = pytest.mark.dataplane
 
@@ -30,8 +49,15 @@ class Mesh:
     others: tuple[int, ...]
     source: str
     """Where its connections to the application come from."""
+    source6: str
+    """The same over IPv6; its init container adds it to lo."""
     rules: str
     """In nft's words; a table of iptables has the same chains and priorities."""
+
+    def tables(self) -> str:
+        """The rules of both IP versions: those of IPv6 are the same, with its addresses."""
+        rules6 = self.rules.replace("ip ", "ip6 ").replace("127.0.0.6", "::6").replace("127.0.0.1", "::1")
+        return f"table ip nat {{ {self.rules} }}\ntable ip6 nat {{ {rules6} }}"
 
 
 ISTIO = Mesh(
@@ -40,6 +66,7 @@ ISTIO = Mesh(
     15001,
     (15020, 15021, 15090),
     "127.0.0.6",
+    "::6",
     """
     chain PREROUTING {
       type nat hook prerouting priority -100
@@ -63,6 +90,7 @@ LINKERD = Mesh(
     4140,
     (4190, 4191),
     "0.0.0.0",
+    "::",
     """
     chain PREROUTING {
       type nat hook prerouting priority -100
@@ -79,6 +107,15 @@ LINKERD = Mesh(
     """,
 )
 MESHES = {"istio": ISTIO, "linkerd": LINKERD}
+ALIAS = 15100
+PLANS = {
+    "tproxy": plan(mesh=True),
+    "redirect": redirect(mesh=True),
+    "probes": plan(mesh=True, probe_aliases=(ProbeAlias(ALIAS, 7000),), trusted_cidrs=(*LB_NETWORKS, f"{NODE4}/32")),
+    "redirect-probes": redirect(mesh=True, probe_aliases=(ProbeAlias(ALIAS, 7000),)),
+}
+PEERS = {4: (CLIENT4, LB4, OTHER4, POD4), 6: (CLIENT6, LB6, OTHER6, POD6)}
+"""Who is there, by IP version: the client, the balancer, another host, the Pod."""
 
 
 @dataclass
@@ -97,13 +134,17 @@ class Beside:
             time.sleep(0.02)
         return line in self.log.read_text()
 
-    def client(self, data: bytes = b"", host: Host | None = None) -> str:
+    @property
+    def is_tproxy(self) -> bool:
+        return PLANS[self.mode].mode == "tproxy"
+
+    def client(self, data: bytes = b"", host: Host | None = None, to: str = POD4, port: int = 7000) -> str:
         """Whom the application shows: its peer in tproxy mode, the header where there is one in redirect mode."""
-        if self.mode == "tproxy":
-            seen = self.rig.seen(data, host=host)
+        if self.is_tproxy:
+            seen = self.rig.seen(data, port, host=host, to=to)
             return seen.peer[0] if seen.peer else seen.end
-        saw = ask(self.rig, get(), data, host=host)
-        return str(saw.written().get("X-Forwarded-For", saw.facts["peer"][0]))
+        saw = ask(self.rig, get(), data, port, host=host, to=to)
+        return str(saw.written().get("X-Forwarded-For", saw.facts["peer"][0])).removeprefix("::ffff:")
 
     def nft(self, text: str) -> None:
         done = self.rig.lab.pod.run(["nft", "-f", "-"], input=text, capture_output=True)
@@ -115,23 +156,24 @@ class Beside:
         self.nft(f"delete table inet srcip\n{table}")
 
 
-@pytest.fixture(params=[(mesh, mode) for mesh in MESHES for mode in ("tproxy", "redirect")], ids="-".join)
+@pytest.fixture(params=[(mesh, mode) for mesh in MESHES for mode in PLANS], ids="-".join)
 def beside(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Beside]:
     """Each mesh beside each mode; the mesh's rules come last."""
     needs_root()
     name, mode = request.param
     mesh, log = MESHES[name], tmp_path / "log"
-    wanted, program = (plan(), APP) if mode == "tproxy" else (redirect(), HTTP_APP)
-    lab = start(wanted, ("0.0.0.0", "7000"), program=program)
+    wanted = PLANS[mode]
+    lab = start(wanted, ("::", "7000"), program=APP if wanted.mode == "tproxy" else HTTP_APP)
+    lab.pod.run(["ip", "addr", "add", "::6/128", "dev", "lo"], check=True)
     user = ("setpriv", f"--reuid={mesh.user}", f"--regid={mesh.user}", "--clear-groups")
     ports = map(str, (mesh.inbound, mesh.outbound, *mesh.others))
-    words = (*user, "/usr/bin/python3", "-Ic", MESH_APP.read_text(), mesh.source, *ports)
+    words = (*user, "/usr/bin/python3", "-Ic", MESH_APP.read_text(), mesh.source, mesh.source6, *ports)
     with log.open("a") as output:
         process = lab.pod.popen(words, stdout=output, stderr=subprocess.STDOUT)
     try:
         pod = Beside(Rig(lab), mode, mesh, log)
         assert all(pod.saw("bound", port) for port in (mesh.inbound, mesh.outbound, *mesh.others)), log.read_text()
-        pod.nft(f"table ip nat {{ {mesh.rules} }}")
+        pod.nft(mesh.tables())
         yield pod
     finally:
         process.kill()
@@ -141,15 +183,34 @@ def beside(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Beside]:
 
 @pytest.mark.parametrize("last", ["mesh", "srcip"])
 def test_who_is_shown_to_the_application(beside: Beside, last: str) -> None:
-    """The balancer's connections pass srcip alone, whichever rules were loaded last. All others pass the mesh in tproxy
-    mode; in redirect mode they are not tracked, so no redirection takes them."""
+    """The balancer's connections pass srcip alone, whichever rules were loaded last, and all others the mesh, which so
+    guards the port against them."""
     if last == "srcip":
         beside.load_srcip_again()
-    assert [beside.client(v2()) for _ in range(3)] == [CLIENT4[0]] * 3
-    assert not beside.saw("inbound", LB4)
-    passes_the_mesh = beside.mode == "tproxy"
-    assert (beside.client(host=beside.rig.lab.other) == OTHER4) != passes_the_mesh
-    assert beside.saw("inbound", OTHER4, POD4, 7000) == passes_the_mesh
+    for client, balancer, other, pod in PEERS.values():
+        assert [beside.client(v2(client), to=pod) for _ in range(3)] == [client[0]] * 3
+        assert not beside.saw("inbound", balancer)
+        assert beside.client(host=beside.rig.lab.other, to=pod) != other
+        assert beside.saw("inbound", other, pod, 7000)
+
+
+@pytest.mark.parametrize("last", ["mesh", "srcip"])
+def test_a_probe_passes_the_mesh_by(beside: Beside, last: str) -> None:
+    """On its own port, from a node that is trusted, too; kubelet speaks no TLS of a mesh."""
+    if not PLANS[beside.mode].probe_aliases:
+        pytest.skip("no probes in this plan")
+    if last == "srcip":
+        beside.load_srcip_again()
+    before = beside.log.read_text().count("inbound")
+    with beside.rig.lab.node.connect(POD4, ALIAS) as probe:
+        probe.settimeout(2)
+        if not beside.is_tproxy:
+            probe.sendall(get())
+        assert probe.recv(64)
+        source = probe.getsockname()[0]
+    assert beside.client(v2(), port=7000) == CLIENT4[0]
+    assert not beside.saw("inbound", source)
+    assert beside.log.read_text().count("inbound") == before
 
 
 @pytest.mark.parametrize("size", [1_000_000])
@@ -158,7 +219,7 @@ def test_a_long_answer_is_not_led_to_the_mesh(beside: Beside, size: int) -> None
     data = get("/", method="POST", body=b"x" * size)
     with beside.rig.connect() as client:
         client.send(v2() + data)
-        if beside.mode == "tproxy":
+        if beside.is_tproxy:
             assert client.seen(rest=len(data), timeout=10).rest == data
         else:
             assert read(client).facts["length"] == size

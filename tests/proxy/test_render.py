@@ -56,6 +56,8 @@ BEHAVIOURS = {
     "without-an-ipv6-address": (SMTP, Pod(POD.addresses[:1], POD.node, POD.unusable)),
     "deliver-to-loopback": (changed(deliver_to="loopback"), POD),
     "deliver-to-pod": (changed(deliver_to="pod"), POD),
+    "beside-a-mesh": (changed(mesh=True, probe_aliases=(ProbeAlias(15100, 8000),)), POD),
+    "redirect-beside-a-mesh": (changed(mesh=True, mode="redirect", http_ports=WEB), POD),
     "exact-client-address": (changed(client_address="exact"), POD),
     "a-sidecar-that-idles": (
         changed(is_idle=True, inbound_ports=(), probe_aliases=(ProbeAlias(15100, 8000),)),
@@ -143,7 +145,7 @@ def test_what_is_quoted_is_one_text_or_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_preparing_takes_away_exactly_the_rules_that_are_added(version: int) -> None:
-    added = [line for line in routes.render(version, SMTP).splitlines() if line.startswith("rule add")]
+    added = [line for line in routes.render(version, SMTP, POD).splitlines() if line.startswith("rule add")]
     removed = routes.prepare(version).splitlines()
     assert [line.replace(" add ", " del ") for line in added] == removed
 

@@ -7,7 +7,7 @@ they win over whatever is wrong elsewhere; a refusal holds every fault at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
@@ -17,7 +17,7 @@ from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
 from srcip_webhook.pods import Pod, shown
-from srcip_webhook.ports import Ports, resolve
+from srcip_webhook.ports import Ports, has_mesh, resolve
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason, about
@@ -94,6 +94,8 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     if faults:
         return Refuse(tuple(faults), warnings)
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
+    if has_mesh(pod):
+        plan = replace(plan, mesh=True)
     return Inject(plan, intent, pods.has_resources(pod), (*warnings, *surprises(pod, intent, ports, plan)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from srcip_proxy.plan import PortRange, merge
@@ -58,6 +58,11 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         of_meshes=of_meshes,
         http=http,
     )
+
+
+def has_mesh(pod: Pod) -> bool:
+    """Whether a mesh's sidecar runs in this Pod."""
+    return any(container.get("name") in MESHES for container in pods.listeners(pod))
 
 
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
@@ -132,6 +137,12 @@ def _known(declared: tuple[DeclaredPort, ...]) -> str:
     tcp = sorted({(port.number, port.name) for port in declared if port.protocol == "TCP"})
     words = [f"{number} {name[:15]}".strip() for number, name in tcp[:10]]
     return f"declared: {', '.join(words)}" if words else "none is declared; add containerPorts"
+
+
+def covering(ranges: Sequence[PortRange]) -> Callable[[int], bool]:
+    """`covers` of these ranges, for many ports."""
+    firsts, lasts = [item.first for item in ranges], [0, *(item.last for item in ranges)]
+    return lambda port: lasts[bisect_right(firsts, port)] >= port
 
 
 def covers(ranges: Sequence[PortRange], port: int) -> bool:

@@ -17,10 +17,9 @@ from srcip_proxy.plan import RESERVED_PORTS, PortRange, ProbeAlias
 from srcip_webhook import pods
 from srcip_webhook.annotations import Intent
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
-from srcip_webhook.ports import covers
+from srcip_webhook.ports import covering
 
 FIRST_ALIAS = 15100
-_PLACES = (*PROBES, "lifecycle")
 
 
 class NoAliasError(Exception):
@@ -45,21 +44,28 @@ class Target:
 
 def targets(container: Container) -> Iterator[Target]:
     """Every probe and hook of the container that kubelet sends to the Pod's own address."""
-    if not any(key in container for key in _PLACES):  # most containers, for most of the time of a review
-        return
-    names = {port.name: port.number for port in pods.ports_of(container) if port.name}
-    lifecycle = container.get("lifecycle") or {}
-    places: list[tuple[tuple[str, ...], Any]] = [((probe,), container.get(probe)) for probe in PROBES]
-    places += [(("lifecycle", hook), lifecycle.get(hook)) for hook in HOOKS]
-    for path, place in places:
-        for handler in HANDLERS:
-            action = (place or {}).get(handler)
-            if not action or action.get("host"):
-                continue
-            said = action.get("port")
-            number = names.get(said, 0) if isinstance(said, str) else said
-            if number:
-                yield Target((*path, handler), said, number)
+    for probe in PROBES:
+        if place := container.get(probe):
+            yield from _of_place(container, (probe,), place)
+    if lifecycle := container.get("lifecycle"):
+        for hook in HOOKS:
+            yield from _of_place(container, ("lifecycle", hook), lifecycle.get(hook) or {})
+
+
+def _of_place(container: Container, path: tuple[str, ...], place: dict[str, Any]) -> Iterator[Target]:
+    for handler in HANDLERS:
+        action = place.get(handler)
+        if not action or action.get("host"):
+            continue
+        said = action.get("port")
+        number = _number(container, said) if isinstance(said, str) else said
+        if number:
+            yield Target((*path, handler), said, number)
+
+
+def _number(container: Container, name: str) -> int:
+    """The port of this name; of several, the last one. 0 if there is none."""
+    return next((port.number for port in reversed(pods.ports_of(container)) if port.name == name), 0)
 
 
 def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tuple[ProbeAlias, ...]:
@@ -72,9 +78,10 @@ def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tup
     ):
         return ()
     probed = {target.number for container in pods.listeners(pod) for target in targets(container)}
-    ports = sorted(port for port in probed if covers(intercepted, port))
+    is_covered = covering(intercepted)
+    ports = sorted(filter(is_covered, probed))
     used = {port.number for port in pods.declared_ports(pod)} | probed | set(RESERVED_PORTS)
-    free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not covers(intercepted, port))
+    free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not is_covered(port))
     chosen = list(islice(free, len(ports)))
     if len(chosen) < len(ports):
         raise NoAliasError(len(ports), len(chosen))

@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         listener.start()
         self.servers = [cast(asyncio.Server, listener)]
         self.started = True
-        _quiet_gc()
+        quiet_gc()
         for each in listening:
             address, port, *_ = each.getsockname()
             logs.event("listening", address=address, port=port)
@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _quiet_gc() -> None:
+def quiet_gc() -> None:
     """Leave what was imported out of every collection, and collect per some reviews instead of within each."""
     gc.collect()
     gc.freeze()

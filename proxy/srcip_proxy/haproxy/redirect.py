@@ -21,6 +21,7 @@ from srcip_proxy.haproxy.sections import (
     clients,
     connections,
     count_client,
+    host,
     http_port,
     http_timeouts,
     pod_first,
@@ -174,14 +175,10 @@ def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "")
     own = reached(pod, version, is_check=version == 6 or prefix == "check-")
     places = {"loopback": LOOPBACK[version], "pod": own or LOOPBACK[version]}
     order = PLACES["pod-first" if prefix == "pod-" else plan.deliver_to]
-    addresses = dict.fromkeys(str(places[place]) for place in order)
-    return [(address, f"{_source(address, version)}{options}") for address in addresses]
-
-
-def _source(address: str, version: int) -> str:
-    """All connections to srcip's own address come from there, too, so there are no more than 28,232 ports for them. Of
-    what is bound to lo the kernel uses a port in TIME_WAIT again after a second (tcp_tw_reuse, ip-sysctl.rst)."""
-    return f" source {ANYWHERE[version]} interface lo" if address == LOOPBACK[version] else ""
+    # One source has 28,232 ports. Of a socket that is bound to lo the kernel uses a port in TIME_WAIT again after a
+    # second (tcp_tw_reuse, ip-sysctl.rst); only replies to an address of lo find such a socket
+    source = f" source {host(LOOPBACK[version])} interface lo"
+    return [(address, f"{source}{options}") for address in dict.fromkeys(str(places[place]) for place in order)]
 
 
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The nftables rules of redirect mode: trusted connections are redirected to the sidecar's port. Pure.
 
 Redirection needs connection tracking, so that HAProxy can ask for the original port; all other packets of the
-intercepted ports are kept out of it.
+intercepted ports are kept out of it. Beside a mesh they are not, or its own redirection could not take them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield f"    tcp dport {PROXY_PORT} {RESET}"
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} saddr @probers{v} accept" for v in versions)
-    yield f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
-    yield from (_listening(v) for v in versions)
+    yield "  }" if plan.mesh else f"    tcp dport {one_of(plan.inbound_ports)} notrack\n  }}"
+    yield from (_listening(v, plan.mesh) for v in versions)
     # before a mesh's redirection, whichever of the two was loaded first
     yield "  chain redirected {\n    type nat hook prerouting priority dstnat - 1; policy accept;"
     # a connection begins with a SYN; what else seems to begin one is of a connection that the Pod has opened itself
@@ -61,11 +61,11 @@ def _strayed(matches: Iterable[tuple[int, str]]) -> Iterator[str]:
     yield "  }"
 
 
-def _listening(version: int) -> str:
+def _listening(version: int, has_mesh: bool) -> str:
     """Where no socket is, the client is refused as without srcip: it must not find the proxy in its place."""
     found = "".join(f"    socket transparent {flag} accept\n" for flag in (0, 1))
     # the answer to a SYN of the Pod's own, which is not tracked
-    answer = "    tcp flags & (syn | ack) == (syn | ack) notrack accept\n"
+    answer = "" if has_mesh else "    tcp flags & (syn | ack) == (syn | ack) notrack accept\n"
     other = f"{answer}    tcp flags & (fin | syn | rst | ack) != syn accept\n"
     return f"  chain intercept{version} {{\n{other}{found}    notrack\n  }}"
 
@@ -78,7 +78,7 @@ def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     yield "    oif lo goto to_lo"
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
-    yield f"    tcp sport {ports} notrack\n  }}"
+    yield "  }" if plan.mesh else f"    tcp sport {ports} notrack\n  }}"
     yield f"  chain to_lo {{\n    tcp dport {PROXY_PORT} {RESET}"
     for v in versions:
         own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from srcip_proxy.network import CHECK4, LOOPBACK, MARK, PORTS6, PRIORITY, TABLE
 from srcip_proxy.plan import Plan
+from srcip_proxy.pod import Pod
 
 _SELECTORS = ("fwmark {mark:#x}", "from {loopback} iif lo")
 
@@ -13,9 +14,9 @@ def prepare(version: int) -> str:
     return "".join(f"rule del {rule}\n" for rule in _rules(version))
 
 
-def render(version: int, plan: Plan) -> str:
+def render(version: int, plan: Plan, pod: Pod) -> str:
     """Commands for IP `version` 4 or 6 that must all succeed. Only in tproxy mode replies need help to find their
-    way."""
+    way; in redirect mode sockets that are bound to lo (haproxy/redirect.py) need one to the Pod's own address."""
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
     if plan.spoofs_source and plan.inbound_ports:
@@ -23,6 +24,8 @@ def render(version: int, plan: Plan) -> str:
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
     if version == 6 and (plan.redirects or plan.outbound_ports):
         lines.append(f"route replace local {PORTS6}/112 dev lo")
+    if plan.mode == "redirect" and plan.deliver_to != "loopback" and (own := pod.own(version)):
+        lines.append(f"route replace local {own} dev lo table local metric {PRIORITY}")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -38,7 +38,7 @@ def _transparent(plan: Plan, pod: Pod) -> Iterator[Iterable[str]]:
         yield delivery.rules(ports, [v for v in pod.versions if pod.own(v)])
     if plan.probe_aliases:
         yield _probes(plan.probe_aliases, pod.versions)
-    if _tracks(plan):
+    if _is_apart(plan):
         yield _untracked(ports, plan, pod.versions)
 
 
@@ -64,7 +64,7 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
             yield f"    {ip} saddr {one_of(trusted)} tcp dport {ports} {unless}goto intercept{v}"
     yield "  }"
     # a mesh's redirection would take what is tracked
-    untracked = "" if _tracks(plan) else "    notrack\n"
+    untracked = "" if _is_apart(plan) else "    notrack\n"
     yield from (f"  chain intercept{v} {{\n{untracked}{_INTERCEPT[v]}    {RESET}\n  }}" for v in versions)
     yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
@@ -76,18 +76,21 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield "  }"
 
 
-def _tracks(plan: Plan) -> bool:
-    """Whether the Pod needs connection tracking; then `_untracked` says for what not."""
-    return bool(plan.probe_aliases or plan.outbound_ports)
+def _is_apart(plan: Plan) -> bool:
+    """Whether the Pod has connection tracking for srcip alone; then `_untracked` keeps all other traffic out of it. A
+    mesh has the Pod track everything anyhow."""
+    return bool(plan.probe_aliases or plan.outbound_ports) and not plan.mesh
 
 
 def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
     """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
-    if not trusted or _tracks(plan):
+    if not trusted or _is_apart(plan):
         return
     yield "  chain answered {\n    type filter hook output priority raw; policy accept;\n    oif lo accept"
+    # a trusted node probes, too: what answers it is the application itself, and its alias needs tracking
+    answers = "socket transparent 1 notrack" if plan.probe_aliases else "notrack"
     for v, networks in trusted.items():
-        yield f"    tcp sport {one_of(plan.inbound_ports)} {FAMILIES[v]['ip']} daddr {one_of(networks)} notrack"
+        yield f"    tcp sport {one_of(plan.inbound_ports)} {FAMILIES[v]['ip']} daddr {one_of(networks)} {answers}"
     yield "  }"
 
 
@@ -121,7 +124,8 @@ def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[
         yield f"  set probers{v} {{\n    typeof {FAMILIES[v]['ip']} saddr\n    flags dynamic, timeout"
         yield "    size 1024\n    timeout 10m\n  }"
     yield from named_map("aliases", "tcp dport : tcp dport", pairs)
-    yield "  chain probes {\n    type nat hook prerouting priority dstnat; policy accept;"
+    # before a mesh's redirection, whichever of the two was loaded first
+    yield "  chain probes {\n    type nat hook prerouting priority dstnat - 1; policy accept;"
     for v in versions:
         yield f"    iif != lo tcp dport {one_of(pairs)} update @probers{v} {{ {FAMILIES[v]['ip']} saddr }}"
     yield "    iif != lo meta l4proto tcp redirect to :tcp dport map @aliases\n  }"

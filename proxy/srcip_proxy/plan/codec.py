@@ -158,7 +158,8 @@ class Aliases(Kind):
         for each in value:
             if not (1 <= each.alias <= 65535 and 1 <= each.port <= 65535):
                 return f"{each} is not a pair of ports"
-        return None if tuple(sorted(set(value))) == value else "not sorted and distinct"
+        pairs = [(each.alias, each.port) for each in value]
+        return None if sorted(set(pairs)) == pairs else "not sorted and distinct"
 
     def plain(self, value: tuple[ProbeAlias, ...]) -> dict[str, int]:
         return {str(each.alias): each.port for each in value}

@@ -176,6 +176,8 @@ class Plan(Options):
     """Who may state a client address: canonical networks of either family."""
     probe_aliases: tuple[ProbeAlias, ...] = of(Aliases(), ())
     """Ports for kubelet's probes: sorted, distinct."""
+    mesh: bool = of(Flag(), False)
+    """Whether a mesh's sidecar is in the Pod. What is not intercepted stays tracked then, so that the mesh takes it."""
     http_ports: tuple[PortRange, ...] = of(Ports(), ())
     """Intercepted ports that speak HTTP: sorted, disjoint. In redirect mode their requests get headers."""
     is_idle: bool = of(Flag(), False)
@@ -257,7 +259,7 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     for name in (name for name, kind in KINDS.items() if isinstance(kind, Ports)):
         ranges = getattr(plan, name)
         for port in plan.reserved_ports:
-            yield not any(port in r for r in ranges), f"{name}: {port} is the sidecar's own port"
+            yield not holds(ranges, (PortRange(port, port),)), f"{name}: {port} is the sidecar's own port"
     most = MOST_REDIRECTED if plan.redirects else 65535
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +45,7 @@ def port_range(text: str) -> PortRange:
 def merge(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
     """The same ports, sorted, as few ranges as possible."""
     merged: list[PortRange] = []
-    for item in sorted(ranges):
+    for item in sorted(ranges, key=attrgetter("first", "last")):
         if merged and item.first <= merged[-1].last + 1:
             merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
         else:
