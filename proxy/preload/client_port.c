@@ -36,7 +36,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 #define PORTS 65536
 #define TIME_WAIT_S 60 /* TCP_TIMEWAIT_LEN */
-#define FILES (1 << 20) /* more file descriptors than HAProxy has (plan.py, max_connections); others fail in bind() */
+#define FILES (1 << 20) /* more file descriptors than HAProxy has (plan/model.py, max_connections); others fail in bind() */
 #define RANGE "/proc/sys/net/ipv4/ip_local_port_range"
 #define RESERVED "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
