@@ -6,10 +6,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from replicas import Installation
 
 from srcip_e2e.cluster import binaries
 from srcip_e2e.cluster.controlplane import NEEDED, ControlPlane
+from support.replicas import Installation
 
 HOW = "run it as root: sudo make test"
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from replicas import Installation, Replica, restart_server, server_process, until
 
 from srcip_certs import secret
 from srcip_e2e.cluster.controlplane import ControlPlane
 from srcip_e2e.cluster.load import Load
+from support.replicas import Installation, Replica, restart_server, server_process, until
 
 pytestmark = pytest.mark.controlplane
 

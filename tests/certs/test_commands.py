@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from replicas import Installation
+
+from support.replicas import Installation
 
 pytestmark = pytest.mark.controlplane
 

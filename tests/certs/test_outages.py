@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-from faults import DAY, YEAR, advance, current, heal, issuers, new_world, rotate
-from world import CA_S, LEAF_S, SETTINGS, SETTLE_S
 
 from srcip_certs import secret
+from support.faults import DAY, YEAR, advance, current, heal, issuers, new_world, rotate
+from support.world import CA_S, LEAF_S, SETTINGS, SETTLE_S
 
 
 def test_leaves_are_renewed_while_the_api_is_away() -> None:

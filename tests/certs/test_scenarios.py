@@ -3,10 +3,10 @@
 import base64
 
 import pytest
-from faults import FAULTS, advance, current, delete_secret, issuers, new_world, reset_bundle, rotate
-from world import CA_S, LAG_S, LEAF_S, SETTLE_S, Pod, foreign
 
 from srcip_certs import secret
+from support.faults import FAULTS, advance, current, delete_secret, issuers, new_world, reset_bundle, rotate
+from support.world import CA_S, LAG_S, LEAF_S, SETTLE_S, Pod, foreign
 
 
 def test_a_first_start_takes_one_look() -> None:

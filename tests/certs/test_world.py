@@ -2,9 +2,10 @@
 
 import os
 
-from faults import FAULTS, advance, heal, new_world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from support.faults import FAULTS, advance, heal, new_world
 
 EXAMPLES = int(os.environ.get("SRCIP_EXAMPLES", "25"))
 """Set it to search longer."""

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from rendering import Helm
 
 from srcip_e2e.cluster import binaries
+from support.rendering import Helm
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

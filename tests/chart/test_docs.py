@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import values_reference
 import yaml
-from rendering import KUBERNETES, TRUSTING, Helm, merged
 from values_reference import CHART
+
+from support.rendering import KUBERNETES, TRUSTING, Helm, merged
 
 ROOT = CHART.parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]

@@ -1,10 +1,10 @@
 """The exporter of ebpf mode in the chart: what it may, who finds it, and that nobody changes it."""
 
 import pytest
-from rendering import CASES, Helm, Json, containers, one, variables
 
 from srcip_proxy.ebpf.exporter.options import parse
 from srcip_proxy.ebpf.exporter.run import NEEDED
+from support.rendering import CASES, Helm, Json, containers, one, variables
 
 
 def exporter(helm: Helm, case: str = "exporter-of-ebpf-mode") -> Json:

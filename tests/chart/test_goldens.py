@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import values_reference
 import yaml
-from rendering import CASES, KUBERNETES, NAMESPACE, RELEASE, TRUSTING, Helm, merged
 from values_reference import CHART
+
+from support.rendering import CASES, KUBERNETES, NAMESPACE, RELEASE, TRUSTING, Helm, merged
 
 FOLDER = Path(__file__).parents[1] / "golden" / "chart"
 

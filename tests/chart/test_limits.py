@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
-from rendering import TRUSTING, Helm, Json, containers, merged, nested, variables
 from values_reference import CHART, values
 
 from srcip_certs import settings as certs
 from srcip_webhook import settings as webhook
 from srcip_webhook.values import BadValue
+from support.rendering import TRUSTING, Helm, Json, containers, merged, nested, variables
 
 REQUESTS, LIMITS = "proxy.resources.requests", "proxy.resources.limits"
 OWN = limits.OWN

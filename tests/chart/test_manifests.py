@@ -4,10 +4,23 @@ from itertools import combinations
 
 import kubernetes_validate
 import pytest
-from rendering import AUTHORITY, CASES, NAMESPACE, TRUSTING, Helm, Json, containers, is_hook, merged, nested, one, pods
 from values_reference import CHART
 
 from srcip_webhook.app import JUDGES
+from support.rendering import (
+    AUTHORITY,
+    CASES,
+    NAMESPACE,
+    TRUSTING,
+    Helm,
+    Json,
+    containers,
+    is_hook,
+    merged,
+    nested,
+    one,
+    pods,
+)
 
 STRANGERS = ("cert-manager.io/", "monitoring.coreos.com/")
 """API groups that are not Kubernetes' own."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rendering import CASES, Helm, Json, containers, one, variables
 
 from srcip_certs.metrics import Metrics as CertsMetrics
 from srcip_proxy.ebpf.counters import COUNTERS
@@ -15,6 +14,7 @@ from srcip_proxy.ebpf.exporter.pods import Name, Reading, page
 from srcip_webhook.metrics import Metrics as WebhookMetrics
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import from_environ
+from support.rendering import CASES, Helm, Json, containers, one, variables
 
 LUA = Path(__file__).parents[2] / "proxy" / "srcip_proxy" / "haproxy" / "lua" / "counters.lua"
 GOLDEN = Path(__file__).parents[1] / "golden" / "webhook"

@@ -4,10 +4,10 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from rendering import CASES, TRUSTING, Helm, Json, containers, merged, nested, one, variables
 
 from srcip_certs import settings as certs
 from srcip_webhook import settings as webhook
+from support.rendering import CASES, TRUSTING, Helm, Json, containers, merged, nested, one, variables
 
 FIXED = {"listen_address", "tls_cert_file", "tls_key_file"}
 """Settings of the webhook that the chart itself decides, by leaving them at their defaults."""

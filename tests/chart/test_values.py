@@ -12,8 +12,9 @@ import values_reference
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rendering import CASES, TRUSTING, Helm, Json, merged, nested
 from values_reference import CHART
+
+from support.rendering import CASES, TRUSTING, Helm, Json, merged, nested
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

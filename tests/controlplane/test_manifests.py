@@ -6,10 +6,10 @@ import subprocess
 import sys
 from typing import Any
 
-import manifest_text
 import pytest
 
 from srcip_e2e.cluster import binaries
+from support import manifest_text
 
 pytestmark = pytest.mark.controlplane
 

@@ -5,11 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, Pod, Pods, needs_root, running
-from exporter_rig import Exporter, Node, exporter, node
 
 from srcip_lab import bpf
 from srcip_proxy.ebpf import libbpf
+from support.ebpf_rig import ALL_PORTS, Pod, Pods, needs_root, running
+from support.exporter_rig import Exporter, Node, exporter, node
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 """In ebpf mode, too, each client of each listener is shown as docs/addresses.md says, or refused."""
 
 import pytest
-from addresses import APPS, REFUSED, Row, facts
-from ebpf_rig import Pod, Pods
-from rig import CLIENT4, CLIENT6, v2
+
+from support.addresses import APPS, REFUSED, Row, facts
+from support.ebpf_rig import Pod, Pods
+from support.rig import CLIENT4, CLIENT6, v2
 
 pytestmark = pytest.mark.dataplane
 

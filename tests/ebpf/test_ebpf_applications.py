@@ -15,11 +15,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from applications import APPLICATIONS, PEERS, REDIS, Application, program, redis, with_brackets, words_or_skip
-from ebpf_rig import Pod, Pods
-from rig import CLIENT4, CLIENT6, LB4, LB6, LOCAL, POD4, POD6, Client, v2
 
 from srcip_proxy.plan import PortRange
+from support.applications import APPLICATIONS, PEERS, REDIS, Application, program, redis, with_brackets, words_or_skip
+from support.ebpf_rig import Pod, Pods
+from support.rig import CLIENT4, CLIENT6, LB4, LB6, LOCAL, POD4, POD6, Client, v2
 
 pytestmark = pytest.mark.dataplane
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, Pods, object_options, objects, running
-from rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 
 from srcip_lab import bpf
 from srcip_lab.tools import run
 from srcip_proxy.ebpf import preflight as ebpf_preflight
+from support.ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, Pods, object_options, objects, running
+from support.rig import APP, CLIENT4, CLIENT6, POD4, POD6, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

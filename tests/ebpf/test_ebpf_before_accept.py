@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, running
-from rig import POD4, POD6, Client, v1
+
+from support.ebpf_rig import LB4_ADDRESS, Pod, running
+from support.rig import POD4, POD6, Client, v1
 
 pytestmark = pytest.mark.dataplane
 

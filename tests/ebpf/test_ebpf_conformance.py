@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rig
-from ebpf_rig import ALL_PORTS, Pod, Pods
-from rig import HEADER_TIMEOUT, Client, Seen
+
+from support import rig
+from support.ebpf_rig import ALL_PORTS, Pod, Pods
+from support.rig import HEADER_TIMEOUT, Client, Seen
 
 pytestmark = pytest.mark.dataplane
 

@@ -7,9 +7,10 @@ import sys
 import time
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, object_options, objects, running
-from packets import ACK, PSH, RST, SYN, Forger
-from rig import CLIENT4, POD4, POD6, Client, v1, v2
+
+from support.ebpf_rig import LB4_ADDRESS, Pod, object_options, objects, running
+from support.packets import ACK, PSH, RST, SYN, Forger
+from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

@@ -11,9 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from ebpf_rig import needs_root, remove
-from exporter_rig import CGROUPFS, Exporter, Node, command, free_port, only, uid
-from rig import v2
 
 from srcip_lab import bpf
 from srcip_proxy.ebpf import libbpf
@@ -22,6 +19,9 @@ from srcip_proxy.ebpf.exporter.kernel import Kernel
 from srcip_proxy.ebpf.exporter.pods import read
 from srcip_proxy.ebpf.exporter.run import NEEDED
 from srcip_proxy.ebpf.libbpf import GETPEERNAME4
+from support.ebpf_rig import needs_root, remove
+from support.exporter_rig import CGROUPFS, Exporter, Node, command, free_port, only, uid
+from support.rig import v2
 
 pytestmark = pytest.mark.dataplane
 HERE = Path(__file__).parent

@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from exporter_rig import Exporter, Node, exporter, only
 
 from srcip_lab.state import wait_until
 from srcip_proxy.ebpf import libbpf
 from srcip_proxy.ebpf.exporter.http import DEADLINE_S, MOST
 from srcip_proxy.ebpf.exporter.run import FRESH_S, NEEDED
 from srcip_proxy.ebpf.libbpf import GETPEERNAME4
+from support.exporter_rig import Exporter, Node, exporter, only
 
 pytestmark = pytest.mark.dataplane
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"

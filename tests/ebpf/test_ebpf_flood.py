@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from ebpf_rig import ALL_PORTS, Pod, running, still_echoes
-from packets import SYN
-from raw_sender import Link, Sender, link, times
-from rig import APP, POD4, POD6, Client, v1
+
+from support.ebpf_rig import ALL_PORTS, Pod, running, still_echoes
+from support.packets import SYN
+from support.raw_sender import Link, Sender, link, times
+from support.rig import APP, POD4, POD6, Client, v1
 
 pytestmark = pytest.mark.dataplane
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, remove, running
-from rig import APP, CLIENT4, v2
 
 from srcip_proxy.ebpf import init as ebpf_init
 from srcip_proxy.ebpf import preflight as ebpf_preflight
 from srcip_proxy.ebpf.attach import AlreadyAttachedError
 from srcip_proxy.ebpf.libbpf import BpfError, HookError, LoadError
+from support.ebpf_rig import ALL_PORTS, ONLY_BPF_AND_NET_ADMIN, Pod, needs_root, objects, remove, running
+from support.rig import APP, CLIENT4, v2
 
 UID = "0b6b0ae3-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 OTHER = UID.replace("0", "f")

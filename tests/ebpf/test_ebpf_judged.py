@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, running
-from packets import ACK, FIN, PSH, RST, SYN
-from raw_sender import Link, Segment, Sender, link, reset, times
-from rig import POD4, POD6, Client, Seen, v1, v2
+
+from support.ebpf_rig import LB4_ADDRESS, Pod, running
+from support.packets import ACK, FIN, PSH, RST, SYN
+from support.raw_sender import Link, Segment, Sender, link, reset, times
+from support.rig import POD4, POD6, Client, Seen, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

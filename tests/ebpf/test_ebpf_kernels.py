@@ -5,13 +5,13 @@ import os
 import shutil
 import sys
 
-import ebpf_rig
 import pytest
 
 from srcip_e2e.kernels import machine, package
 from srcip_lab import bpf
 from srcip_lab.errors import LabError
 from srcip_lab.tools import machine_path
+from support import ebpf_rig
 
 pytestmark = pytest.mark.dataplane
 

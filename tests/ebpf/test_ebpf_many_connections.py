@@ -2,9 +2,10 @@
 
 import subprocess
 
-import many
 import pytest
-from ebpf_rig import running
+
+from support import many
+from support.ebpf_rig import running
 
 pytestmark = pytest.mark.dataplane
 

@@ -6,7 +6,6 @@ import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import plan
 
 from srcip_lab import bpf
 from srcip_proxy.ebpf import maps
@@ -14,6 +13,7 @@ from srcip_proxy.ebpf.counters import ADDRESS, COUNTERS, FINGERPRINT_PORT
 from srcip_proxy.ebpf.maps import Entry, entries, fingerprint
 from srcip_proxy.plan import PortRange, merge
 from srcip_proxy.pod import Pod
+from support.rig import plan
 
 HERE = 9
 """The cookie of the network namespace."""

@@ -4,8 +4,9 @@ import socket
 import time
 
 import pytest
-from ebpf_rig import Pod, running
-from rig import CLIENT4, POD4, v1
+
+from support.ebpf_rig import Pod, running
+from support.rig import CLIENT4, POD4, v1
 
 pytestmark = pytest.mark.dataplane
 

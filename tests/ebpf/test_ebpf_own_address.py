@@ -1,8 +1,9 @@
 """A Pod that is its own client by way of the balancer, and clients at the edges of the Pod's network."""
 
 import pytest
-from ebpf_rig import Pods
-from rig import POD4, POD6, v1, v2
+
+from support.ebpf_rig import Pods
+from support.rig import POD4, POD6, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, Pods, running, still_echoes
-from rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, Client, Seen, v1, v2
+
+from support.ebpf_rig import LB4_ADDRESS, Pod, Pods, running, still_echoes
+from support.rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, Client, Seen, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

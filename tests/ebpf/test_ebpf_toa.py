@@ -8,13 +8,13 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, Pods, cgroup_root, needs_root, running
-from packets import ACK, PSH, RST, SYN, Forger
-from rig import CLIENT4, CLIENT6, POD4, POD6, Client, Seen, v1
 
 from srcip_lab import toa as option_toa
 from srcip_lab.header import Endpoint
 from srcip_lab.toa import EVERYWHERE, ON_ACK, ON_DATA, Sender, sender
+from support.ebpf_rig import LB4_ADDRESS, Pod, Pods, cgroup_root, needs_root, running
+from support.packets import ACK, PSH, RST, SYN, Forger
+from support.rig import CLIENT4, CLIENT6, POD4, POD6, Client, Seen, v1
 
 pytestmark = pytest.mark.dataplane
 

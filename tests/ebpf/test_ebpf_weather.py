@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ebpf_rig import Pod, Pods, running
-from rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 from srcip_lab import bpf
+from support.ebpf_rig import Pod, Pods, running
+from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

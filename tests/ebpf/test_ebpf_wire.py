@@ -5,8 +5,9 @@ import struct
 import time
 
 import pytest
-from ebpf_rig import LB4_ADDRESS, Pod, running, still_echoes
-from packets import (
+
+from support.ebpf_rig import LB4_ADDRESS, Pod, running, still_echoes
+from support.packets import (
     ACK,
     FIN,
     PSH,
@@ -19,7 +20,7 @@ from packets import (
     finished,
     segment,
 )
-from rig import CLIENT4, POD4, POD6, Client, v1
+from support.rig import CLIENT4, POD4, POD6, Client, v1
 
 pytestmark = pytest.mark.dataplane
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import reference
-from header_corpus import CASES, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv, with_checksum
-from rig import v1, v2
 from test_reader import damaged
 
 from srcip_lab import bpf
+from support import reference
+from support.header_corpus import CASES, UNUSABLE4, UNUSABLE6, USABLE, corpus, tlv, with_checksum
+from support.rig import v1, v2
 
 HERE = Path(__file__).parent
 COUNT = 100_000

@@ -12,15 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
-from keypairs import pair, write
-from rig import CLIENT4, CLIENT6, POD6, PORT, Rig, Seen, plan, v1, v2
-from rig import start as start_pod
-from support import body, pod
 
 from srcip_lab import bpf
 from srcip_lab import image as lab_image
 from srcip_proxy.ebpf import cgroups, libbpf
 from srcip_proxy.ebpf.exporter.run import NEEDED
+from support.keypairs import pair, write
+from support.reviews import body, pod
+from support.rig import CLIENT4, CLIENT6, POD6, PORT, Rig, Seen, plan, v1, v2
+from support.rig import start as start_pod
 
 pytestmark = pytest.mark.images
 

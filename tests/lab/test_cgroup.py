@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from ebpf_rig import needs_root, programs
 from tests.lab.conftest import annotated, pod
 
 from srcip_lab import cgroup
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.state import Process, wait_until
+from support.ebpf_rig import needs_root, programs
 
 pytestmark = pytest.mark.dataplane
 

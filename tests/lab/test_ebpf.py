@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ebpf_rig import needs_root
 from tests.lab.conftest import annotated, brought_up, container, manifest, pod, srcip
 
 from srcip_lab import cgroup, image, places, programs
@@ -20,6 +19,7 @@ from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 from srcip_proxy.plan import CGROUP_MOUNT
 from srcip_webhook.policy import CGROUP
+from support.ebpf_rig import needs_root
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.usefixtures("possible")]
 NAME = f"ebpf-{os.getpid()}"

@@ -6,15 +6,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from outbound_command_rig import Pods
-from outward import HTTP, Leave, Outward, Server, outbound, servers
-from rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
 from srcip_e2e import images
 from srcip_e2e.images import buildah
 from srcip_lab import places
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
+from support.outbound_command_rig import Pods
+from support.outward import HTTP, Leave, Outward, Server, outbound, servers
+from support.rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
 
 @cache

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from addresses import APPS, DELIVERIES, REFUSED, Row, document, facts
-from rig import HTTP_APP, Rig, RigFactory, plan, v2
-from web import ask, get
 
 from srcip_proxy.plan import PortRange
+from support.addresses import APPS, DELIVERIES, REFUSED, Row, document, facts
+from support.rig import HTTP_APP, Rig, RigFactory, plan, v2
+from support.web import ask, get
 
 DOCS = Path(__file__).parents[2] / "docs" / "addresses.md"
 CLIENT_PORTS = itertools.count(20_000)

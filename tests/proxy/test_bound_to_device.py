@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from rig import CLIENT4, CLIENT6, LOCAL, OTHER4, OTHER6, POD4, POD6, PORT, Rig, RigFactory, plan, v2
 from test_undelivered import is_told, told
+
+from support.rig import CLIENT4, CLIENT6, LOCAL, OTHER4, OTHER6, POD4, POD6, PORT, Rig, RigFactory, plan, v2
 
 pytestmark = pytest.mark.dataplane
 

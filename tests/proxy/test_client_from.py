@@ -3,8 +3,9 @@
 import threading
 
 import pytest
-from rig import CLIENT4, CLIENT6, HTTP_APP, LB4, LB6, LB_NETWORKS, POD4, POD6, Rig, RigFactory, plan, v2
-from web import WEB, ask, get, read
+
+from support.rig import CLIENT4, CLIENT6, HTTP_APP, LB4, LB6, LB_NETWORKS, POD4, POD6, Rig, RigFactory, plan, v2
+from support.web import WEB, ask, get, read
 
 pytestmark = pytest.mark.dataplane
 HOPS = (*LB_NETWORKS, "198.51.100.0/24")

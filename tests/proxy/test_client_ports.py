@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from rig import LB4, POD4, POD6, Rig, RigFactory, plan, v1
 
 from srcip_lab import compiling, image
+from support.rig import LB4, POD4, POD6, Rig, RigFactory, plan, v1
 
 pytestmark = pytest.mark.dataplane
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import HEADER_TIMEOUT, Client, Rig, RigFactory, Seen, plan
+
+from support import reference
+from support.rig import HEADER_TIMEOUT, Client, Rig, RigFactory, Seen, plan
 
 pytestmark = pytest.mark.dataplane
 
-CASES = json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
+CASES = json.loads(Path(reference.__file__).with_name("cases.json").read_text())["cases"]
 TCP = [case for case in CASES if case["context"]["transport"] == "tcp"]
 WHOLE = [case for case in TCP if case.get("split_at_every_byte")]
 POLICY = {"require": "required", "optional": "optional"}

@@ -9,7 +9,8 @@ import time
 from contextlib import nullcontext
 
 import pytest
-from rig import (
+
+from support.rig import (
     CLIENT4,
     CLIENT6,
     CLOSED_PORT,

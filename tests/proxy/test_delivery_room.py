@@ -4,10 +4,10 @@ import re
 import time
 
 import pytest
-from rig import CLIENT6, POD4, POD6, Rig, RigFactory, plan, v1
 
 from srcip_proxy.netfilter.delivery import MOST_CONNECTIONS
 from srcip_proxy.plan import Plan
+from support.rig import CLIENT6, POD4, POD6, Rig, RigFactory, plan, v1
 
 pytestmark = pytest.mark.dataplane
 

@@ -4,10 +4,10 @@ import ipaddress
 import struct
 
 import pytest
-from rig import CLIENT4, CLIENT6, HTTP_APP, LOCAL, POD4, POD6, Rig, RigFactory, v1, v2
-from web import ask, get, redirect, web
 
 from srcip_proxy.plan.headers import TLVS
+from support.rig import CLIENT4, CLIENT6, HTTP_APP, LOCAL, POD4, POD6, Rig, RigFactory, v1, v2
+from support.web import ask, get, redirect, web
 
 pytestmark = pytest.mark.dataplane
 

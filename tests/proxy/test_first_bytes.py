@@ -6,8 +6,9 @@ import time
 from contextlib import suppress
 
 import pytest
-from rig import CLIENT4, HTTP_APP, TLS_APP, Rig, RigFactory, plan, v1, v2
-from web import ask, get, read, redirect, web
+
+from support.rig import CLIENT4, HTTP_APP, TLS_APP, Rig, RigFactory, plan, v1, v2
+from support.web import ask, get, read, redirect, web
 
 pytestmark = pytest.mark.dataplane
 

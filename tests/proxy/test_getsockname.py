@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from rig import APP, OTHER4, POD4, POD_ENV, Rig, RigFactory, needs_root, plan, v1, v2
 
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import PortRange
+from support.rig import APP, OTHER4, POD4, POD_ENV, Rig, RigFactory, needs_root, plan, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

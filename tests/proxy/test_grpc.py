@@ -2,11 +2,12 @@
 
 import json
 
-import h2frames
 import pytest
-from h2frames import DATA, HEADERS, PREFACE, SETTINGS, Connection, Headers
-from rig import CLIENT4, H2_APP, HTTP_APP, Rig, RigFactory, v2
-from web import redirect
+
+from support import h2frames
+from support.h2frames import DATA, HEADERS, PREFACE, SETTINGS, Connection, Headers
+from support.rig import CLIENT4, H2_APP, HTTP_APP, Rig, RigFactory, v2
+from support.web import redirect
 
 pytestmark = pytest.mark.dataplane
 

@@ -7,9 +7,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import needs_root
 from test_render import POD, changed
-from web import redirect
 
 from srcip_lab import image
 from srcip_proxy.haproxy import config
@@ -17,6 +15,8 @@ from srcip_proxy.netfilter import ruleset
 from srcip_proxy.plan import Plan, PlanError, PortRange
 from srcip_proxy.plan.headers import TLVS
 from srcip_proxy.quoting import quoted
+from support.rig import needs_root
+from support.web import redirect
 
 NASTY = (
     *("a\nb", "a\r\nX-Admin: yes", "a b", "a'b", 'a"b', "a\\", "%[src]", "%%", "%ci", "${HOME}", "$HOME", "a#b", "a;b"),

@@ -5,10 +5,10 @@ import sys
 from contextlib import suppress
 
 import pytest
-from packets import ACK, FIN, PSH, Forger
-from rig import CLIENT4, CLIENT6, HTTP_APP, LB4, OTHER4, POD4, POD6, PORT, RigFactory, plan, v1, v2
 
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, PortRange, ProbeAlias
+from support.packets import ACK, FIN, PSH, Forger
+from support.rig import CLIENT4, CLIENT6, HTTP_APP, LB4, OTHER4, POD4, POD6, PORT, RigFactory, plan, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

@@ -15,7 +15,11 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from rig import (
+from test_first_bytes import TLS
+
+from srcip_lab import image, places
+from srcip_proxy.plan import Plan, PortRange
+from support.rig import (
     APP,
     CLIENT4,
     CLIENT6,
@@ -33,11 +37,7 @@ from rig import (
     v1,
     v2,
 )
-from test_first_bytes import TLS
-from web import get, read, redirect
-
-from srcip_lab import image, places
-from srcip_proxy.plan import Plan, PortRange
+from support.web import get, read, redirect
 
 pytestmark = pytest.mark.dataplane
 

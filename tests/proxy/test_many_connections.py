@@ -6,9 +6,10 @@ pytest -s --connections 100000 --rate 2000 -k many_connections tests/proxy tests
 
 import subprocess
 
-import many
 import pytest
-from rig import RigFactory, plan
+
+from support import many
+from support.rig import RigFactory, plan
 
 pytestmark = pytest.mark.dataplane
 

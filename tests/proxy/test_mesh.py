@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rig import (
+
+from srcip_lab.namespace import Host
+from srcip_proxy.plan import ProbeAlias
+from support.rig import (
     APP,
     CLIENT4,
     CLIENT6,
@@ -29,10 +32,7 @@ from rig import (
     start,
     v2,
 )
-from web import ask, get, read, redirect
-
-from srcip_lab.namespace import Host
-from srcip_proxy.plan import ProbeAlias
+from support.web import ask, get, read, redirect
 
 pytestmark = pytest.mark.dataplane
 

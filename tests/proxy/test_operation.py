@@ -8,12 +8,27 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from rig import CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, POD6, PORT, Rig, RigFactory, Seen, in_image, plan, start, v1, v2
 
 from srcip_lab import plan_pod
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import ENV, Plan
+from support.rig import (
+    CLIENT4,
+    CLIENT6,
+    HEADER_TIMEOUT,
+    POD4,
+    POD6,
+    PORT,
+    Rig,
+    RigFactory,
+    Seen,
+    in_image,
+    plan,
+    start,
+    v1,
+    v2,
+)
 
 pytestmark = pytest.mark.dataplane
 

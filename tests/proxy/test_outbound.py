@@ -4,14 +4,14 @@ import json
 import os
 import time
 
-import h2frames
 import pytest
-from h2frames import PREFACE, SETTINGS, Connection, Headers
-from outward import HTTP, HTTP2, UNLISTED, Leave
-from rig import LB4, LB6, OTHER4, OTHER6, POD4, POD6
-from web import get, read
 
 from srcip_proxy.plan import PortRange
+from support import h2frames
+from support.h2frames import PREFACE, SETTINGS, Connection, Headers
+from support.outward import HTTP, HTTP2, UNLISTED, Leave
+from support.rig import LB4, LB6, OTHER4, OTHER6, POD4, POD6
+from support.web import get, read
 
 pytestmark = pytest.mark.dataplane
 HOSTNAME = "pod"

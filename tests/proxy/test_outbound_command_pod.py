@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
-from outbound_command_rig import (
+
+from srcip_lab.lab import Lab
+from srcip_lab.plan_pod import IMAGE
+from srcip_lab.state import wait_until
+from support.outbound_command_rig import (
     OPTIONS,
     PLAIN_PORT,
     PORT,
@@ -24,11 +28,7 @@ from outbound_command_rig import (
     seen,
     waited,
 )
-from rig import OTHER4, OTHER6, POD4
-
-from srcip_lab.lab import Lab
-from srcip_lab.plan_pod import IMAGE
-from srcip_lab.state import wait_until
+from support.rig import OTHER4, OTHER6, POD4
 
 pytestmark = pytest.mark.dataplane
 

@@ -2,7 +2,10 @@
 
 import pytest
 import yaml
-from outbound_command_rig import (
+
+from srcip_lab.plan_pod import IMAGE
+from srcip_lab.state import wait_until
+from support.outbound_command_rig import (
     OPTIONS,
     PORT,
     ROOT_BY_DEFAULT,
@@ -19,10 +22,7 @@ from outbound_command_rig import (
     wait_for_haproxy,
     waited,
 )
-from rig import OTHER4, OTHER6, POD4
-
-from srcip_lab.plan_pod import IMAGE
-from srcip_lab.state import wait_until
+from support.rig import OTHER4, OTHER6, POD4
 
 pytestmark = pytest.mark.dataplane
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from outward import outbound
-from rig import needs_root
 from test_injection import NASTY, haproxy_says
 from test_render import POD, ip
 
@@ -22,6 +20,8 @@ from srcip_proxy.haproxy import outbound as sections
 from srcip_proxy.netfilter import ruleset
 from srcip_proxy.plan import Plan, PlanError, PortRange
 from srcip_proxy.pod import Pod, PodError
+from support.outward import outbound
+from support.rig import needs_root
 
 FIELDS = {
     "outbound_headers": lambda text: [["X-A", text]],

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from outward import HTTP, UNLISTED, Leave, Outward, outbound, servers
-from rig import HTTP_APP, OTHER4, OTHER6, POD4, POD6, Rig, in_image, start
 from test_render import POD
-from web import get, read
 
 from srcip_proxy.haproxy import config
 from srcip_proxy.netfilter import ruleset
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import ENV, OUTBOUND_PORT
+from support.outward import HTTP, UNLISTED, Leave, Outward, outbound, servers
+from support.rig import HTTP_APP, OTHER4, OTHER6, POD4, POD6, Rig, in_image, start
+from support.web import get, read
 
 pytestmark = pytest.mark.dataplane
 NATIVE = ["Host: app.example", "X-Forwarded-For: 1.1.1.1"]

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import keypairs
 import pytest
-from outward import ANY, GREETS, OUT, WAIT, Leave, Outward
-from rig import OTHER4, OTHER6, POD4
 from test_first_bytes import NOT_HTTP
-from web import get, read
+
+from support import keypairs
+from support.outward import ANY, GREETS, OUT, WAIT, Leave, Outward
+from support.rig import OTHER4, OTHER6, POD4
+from support.web import get, read
 
 pytestmark = pytest.mark.dataplane
 FAST = 0.2

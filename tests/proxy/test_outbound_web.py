@@ -8,11 +8,12 @@ import time
 from contextlib import suppress
 
 import pytest
-from outward import ANY, HTTP, Leave, Outward
-from rig import OTHER4, OTHER6, POD4
 from test_outbound_raw import serve_once
 from test_web import memory
-from web import get, read
+
+from support.outward import ANY, HTTP, Leave, Outward
+from support.rig import OTHER4, OTHER6, POD4
+from support.web import get, read
 
 pytestmark = pytest.mark.dataplane
 FORGED = "X-Forwarded-For: 1.1.1.1"

@@ -3,11 +3,11 @@
 import ipaddress
 
 import pytest
-from rig import LB4, LB6, POD4, POD6, Rig, RigFactory, plan, v1, v2
 
 from srcip_proxy.haproxy import config, fast_path
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.pod import Pod
+from support.rig import LB4, LB6, POD4, POD6, Rig, RigFactory, plan, v1, v2
 
 NOOP = b"\x04\0\x01\0"
 """A TLV that says nothing, but makes a header one that the whole parser reads."""

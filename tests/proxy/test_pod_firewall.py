@@ -1,9 +1,9 @@
 """A firewall of the Pod's own that asks connection tracking: where probes are rewritten, it must accept `untracked`."""
 
 import pytest
-from rig import CLIENT4, OTHER4, PORT, RigFactory, plan, v2
 
 from srcip_proxy.plan import ProbeAlias
+from support.rig import CLIENT4, OTHER4, PORT, RigFactory, plan, v2
 
 pytestmark = pytest.mark.dataplane
 

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import reference
-from rig import v1, v2
 
 from srcip_proxy.haproxy.config import LUA
+from support import reference
+from support.rig import v1, v2
 
-CASES = json.loads(Path(__file__).with_name("cases.json").read_text())["cases"]
+CASES = json.loads(Path(reference.__file__).with_name("cases.json").read_text())["cases"]
 HEADERS = [bytes.fromhex(case["hex"]) for case in CASES]
 ALPHABET = b"PROXY TCP46UNKNOWN0123456789abcdefABCDEF.: \r\n\0\xff%+-"
 COUNT = 20_000

@@ -7,18 +7,30 @@ client's own, neither the one in disguise nor the ordinary ones that follow on i
 import shlex
 import time
 
-import h2frames
 import pytest
-from applications import words_or_skip
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from real_servers import COMMANDS, FORGER, LAST, LENIENT, MANY_APPS, ORDINARY, PORTS, all_of, plain, servers, talk
-from real_servers import saw as answered
-from rig import CLIENT4, RigFactory, v2
 from test_first_bytes import AMBIGUOUS, CHUNKS, DISGUISED, MALFORMED, ODD, PASSING
-from web import get, read, redirect
 
 from srcip_proxy.haproxy.http_headers import CLAIMS
+from support import h2frames
+from support.applications import words_or_skip
+from support.real_servers import (
+    COMMANDS,
+    FORGER,
+    LAST,
+    LENIENT,
+    MANY_APPS,
+    ORDINARY,
+    PORTS,
+    all_of,
+    plain,
+    servers,
+    talk,
+)
+from support.real_servers import saw as answered
+from support.rig import CLIENT4, RigFactory, v2
+from support.web import get, read, redirect
 
 pytestmark = pytest.mark.dataplane
 

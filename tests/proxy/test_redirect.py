@@ -4,7 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
-from rig import (
+
+from srcip_proxy.plan import ENV, PortRange, ProbeAlias
+from support.rig import (
     APP,
     CLIENT4,
     CLIENT6,
@@ -23,9 +25,7 @@ from rig import (
     v1,
     v2,
 )
-from web import ask, get, read, redirect, web
-
-from srcip_proxy.plan import ENV, PortRange, ProbeAlias
+from support.web import ask, get, read, redirect, web
 
 pytestmark = pytest.mark.dataplane
 OWN4, OWN6 = "169.254.77.1", "fd73:7263:6970::1"

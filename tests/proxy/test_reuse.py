@@ -1,7 +1,8 @@
 """A client that comes again with the same address and port is seen with them again."""
 
 import pytest
-from rig import CLIENT4, CLIENT6, RigFactory, plan, v1, v2
+
+from support.rig import CLIENT4, CLIENT6, RigFactory, plan, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

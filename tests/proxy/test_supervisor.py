@@ -246,7 +246,7 @@ def test_as_the_first_process_it_reaps_orphans_and_takes_signals(start: Start) -
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 15), (signal.SIGUSR1, 10), (signal.SIGWINCH, 0)])
 def test_a_first_process_knows_of_a_signal_to_stop_before_it_becomes_haproxy(number: int, code: int) -> None:
     """The kernel drops such a signal for a first process that has no handler."""
-    script = "import os, signal, sys\nfrom srcip_proxy import supervisor\nheld = supervisor.hold()\n"
+    script = "import os, signal, sys\nfrom srcip_proxy.outbound import supervisor\nheld = supervisor.hold()\n"
     script += "os.kill(os.getpid(), int(sys.argv[1]))\nsys.exit(supervisor.release(held) or 0)\n"
     words = [*IN_PID_NAMESPACE, sys.executable, "-c", script, str(int(number))]
     assert subprocess.run(words, check=False).returncode == code

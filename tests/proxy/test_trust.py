@@ -1,7 +1,9 @@
 """Nobody can forge an address: who is believed, and what even the believed may not claim."""
 
 import pytest
-from rig import (
+
+from srcip_proxy.plan import ProbeAlias
+from support.rig import (
     CLIENT4,
     LB4,
     NODE4,
@@ -17,8 +19,6 @@ from rig import (
     v1,
     v2,
 )
-
-from srcip_proxy.plan import ProbeAlias
 
 pytestmark = pytest.mark.dataplane
 

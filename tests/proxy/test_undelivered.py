@@ -3,9 +3,9 @@
 import time
 
 import pytest
-from rig import CLIENT4, CLIENT6, LB6, LOCAL, POD4, POD6, PORT, Rig, RigFactory, plan, v1, v2
 
 from srcip_proxy.plan import PortRange
+from support.rig import CLIENT4, CLIENT6, LB6, LOCAL, POD4, POD6, PORT, Rig, RigFactory, plan, v1, v2
 
 pytestmark = pytest.mark.dataplane
 

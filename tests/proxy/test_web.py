@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from rig import CLIENT4, LB6, POD6, Client, Rig, RigFactory, v2
-from web import ALL, ask, get, read, web
 
 from srcip_proxy.haproxy.http_headers import CLAIMS
+from support.rig import CLIENT4, LB6, POD6, Client, Rig, RigFactory, v2
+from support.web import ALL, ask, get, read, web
 
 pytestmark = pytest.mark.dataplane
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from support import TRUSTING, pod
 
 from srcip_webhook import manifests
 from srcip_webhook.cli import main
 from srcip_webhook.mutate import consider
+from support.reviews import TRUSTING, pod
 
 POD = "kind: Pod\napiVersion: v1\n"
 LIST = "kind: List\napiVersion: v1\nitems:\n- kind: Pod\n  apiVersion: v1\n"

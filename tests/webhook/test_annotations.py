@@ -8,13 +8,13 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import SETTINGS, TRUSTING, pod
 
 from srcip_proxy.plan import Plan
 from srcip_webhook import annotations, reference
 from srcip_webhook.annotations import TABLE, Annotation, Intent
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import REASONS, Inject, Reason, Refuse
+from support.reviews import SETTINGS, TRUSTING, pod
 
 PAGE = Path(__file__).parents[2] / "docs" / "annotations.md"
 rows = st.sampled_from(TABLE)

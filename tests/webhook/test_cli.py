@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from support import pod
 
 from srcip_webhook import manifests
 from srcip_webhook.cli import main
 from srcip_webhook.yaml_reader import Loader
+from support.reviews import pod
 
 TEMPLATE = {key: pod()[key] for key in ("metadata", "spec")}
 KINDS = {

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from support import TRUSTING
 
 from srcip_proxy import init
 from srcip_proxy.ebpf import maps
@@ -18,6 +17,7 @@ from srcip_webhook.annotations import TABLE, Annotation
 from srcip_webhook.intent import Intent
 from srcip_webhook.mutate import Outcome, consider
 from srcip_webhook.policy import Inject
+from support.reviews import TRUSTING
 
 TEXTS = {
     "mode": "redirect",

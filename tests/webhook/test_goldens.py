@@ -11,11 +11,11 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
-from support import SETTINGS, body, post
 
 from srcip_webhook import manifests
 from srcip_webhook.app import create_app
 from srcip_webhook.cli import main
+from support.reviews import SETTINGS, body, post
 
 FOLDER = Path(__file__).parents[1] / "golden" / "webhook"
 INPUTS = sorted(FOLDER.glob("*.input.yaml"))

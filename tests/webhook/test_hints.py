@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import TRUSTING, pod, post, review
 
 from srcip_webhook.app import JUDGES, create_app
 from srcip_webhook.hints import MOST
 from srcip_webhook.holders import PATHS
 from srcip_webhook.mutate import consider
 from srcip_webhook.review import MAX_WARNING
+from support.reviews import TRUSTING, pod, post, review
 
 UNLABELLED, LABELLED = "/hint/unlabelled", "/hint"
 EXCLUDED = {"/hint/excluded/namespace": "namespaceMatchExpressions", "/hint/excluded/pod": "podMatchExpressions"}

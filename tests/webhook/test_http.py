@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
-from support import HEADERS, SETTINGS, body, pod, post, review
 
 from srcip_webhook.app import create_app
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.settings import Settings
+from support.reviews import HEADERS, SETTINGS, body, pod, post, review
 
 SMALL = Settings(proxy_image="x", max_body_bytes=64 * 1024, request_timeout_ms=200)
 APP = create_app(SETTINGS)

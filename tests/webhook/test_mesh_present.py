@@ -4,11 +4,11 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from support import TRUSTING, pod
 
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import Inject
 from srcip_webhook.ports import MESHES
+from support.reviews import TRUSTING, pod
 
 APP: dict[str, Any] = {"name": "app", "image": "a", "ports": [{"containerPort": 8000}]}
 

@@ -9,12 +9,12 @@ import jsonpatch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import SETTINGS, TRUSTING, pod, review
 
 from srcip_webhook.mutate import consider, mutate
 from srcip_webhook.policy import Inject, Reason, Refuse, Skip
 from srcip_webhook.review import ReviewError
 from srcip_webhook.settings import Settings
+from support.reviews import SETTINGS, TRUSTING, pod, review
 
 STATUS = "srcip.io/status"
 PROBED = {

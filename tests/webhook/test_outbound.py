@@ -7,7 +7,6 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from support import SETTINGS, TRUSTING, pod
 
 from srcip_proxy.plan import Plan, PortRange
 from srcip_proxy.plan.headers import FRAMING, name_fault, same
@@ -15,6 +14,7 @@ from srcip_proxy.quoting import quoted
 from srcip_webhook.cli import main
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import Inject, Refuse
+from support.reviews import SETTINGS, TRUSTING, pod
 
 ALONE = {"srcip.io/inbound-ports": "none", "srcip.io/trusted-cidrs": None, "srcip.io/outbound-ports": "80"}
 LISTED, FORWARDED, HOSTNAME = (

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from keypairs import common_name, pair, write
-from support import body, pod
+
+from support.keypairs import common_name, pair, write
+from support.reviews import body, pod
 
 REQUEST_TIMEOUT_S = 2.0
 

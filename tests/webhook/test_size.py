@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import pytest
 from pydantic_core import from_json
-from support import HEADERS, SETTINGS, body, pod
 
 from srcip_webhook import review
 from srcip_webhook.app import LARGE, create_app
 from srcip_webhook.mutate import answer, judge
 from srcip_webhook.server import SWITCH_S, quiet_gc
+from support.reviews import HEADERS, SETTINGS, body, pod
 
 P = "srcip.io/"
 TPROXY, REDIRECT = {P + "mode": "tproxy"}, {P + "mode": "redirect"}

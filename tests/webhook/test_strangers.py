@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import stranger
-from keypairs import pair, write
-from support import body, pod
 from test_server import Process, answer, ask, head, receive
 from test_size import SHAPES
+
+from support import stranger
+from support.keypairs import pair, write
+from support.reviews import body, pod
 
 MIB = 1024 * 1024
 P = "srcip.io/"

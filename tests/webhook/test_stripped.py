@@ -6,11 +6,11 @@ from typing import Any
 
 import jsonpatch
 import pytest
-from support import SETTINGS, pod
 
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import Inject, Reason, Refuse, Skip
 from srcip_webhook.settings import Settings
+from support.reviews import SETTINGS, pod
 
 STATUS = "srcip.io/status"
 PROBED = {"readinessProbe": {"httpGet": {"path": "/", "port": "http"}}, "livenessProbe": {"tcpSocket": {"port": 80}}}

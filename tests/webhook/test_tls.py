@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keypairs import common_name, pair, write
 
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.tls import Certificates, not_after
+from support.keypairs import common_name, pair, write
 
 RSA_ONLY = "ECDHE-RSA-AES128-GCM-SHA256"
 

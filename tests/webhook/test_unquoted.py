@@ -7,12 +7,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from support import TRUSTING, pod, review
 
 from srcip_webhook.annotations import TABLE
 from srcip_webhook.cli import main
 from srcip_webhook.mutate import consider, mutate
 from srcip_webhook.yaml_reader import scalar
+from support.reviews import TRUSTING, pod, review
 
 ALLOWED = {row.key: row.kind.allowed for row in TABLE}
 UNQUOTED: dict[tuple[str, str], str] = {

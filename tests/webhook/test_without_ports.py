@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from support import TRUSTING, pod
 
 from srcip_webhook.hints import of_opted_in
 from srcip_webhook.mutate import consider
 from srcip_webhook.policy import Inject, Reason, Refuse, Skip
 from srcip_webhook.review import Kind, Request
+from support.reviews import TRUSTING, pod
 
 KEY = "srcip.io/without-ports"
 HELPER: dict[str, Any] = {"containers": [{"name": "migrate", "image": "m"}]}

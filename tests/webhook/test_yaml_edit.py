@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from manifest_text import Writer, manifest, stream, without_srcip
-from support import TRUSTING
 
 from srcip_webhook import manifests
 from srcip_webhook.cli import main
 from srcip_webhook.mutate import consider
 from srcip_webhook.yaml_edit import same
+from support.manifest_text import Writer, manifest, stream, without_srcip
+from support.reviews import TRUSTING
 
 SEEDS = st.integers(0, 2**48)
 

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rig import OTHER4, POD4, needs_root
-
 from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
+from support.rig import OTHER4, POD4, needs_root
 
 PORT, PLAIN_PORT = 8080, 8081
 """Of the server outside; requests to the first get headers."""

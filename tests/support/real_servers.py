@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from applications import go, java, node, words_or_skip
-from rig import Rig, RigFactory
-from web import redirect
-
 from srcip_lab.namespace import Host
 from srcip_proxy.haproxy.http_headers import CLAIMS
+from support.applications import go, java, node, words_or_skip
+from support.rig import Rig, RigFactory
+from support.web import redirect
 
 FORGER = "6.6.6.6"
 """The address that all forged headers name."""

@@ -3,9 +3,8 @@
 import base64
 from collections.abc import Callable
 
-from world import LEAF_S, SETTLE_S, Pod, World, foreign
-
 from srcip_certs import secret
+from support.world import LEAF_S, SETTLE_S, Pod, World, foreign
 
 DAY = 86_400.0
 YEAR = 365 * DAY

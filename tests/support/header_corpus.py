@@ -5,8 +5,8 @@ import json
 import random
 from pathlib import Path
 
-import reference
-from rig import v1, v2
+from support import reference
+from support.rig import v1, v2
 
 CASES = [
     case

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ebpf_rig import Pod
-from packets import ACK, FIN, PSH, RST, SYN, checksum
+from support.ebpf_rig import Pod
+from support.packets import ACK, FIN, PSH, RST, SYN, checksum
 
 PORT = 7000
 LINK = "pod"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rig import CLIENT4, CLIENT6, LB4, LB6, POD4, POD6
+from support.rig import CLIENT4, CLIENT6, LB4, LB6, POD4, POD6
 
 LISTENERS = {
     "`0.0.0.0`": ("0.0.0.0", 7010),

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import rig
-from rig import APP, POD_ENV, Client, Seen, plan
 
 from srcip_lab import bpf, network
 from srcip_lab.namespace import Host
 from srcip_lab.network import Network
 from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.plan import Plan
+from support import rig
+from support.rig import APP, POD_ENV, Client, Seen, plan
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"

@@ -5,9 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rig import HTTP_APP, Client, Rig, RigFactory, plan, v2
-
 from srcip_proxy.plan import Plan, PortRange
+from support.rig import HTTP_APP, Client, Rig, RigFactory, plan, v2
 
 WEB = (PortRange(7000, 7010),)
 """The HTTP ports of these tests."""

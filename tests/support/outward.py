@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rig import APP, H2_APP, HTTP_APP, OTHER4, POD_ENV, Client, Rig
-from web import Saw, read
-
 from srcip_lab.namespace import Host
 from srcip_lab.state import wait_until
 from srcip_proxy.plan import Plan, PortRange
+from support.rig import APP, H2_APP, HTTP_APP, OTHER4, POD_ENV, Client, Rig
+from support.web import Saw, read
 
 HTTP, HTTP2, ANY, GREETS, UNLISTED = 8000, 8002, 8003, 8004, 9000
 """Ports of the servers: HTTP/1.1 (and the next one), HTTP/2, what a test starts, one that speaks first, and one whose

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from ebpf_rig import ALL_PORTS, Pod, cgroup_root, remove, running
-from rig import APP
-
 from srcip_proxy.ebpf.exporter.run import NEEDED
+from support.ebpf_rig import ALL_PORTS, Pod, cgroup_root, remove, running
+from support.rig import APP
 
 SYSTEMD = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice"
 CGROUPFS = "kubepods/besteffort/pod{}"

@@ -1,0 +1,1 @@
+"""What several tests use: rigs, worlds, clients and servers. None of it is a test."""

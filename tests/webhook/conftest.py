@@ -1,6 +1,0 @@
-"""Makes `support` importable under the import mode of the project."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
