@@ -24,7 +24,7 @@ def render(version: int, plan: Plan, pod: Pod) -> str:
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
     if version == 6 and (plan.redirects or plan.outbound_ports):
         lines.append(f"route replace local {PORTS6}/112 dev lo")
-    if plan.mode == "redirect" and plan.deliver_to != "loopback" and (own := pod.own(version)):
+    if plan.redirects and plan.deliver_to != "loopback" and (own := pod.own(version)):
         lines.append(f"route replace local {own} dev lo table local metric {PRIORITY}")
     return "".join(f"{line}\n" for line in lines)
 
