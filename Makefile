@@ -40,7 +40,7 @@ images: setup-test ## the three images from their Dockerfiles, as archives in di
 	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.images --output dist
 
 docs: setup ## write docs/annotations.md and the goldens anew
-	$(PYTHON) -m pytest -q --refresh-goldens tests/webhook tests/proxy tests/chart
+	$(PYTHON) -m pytest -q --refresh-goldens tests/webhook tests/proxy tests/chart -m "not dataplane and not controlplane"
 
 lock: setup ## choose new versions of all dependencies
 	$(PYTHON) -m pip install -q uv
