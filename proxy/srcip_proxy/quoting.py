@@ -7,7 +7,10 @@ import re
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:,=@-]*|::[A-Za-z0-9_./:]*|/[A-Za-z0-9_./-]+")
 _LINE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
-BANNER = "# Written by srcip-proxy init. Changes are lost when the Pod starts again.\n"
+BANNER = (
+    "# Written by srcip-proxy init, and explained in srcip's docs/dataplane.md and docs/architecture.md.\n"
+    "# Changes are lost when the Pod starts again.\n"
+)
 
 
 def word(value: object) -> str:

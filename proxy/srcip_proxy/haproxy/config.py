@@ -96,7 +96,7 @@ def _defaults(plan: Plan) -> Iterator[str]:
 
 
 def _health(pod: Pod) -> Iterator[str]:
-    yield "frontend health"
+    yield "# for kubelet and Prometheus\nfrontend health"
     yield f"  mode http\n  maxconn {HEALTH_CONNECTIONS}"
     yield f"  stick-table type ipv6 size {HEALTH_CONNECTIONS} expire 1m store conn_cur"
     yield "  tcp-request connection track-sc0 src"

@@ -34,6 +34,7 @@ def is_needed(plan: Plan, pod: Pod) -> bool:
 
 def frontend(connections: int, backends: Iterator[str]) -> Iterator[str]:
     """The second way into the sidecar. `backends` are the rules that choose where it ends."""
+    yield "# IPv4 clients whom a listener for IPv6 alone has refused: a second way, with the balancer as source"
     yield f"frontend fallback\n  maxconn {word(connections)}\n  bind {SOCKET} accept-proxy"
     # a variable, as HAProxy 3.0 can't compare this fetch
     yield f"  tcp-request content set-var(txn.srcip_fallback) fc_pp_tlv({TLV})"

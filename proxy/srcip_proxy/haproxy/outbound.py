@@ -74,6 +74,7 @@ def room(plan: Plan, pod: Pod) -> int:
 
 
 def _frontend(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
+    yield f"# what the Pod sends to srcip.io/outbound-ports, over IPv{version}"
     yield f"frontend outbound{version}"
     yield f"  maxconn {word(connections(plan, pod))}"
     yield f"  bind {LISTEN[version]}:{OUTBOUND_PORT}{' v6only' if version == 6 else ''}"
@@ -125,9 +126,11 @@ def _upgrade() -> str:
 def _backends(version: int) -> Iterator[str]:
     # keep-alives find servers that are gone: those of the application end here
     common = f"  timeout connect {CONNECT_S}s\n  option srvtcpka"
+    yield "# to where the Pod connects, byte by byte"
     yield f"backend outbound-raw{version}\n{common}\n  tcp-response content {RESET} if {REFUSED}"
     yield from _servers(version, "")
     for name, options in (("http", ""), ("http2-", " proto h2")):
+        yield "# to where the Pod connects, request by request"
         yield f"backend outbound-{name}{version}\n  mode http\n{common}\n{GONE}"
         # a connection belongs to one connection of the application; it ends when that one does. Without no-delay, each
         # piece of a body would wait 200 ms for the next one

@@ -74,6 +74,7 @@ def _inbound(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     # where a header must come, the kernel may as well wait for it before it wakes the sidecar
     defer = " defer-accept" if plan.proxy_protocol == "required" else ""
     # the kernel redirects to the address of the interface: binding to loopback would not do; nft keeps others out
+    yield f"# IPv{version} connections that nftables leads here: who the client is, and whether it speaks HTTP"
     yield f"frontend inbound{version}"
     yield f"  maxconn {word(connections(plan, pod))}"
     yield f"  bind {ANYWHERE[version]}:{PROXY_PORT}{' v6only' if version == 6 else ''}{defer}"
@@ -144,18 +145,21 @@ def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
 
 
 def _backends(plan: Plan, pod: Pod, version: int, prefix: str = "", port: str = "") -> Iterator[str]:
+    yield f"# to the application, over IPv{version}, byte by byte"
     yield f"backend {prefix}raw{version}"
     yield from _raw(plan, pod, version, prefix, port)
     if not prefix and pod_first(plan):
+        yield "# the same for servers that name the address that they were reached at"
         yield f"backend pod-raw{version}"
         yield from _raw(plan, pod, version, "pod-", port)
     if not plan.http_ports:
         return
     if plan.http_other == "pass":
+        yield "# TLS on an HTTP port"
         yield f"backend {prefix}tls{version}\n  filter lua.srcip_held\n  {END} if !{{ var(txn.srcip_held) -m bool }}"
         yield from _raw(plan, pod, version, prefix, port)
     for name, options in (("http", ""), ("http2-", " proto h2")):
-        yield f"backend {prefix}{name}{version}\n  mode http"
+        yield f"# requests, over IPv{version}\nbackend {prefix}{name}{version}\n  mode http"
         # a connection to the application belongs to one connection of a client, and ends when that one does; pieces of
         # a stream are sent as they come
         yield "  http-reuse never\n  option abortonclose\n  option http-no-delay"
@@ -184,6 +188,6 @@ def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "")
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:
     """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
     ports = (PortRange(CHECK_PORT, CHECK_PORT),) if plan.http_ports else ()
-    yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT}"
+    yield f"# srcip-proxy check\nfrontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT}"
     yield from _decisions(plan, 4, ports, "check-")
     yield from _backends(plan, pod, 4, "check-", f":{CHECK_PORT}")

@@ -49,6 +49,7 @@ def _inbound(plan: Plan, pod: Pod) -> Iterator[str]:
     # where a header must come, the kernel may as well wait for it before it wakes the sidecar
     bind = "transparent defer-accept" if plan.proxy_protocol == "required" else "transparent"
     for version in pod.versions:
+        yield f"# IPv{version} connections that nftables leads here: who the client is, and which backend follows"
         yield f"frontend inbound{version}"
         yield f"  maxconn {word(connections(plan, pod))}"
         yield f"  bind {'127.0.0.1' if version == 4 else '[::1]'}:{PROXY_PORT} {bind}"
@@ -88,6 +89,7 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
     knows the client's port."""
     for version in pod.versions:
         for name, options in (("http", ""), ("http2-", " proto h2")):
+            yield f"# requests to the application, over IPv{version}, with the client that a header states as source"
             yield f"backend {name}{version}\n  mode http\n  http-reuse never"
             yield "  option abortonclose\n  option http-no-delay"
             places = [place for place in ("loopback", "pod") if plan.deliver_to in ("auto", place)]
@@ -126,7 +128,7 @@ def _chosen(plan: Plan, version: int, prefix: str) -> Iterator[str]:
 
 def _check(plan: Plan, pod: Pod) -> Iterator[str]:
     """The way of `srcip-proxy check`: the same decisions, but its own port of the application."""
-    yield f"frontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
+    yield f"# srcip-proxy check\nfrontend check\n  bind 127.0.0.1:{CHECK_PROXY_PORT} transparent"
     yield from intercepted_alone((PortRange(CHECK_PORT, CHECK_PORT),))
     yield from _decisions(plan, pod, 4, "check-")
     yield from _backends(plan, pod, "check-", CHECK_PORT)
@@ -153,9 +155,14 @@ port; `clientip` the address only, for when the port is taken.
 """
 
 
+SOURCES = {"client": "with the client as source", "own": "with the balancer itself as source"}
+"""What the application sees of each kind of SERVERS."""
+
+
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in pod.versions:
         for kind, order in SERVERS["pod-first" if prefix == "pod-" else plan.deliver_to].items():
+            yield f"# to the application, over IPv{version}, {SOURCES[kind]}"
             yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
             if kind == "client":
                 yield from count_client(plan)
