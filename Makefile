@@ -3,18 +3,25 @@ PYTHON := .venv/bin/python
 # what the Kubernetes client's second, asynchronous client needs; srcip-certs imports none of it
 UNUSED_BY_CERTS := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
 
-.PHONY: demo test e2e quick lint bench binaries kernels images rotations figures docs lock clean
+.PHONY: demo test e2e quick quick-webhook quick-others lint bench binaries kernels images rotations figures docs lock clean
 demo: setup
 	.venv/bin/srcip demo
 
 test: setup-test lint ## rings 1 to 3; those that need root are skipped visibly without it
-	SRCIP_FUZZ=10000000 $(PYTHON) -m pytest -m "not cluster"
+	SRCIP_FUZZ=10000000 SRCIP_EXAMPLES=60 $(PYTHON) -m pytest -m "not cluster"
 
 e2e: setup-e2e ## ring 4: a real kubelet, the images, the chart and a load balancer in front
 	$(PYTHON) -m pytest -m cluster
 
-quick: setup ## the pure ring, without what starts real servers and helm: less than a minute
-	$(PYTHON) -m pytest $(addprefix --ignore ,tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py tests/*/test_strangers.py tests/*/test_size.py)) -m "not dataplane and not images and not controlplane and not cluster"
+# what starts real servers, or helm
+STARTS := tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py tests/*/test_strangers.py tests/*/test_size.py)
+PURE := $(PYTHON) -m pytest -p no:cacheprovider -m "not dataplane and not images and not controlplane and not cluster" $(addprefix --ignore ,$(STARTS))
+quick: setup ## the pure ring, without what starts real servers and helm, in two halves: less than a minute
+	@$(MAKE) --no-print-directory -j2 --output-sync quick-webhook quick-others
+quick-webhook:
+	@$(PURE) tests/webhook
+quick-others:
+	@$(PURE) --ignore tests/webhook
 
 lint: setup
 	.venv/bin/ruff check .

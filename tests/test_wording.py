@@ -110,6 +110,8 @@ def sentences(tree: ast.AST) -> set[str]:
 
 
 MODULES = modules()
+SAID = {path: sentences(tree) for path, tree in MODULES.items()}
+"""The sentences of each module."""
 
 
 @pytest.mark.parametrize("path", MODULES)
@@ -124,6 +126,6 @@ def test_no_module_looks_into_a_message(path: str) -> None:
 @pytest.mark.parametrize("path", MODULES)
 def test_no_module_looks_for_the_words_of_another(path: str) -> None:
     """However a message came there: what is looked for, two words or more, stands in no sentence of another module."""
-    elsewhere = {text: other for other, tree in MODULES.items() if other != path for text in sentences(tree)}
+    elsewhere = {text: other for other, texts in SAID.items() if other != path for text in texts}
     looked_for = {text for each in matches(MODULES[path]) for text in each.patterns if len(text.split()) > 1}
     assert [(text, where) for text in looked_for for other, where in elsewhere.items() if text in other] == []

@@ -1,6 +1,7 @@
 """`srcip inject` adds its lines to a manifest and leaves every other byte as it is."""
 
 import json
+import os
 from random import Random
 from typing import Any
 
@@ -17,6 +18,8 @@ from support.manifest_text import Writer, manifest, stream, without_srcip
 from support.reviews import TRUSTING
 
 SEEDS = st.integers(0, 2**48)
+EXAMPLES = int(os.environ.get("SRCIP_EXAMPLES", "10"))
+"""Manifests for each property; `make test` tries more."""
 
 
 def wanted(pod: dict[str, Any], _: manifests.Place) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def values(text: str) -> list[Any]:
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_no_comment_is_lost_and_nothing_else_changes(seed: int) -> None:
     """What the manifest says is what the webhook would make of it; without srcip's part, it is what it was."""
     before, comments = stream(Random(seed))  # noqa: S311
@@ -50,7 +53,7 @@ def test_no_comment_is_lost_and_nothing_else_changes(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_of_a_manifest_in_block_style_each_line_stays(seed: int) -> None:
     """Every line comes again, in its order: only lines are added."""
     chance = Random(seed)  # noqa: S311
@@ -70,7 +73,7 @@ def _full(value: Any) -> Any:
 
 
 @given(SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_taking_the_sidecar_out_again_leaves_what_was_there(seed: int) -> None:
     """To the byte, where there was something beside each part of srcip's."""
     chance = Random(seed)  # noqa: S311
