@@ -52,8 +52,8 @@ def consider(pod: Any, settings: Settings) -> Outcome:
         return _misshapen(pod, faults, settings)
     try:
         base = status.undo(pod)
-    except ValueError as error:
-        return _unreadable(pod, str(error), settings)
+    except ValueError:
+        return _unreadable(pod, settings)
     if base is pod and not declined(pod) and (said := stripped.status_of(pod)):
         return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
@@ -82,15 +82,12 @@ def _stripped(pod: Pod, base: Pod, settings: Settings) -> Outcome:
     return Outcome(decision, reason, pod, pod)
 
 
-def _unreadable(pod: Pod, message: str, settings: Settings) -> Outcome:
+def _unreadable(pod: Pod, settings: Settings) -> Outcome:
     """Refused for its status and for whatever else can be seen beside it, unless the Pod never asked for us: then its
     faults are not ours to tell."""
     if why := declined(pod):
         return Outcome(Skip(why), why, pod, pod)
-    decision = decide(status.without(pod, status.NOTHING), settings)
-    others = decision.faults if isinstance(decision, Refuse) else ()
-    faults = (Fault(Reason.INVALID_STATUS, message), *others)
-    return Outcome(Refuse(faults, decision.warnings), Reason.INVALID_STATUS, pod, pod)
+    return Outcome(_beside(pod, settings), Reason.INVALID_STATUS, pod, pod)
 
 
 def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:

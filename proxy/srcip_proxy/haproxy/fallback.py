@@ -24,6 +24,7 @@ TLV = "0xE0"
 """PP2_TYPE_MIN_CUSTOM of the PROXY protocol (section 2.2.7)."""
 SERVER = f"{SOCKET} send-proxy-v2 set-proxy-v2-tlv-fmt({TLV}) %[var(txn.srcip_fallback)]"
 FOUND = "{ var(txn.srcip_backend) -m found }"
+"""Lua has chosen a backend."""
 
 
 def is_needed(plan: Plan, pod: Pod) -> bool:
@@ -32,18 +33,15 @@ def is_needed(plan: Plan, pod: Pod) -> bool:
     return not plan.redirects and bool(plan.inbound_ports) and plan.client_address == "best-effort" and has6
 
 
-def frontend(connections: int, backends: Iterator[str]) -> Iterator[str]:
-    """The second way into the sidecar. `backends` are the rules that choose where it ends."""
+def frontend(connections: int, onward: Iterator[str]) -> Iterator[str]:
+    """The second way into the sidecar. `onward` are the rules by which any connection goes on that Lua has decided."""
     yield "# IPv4 clients whom a listener for IPv6 alone has refused: a second way, with the balancer as source"
     yield f"frontend fallback\n  maxconn {word(connections)}\n  bind {SOCKET} accept-proxy"
     # a variable, as HAProxy 3.0 can't compare this fetch
     yield f"  tcp-request content set-var(txn.srcip_fallback) fc_pp_tlv({TLV})"
     yield "  tcp-request content lua.srcip_fallback"
     yield f"  tcp-request content reject if !{FOUND}"
-    yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
-    yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
-    yield "  tcp-request content set-dst var(txn.srcip_to)"
-    yield from backends
+    yield from onward
 
 
 def ending() -> Iterator[str]:

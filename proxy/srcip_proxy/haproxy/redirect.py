@@ -21,6 +21,7 @@ from srcip_proxy.haproxy.sections import (
     clients,
     connections,
     count_client,
+    delivery,
     host,
     http_port,
     http_timeouts,
@@ -178,7 +179,7 @@ def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "")
     """Pairs of address and options to try. HAProxy asks the kernel for the original destination over IPv4 alone."""
     own = reached(pod, version, is_check=version == 6 or prefix == "check-")
     places = {"loopback": LOOPBACK[version], "pod": own or LOOPBACK[version]}
-    order = PLACES["pod-first" if prefix == "pod-" else plan.deliver_to]
+    order = PLACES[delivery(plan, prefix)]
     # One source has 28,232 ports. Of a socket that is bound to lo the kernel uses a port in TIME_WAIT again after a
     # second (tcp_tw_reuse, ip-sysctl.rst); only replies to an address of lo find such a socket
     source = f" source {host(LOOPBACK[version])} interface lo"

@@ -126,6 +126,11 @@ def pod_first(plan: Plan) -> list[str]:
     return held if plan.deliver_to == "auto" else []
 
 
+def delivery(plan: Plan, prefix: str) -> str:
+    """In which order the backends whose names begin so try the application: `pod-` is for POD_FIRST."""
+    return "pod-first" if prefix == "pod-" else plan.deliver_to
+
+
 def reached(pod: Pod, version: int, is_check: bool = False) -> str | None:
     """The server that is the address which a connection came to, or that `set-dst` has put there: the Pod may have more
     than one. None without an address of this IP version. The check comes to none of the Pod's own."""

@@ -15,6 +15,7 @@ from srcip_proxy.haproxy.sections import (
     clients,
     connections,
     count_client,
+    delivery,
     http_port,
     http_timeouts,
     intercepted_alone,
@@ -39,7 +40,7 @@ def sections(plan: Plan, pod: Pod) -> Iterator[Iterator[str]]:
     if plan.http_ports:
         yield _web(plan, pod)
     if fallback.is_needed(plan, pod):
-        yield fallback.frontend(connections(plan, pod), _chosen(plan, 6, ""))
+        yield fallback.frontend(connections(plan, pod), _onward(plan, 6, ""))
     yield clients(plan)
     yield undelivered(plan)
     yield _check(plan, pod)
@@ -100,24 +101,23 @@ def _web(plan: Plan, pod: Pod) -> Iterator[str]:
 
 def _decisions(plan: Plan, pod: Pod, version: int, prefix: str) -> Iterator[str]:
     """How connections of one IP version are decided, and the backend that follows: its name begins with `prefix`."""
-    backend = "{ var(txn.srcip_backend) -m found }"
     yield f"  tcp-request inspect-delay {word(plan.header_timeout_ms)}ms"
     yield from fast_path.rules(plan, pod, version)
     yield "  tcp-request content lua.srcip_header if { req.len gt 0 }"
-    undecided = f"!{backend} !{REFUSED}"
+    undecided = f"!{fallback.FOUND} !{REFUSED}"
     yield f"  tcp-request content lua.srcip_late if {undecided} WAIT_END"
     yield f"  {END} if {REFUSED}"
     # what nobody has decided goes nowhere; only a plain header comes past these rules without a decision of Lua's
-    yield f"  {END} if !{backend}"
+    yield f"  {END} if !{fallback.FOUND}"
+    yield from _onward(plan, version, prefix)
+
+
+def _onward(plan: Plan, version: int, prefix: str) -> Iterator[str]:
+    """With what source and to which backend a connection goes on: as Lua has said, or that of a plain header."""
     yield "  tcp-request content set-src var(txn.srcip_client),field(1,/)"
     yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
     yield "  tcp-request content set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
-    yield from _chosen(plan, version, prefix)
-
-
-def _chosen(plan: Plan, version: int, prefix: str) -> Iterator[str]:
-    """The backend of a connection: the one that Lua has named, or that of a plain header."""
-    named = "%[var(txn.srcip_backend)] if { var(txn.srcip_backend) -m found }"
+    named = f"%[var(txn.srcip_backend)] if {fallback.FOUND}"
     if ports := not prefix and pod_first(plan):
         yield from acl("pod_first dst_port", ports)
         yield f"  use_backend pod-{named} pod_first"
@@ -161,7 +161,7 @@ SOURCES = {"client": "with the client as source", "own": "with the balancer itse
 
 def _backends(plan: Plan, pod: Pod, prefix: str, port: int | None) -> Iterator[str]:
     for version in pod.versions:
-        for kind, order in SERVERS["pod-first" if prefix == "pod-" else plan.deliver_to].items():
+        for kind, order in SERVERS[delivery(plan, prefix)].items():
             yield f"# to the application, over IPv{version}, {SOURCES[kind]}"
             yield f"backend {prefix}{kind}{version}\n  tcp-request inspect-delay 2ms"
             if kind == "client":
