@@ -3,7 +3,7 @@
 #ifndef SRCIP_HANDSHAKE_H
 #define SRCIP_HANDSHAKE_H
 
-#include "parts.h"
+#include "reassembly.h"
 
 /* Nothing new in it: an ACK, or the end. */
 static __always_inline int on_silence(struct __sk_buff *skb, struct work *w, struct pending *pending, __u32 have,

@@ -8,7 +8,7 @@
  * acknowledge what is out of their window (so a held part of a header gets its ACK), and they refuse by RST.
  */
 #include "handshake.h"
-#include "peers.h"
+#include "getpeername.h"
 
 static __always_inline struct work *work_of(__u32 direction)
 {

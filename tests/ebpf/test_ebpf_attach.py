@@ -99,7 +99,7 @@ def test_the_oldest_kernel(release: str, fits: bool) -> None:
 def test_kernels_that_refuse_the_first_object_take_the_second() -> None:
     """It has the same programs, which copy each packet's headers rather than look into it."""
     with running(attached=False) as pod:
-        refused, copies = bpf.compiled(HERE / "refused.bpf.c"), bpf.compiled(bpf.BOTH[1])
+        refused, copies = bpf.compiled(HERE / "unverifiable.bpf.c"), bpf.compiled(bpf.BOTH[1])
         words = ["ebpf", "attach", "--cgroup", str(pod.cgroup)]
         said = pod.proxy(*words, "--object", str(refused), prefix=ONLY_BPF_AND_NET_ADMIN)
         assert (said.returncode, "load: Permission denied" in said.stderr, pod.programs()) == (1, True, [])
@@ -178,7 +178,7 @@ def test_others_on_the_same_hooks_go_on(others: str, hook: str, is_first: bool) 
         if not is_first:
             assert pod.attach("--hook", hook).returncode == 0
         before = len(pod.programs())
-        words = [sys.executable, "-c", BESIDE, str(bpf.compiled(HERE / "beside.bpf.c")), str(pod.cgroup), others]
+        words = [sys.executable, "-c", BESIDE, str(bpf.compiled(HERE / "cni_plugin.bpf.c")), str(pod.cgroup), others]
         said = pod.run(words)
         if "no tcx" in said.stderr:
             pytest.skip(f"Linux {platform.release()} has no tcx")
@@ -240,7 +240,7 @@ def test_accept_and_getpeername_in_c(pod: Pod, peers: dict[str, int], case: tupl
 def peers(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """The C application listens, by the family of its sockets."""
     program = tmp_path_factory.mktemp("peers") / "peers"
-    run("cc", "-O1", "-o", str(program), str(HERE / "peers.c"))
+    run("cc", "-O1", "-o", str(program), str(HERE / "getpeername.c"))
     ports = {"4": 7021, "6": 7022}
     for family, port in ports.items():
         pods().start([str(program), family, str(port)])

@@ -19,7 +19,7 @@ HERE = 9
 """The cookie of the network namespace."""
 POD = Pod((ipaddress.ip_address("10.0.0.2"),))
 STATE = (bpf.SOURCES / "state.h").read_text()
-PEERS = (bpf.SOURCES / "peers.h").read_text()
+PEERS = (bpf.SOURCES / "getpeername.h").read_text()
 PORTS = st.integers(1, 65535).filter(lambda port: not 15300 < port < 15330)
 
 

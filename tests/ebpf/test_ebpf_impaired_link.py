@@ -16,7 +16,7 @@ from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
 
-WEATHER = Path(__file__).with_name("weather.bpf.c")
+WEATHER = Path(__file__).with_name("impaired_link.bpf.c")
 CONNECTIONS = 5
 SIZE = 60_000
 DATA = bytes(n * n % 251 for n in range(100_000))

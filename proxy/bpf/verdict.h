@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* What becomes of a packet of a handshake: it is refused, or it makes its connection known. */
-#ifndef SRCIP_OUTCOME_H
-#define SRCIP_OUTCOME_H
+#ifndef SRCIP_VERDICT_H
+#define SRCIP_VERDICT_H
 
 #include "connections.h"
 #include "options.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* The hooks that accept() and getpeername() ask: they say the client, and the counters. */
-#ifndef SRCIP_PEERS_H
-#define SRCIP_PEERS_H
+#ifndef SRCIP_GETPEERNAME_H
+#define SRCIP_GETPEERNAME_H
 
 #include "connections.h"
 

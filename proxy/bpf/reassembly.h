@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /* A header in one segment or in several: its parts are read, judged, and kept until it is whole. */
-#ifndef SRCIP_PARTS_H
-#define SRCIP_PARTS_H
+#ifndef SRCIP_REASSEMBLY_H
+#define SRCIP_REASSEMBLY_H
 
-#include "outcome.h"
+#include "verdict.h"
 
 static long append_byte(__u32 i, void *context)
 {
