@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The hooks that accept() and getpeername() ask: they say the client, and the counters. */
+/* The hooks that accept() and getpeername() call: they return the client, and the counters. */
 #ifndef SRCIP_GETPEERNAME_H
 #define SRCIP_GETPEERNAME_H
 
 #include "connections.h"
 
-/* Asked by `srcip-proxy ebpf stats`: the peer of a UDP socket that is connected here is a counter. */
+/* For `srcip-proxy ebpf stats`: the peer of a UDP socket that is connected to this address is a counter. */
 #define STATS_ADDRESS 0x7f534950
 #define FINGERPRINT_PORT 9999
 
@@ -21,14 +21,15 @@
 #define FLOW_WORDS 5
 
 /*
- * The flow is written in words of 64 bits: without CAP_PERFMON no number on the stack may be written over in part. The two
- * families are functions of their own, or the compiler adds to the pointer to the socket, which is not allowed at all.
+ * The flow is written in words of 64 bits: without CAP_PERFMON the verifier allows no write to a part of a stack slot.
+ * Each family has a function of its own, or the compiler adds to the pointer to the socket, which the verifier never
+ * allows.
  */
 static __always_inline __u64 ports_of(struct bpf_sock *socket)
 {
-	__u32 peer_port = (__u16)socket->dst_port, own_port = bpf_htons(socket->src_port);
+	__u32 remote_port = (__u16)socket->dst_port, local_port = bpf_htons(socket->src_port);
 
-	return (__u64)peer_port | (__u64)own_port << 16;
+	return (__u64)remote_port | (__u64)local_port << 16;
 }
 
 static __noinline void flow_ipv6(struct bpf_sock_addr *ctx, __u64 *flow)
@@ -55,15 +56,15 @@ static __noinline void flow_ipv4(struct bpf_sock_addr *ctx, __u64 *flow)
 	flow[4] = ports_of(socket);
 }
 
-static __always_inline int is_mapped(struct bpf_sock_addr *ctx)
+static __always_inline bool is_mapped(struct bpf_sock_addr *ctx)
 {
 	struct bpf_sock *socket = ctx->sk;
 
 	return socket && !socket->dst_ip6[0] && !socket->dst_ip6[1] && socket->dst_ip6[2] == bpf_htonl(0xffff);
 }
 
-/* Whether connections from the flow's peer have entries at all. */
-static __noinline int is_trusted(const __u64 *flow)
+/* Whether the remote address is in a trusted network, so that the flow may have an entry. */
+static __noinline bool is_trusted(const __u64 *flow)
 {
 	__u64 key[3] = { PAIR(128, FIRST(flow[0])), PAIR(SECOND(flow[0]), FIRST(flow[1])), SECOND(flow[1]) };
 	__u32 *policy = bpf_map_lookup_elem(&networks, key);
@@ -71,65 +72,66 @@ static __noinline int is_trusted(const __u64 *flow)
 	return policy && *policy != OFF;
 }
 
-static long keep_given_up(void *map, const void *key, void *value, void *context)
+/* Copies an entry of this flow to `reset_conns`, whatever its local port, if its client was not reported yet. */
+static long keep_aborted(void *map, const void *key, void *value, void *context)
 {
 	const __u32 *known = key;
 	const __u64 *flow = context;
-	struct live *live = value;
+	struct conn *conn = value;
 
 	(void)map;
 	if (PAIR(known[0], known[1]) == flow[0] && PAIR(known[2], known[3]) == flow[1] &&
 	    PAIR(known[4], known[5]) == flow[2] && PAIR(known[6], known[7]) == flow[3] &&
-	    ((const struct flow *)key)->peer_port == (__u16)flow[4] && !live->is_told && !live->is_reset)
-		keep_reset(flow, live);
+	    ((const struct flow *)key)->remote_port == (__u16)flow[4] && !conn->is_reported && !conn->has_reset_copy)
+		keep_after_reset(flow, conn);
 	return 0;
 }
 
 /*
- * What is known of a socket. One that is over has given its port back: what is known of it was kept when its RST was seen.
- * Of one that the kernel gave up no packet need tell (no way leads to the peer, a firewall, an administrator): it is looked
- * for among those that nobody has asked for. That is seldom, as the socket of a stranger has no entry.
+ * The entry of a socket. A closed one has given its port back: its entry was copied when its RST was seen. If the kernel
+ * aborted the connection, there may have been no packet (no route to the peer, a firewall, `ss -K`): then it is searched
+ * among the entries that were not reported yet. That is rare, as sockets of untrusted peers have no entry.
  */
-static __noinline struct live *live_of(__u64 *flow)
+static __noinline struct conn *find_conn(__u64 *flow)
 {
-	struct live *live;
+	struct conn *conn;
 
 	if (flow[4] >> 16)
-		return bpf_map_lookup_elem(&lives, flow);
-	live = bpf_map_lookup_elem(&resets, flow);
-	if (live)
-		return live;
+		return bpf_map_lookup_elem(&conns, flow);
+	conn = bpf_map_lookup_elem(&reset_conns, flow);
+	if (conn)
+		return conn;
 	if (is_trusted(flow))
-		bpf_for_each_map_elem(&lives, keep_given_up, flow, 0);
-	return bpf_map_lookup_elem(&resets, flow);
+		bpf_for_each_map_elem(&conns, keep_aborted, flow, 0);
+	return bpf_map_lookup_elem(&reset_conns, flow);
 }
 
 /*
- * Whether `flow` still has the entry of the handshake `isn`, which is told then. An entry can be given to another connection
- * while it is read; then it is this flow's no more. Once somebody has been told, nobody needs what is kept for a reset: when
- * the connection is reset, only accept() asks, and it asks once.
+ * Marks the entry of `flow` as reported. False: it is no more that of the handshake `isn`, as the map gave its memory to
+ * another connection while it was read. Once the client was reported, the copy in `reset_conns` is not needed: of a
+ * connection that was reset only accept() asks, once.
  */
-static __noinline int tell(__u64 *flow, __u32 isn)
+static __noinline bool mark_reported(__u64 *flow, __u32 isn)
 {
-	struct live *live = live_of(flow);
+	struct conn *conn = find_conn(flow);
 
-	if (!live || *(volatile __u32 *)&live->isn != isn)
-		return 0;
-	if (live->unsure) {
+	if (!conn || *(volatile __u32 *)&conn->isn != isn)
+		return false;
+	if (conn->ambiguous) {
 		count(FALLBACK_RESET);
-		if (!--live->unsure)
-			bpf_map_delete_elem(&resets, flow);
-	} else if (!live->is_told) {
-		live->is_told = 1;
-		if (live->is_reset) {
+		if (!--conn->ambiguous)
+			bpf_map_delete_elem(&reset_conns, flow);
+	} else if (!conn->is_reported) {
+		conn->is_reported = true;
+		if (conn->has_reset_copy) {
 			flow[4] &= 0xffff;
-			bpf_map_delete_elem(&resets, flow);
+			bpf_map_delete_elem(&reset_conns, flow);
 		}
 	}
-	return 1;
+	return true;
 }
 
-/* 48 bits of a counter as an address and a port. */
+/* Returns 48 bits of a counter as address and port. */
 static __always_inline int answer_stats(struct bpf_sock_addr *ctx)
 {
 	__u32 index = bpf_ntohs(ctx->user_port) - 1; /* nothing connects to port 0 */
@@ -148,37 +150,37 @@ static __always_inline int answer_stats(struct bpf_sock_addr *ctx)
 }
 
 /*
- * A Pod whose sandbox died gets another network and keeps its cgroup, and with it the hooks of the network that is gone.
- * They can't be taken away without SYS_ADMIN, so they are silent where their network is not.
+ * A Pod whose sandbox died gets a new network namespace and keeps its cgroup, with the programs of the old namespace
+ * attached. They cannot be detached without SYS_ADMIN, so they do nothing in another namespace than theirs.
  */
-static __always_inline int is_elsewhere(struct bpf_sock_addr *ctx)
+static __always_inline bool is_other_netns(struct bpf_sock_addr *ctx)
 {
 	struct settings *settings = get_settings();
 
-	return !settings || bpf_get_netns_cookie(ctx) != settings->network;
+	return !settings || bpf_get_netns_cookie(ctx) != settings->netns_cookie;
 }
 
 SEC("cgroup/getpeername4")
 int srcip_peer4(struct bpf_sock_addr *ctx)
 {
 	__u64 flow[FLOW_WORDS] = {};
-	struct live *live;
+	struct conn *conn;
 	__u32 isn, client, port;
 
-	if (is_elsewhere(ctx))
+	if (is_other_netns(ctx))
 		return 1;
 	if (ctx->protocol == IPPROTO_UDP && ctx->user_ip4 == bpf_htonl(STATS_ADDRESS))
 		return answer_stats(ctx);
 	if (ctx->protocol != IPPROTO_TCP)
 		return 1;
 	flow_ipv4(ctx, flow);
-	live = live_of(flow);
-	if (!live || live->family != 4)
+	conn = find_conn(flow);
+	if (!conn || conn->family != 4)
 		return 1;
-	isn = *(volatile __u32 *)&live->isn;
-	client = live->client[3];
-	port = live->port;
-	if (!tell(flow, isn))
+	isn = *(volatile __u32 *)&conn->isn;
+	client = conn->client[3];
+	port = conn->port;
+	if (!mark_reported(flow, isn))
 		return 1;
 	ctx->user_ip4 = client;
 	ctx->user_port = port;
@@ -189,23 +191,23 @@ SEC("cgroup/getpeername6")
 int srcip_peer6(struct bpf_sock_addr *ctx)
 {
 	__u64 flow[FLOW_WORDS] = {}, client[2];
-	struct live *live;
+	struct conn *conn;
 	__u32 isn, port;
 
-	if (ctx->protocol != IPPROTO_TCP || is_elsewhere(ctx))
+	if (ctx->protocol != IPPROTO_TCP || is_other_netns(ctx))
 		return 1;
 	if (is_mapped(ctx))
 		flow_ipv4(ctx, flow);
 	else
 		flow_ipv6(ctx, flow);
-	live = live_of(flow);
-	if (!live || !live->family)
+	conn = find_conn(flow);
+	if (!conn || !conn->family)
 		return 1;
-	isn = *(volatile __u32 *)&live->isn;
-	client[0] = PAIR(live->client[0], live->client[1]);
-	client[1] = PAIR(live->client[2], live->client[3]);
-	port = live->port;
-	if (!tell(flow, isn))
+	isn = *(volatile __u32 *)&conn->isn;
+	client[0] = PAIR(conn->client[0], conn->client[1]);
+	client[1] = PAIR(conn->client[2], conn->client[3]);
+	port = conn->port;
+	if (!mark_reported(flow, isn))
 		return 1;
 	ctx->user_ip6[0] = FIRST(client[0]);
 	ctx->user_ip6[1] = SECOND(client[0]);

@@ -1,75 +1,76 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* What becomes of a packet of a handshake: it is refused, or it makes its connection known. */
+/* What happens to a packet of a handshake: its connection is rejected, or established with its client. */
 #ifndef SRCIP_VERDICT_H
 #define SRCIP_VERDICT_H
 
 #include "connections.h"
 #include "options.h"
 
-#define PASS (-1) /* TC_ACT_UNSPEC: whoever is attached behind sees the packet, too */
-#define DROP 2
-#define HALF_A_SPACE 0x40000000
-#define COPIED 0x7371 /* a mark, seen by nobody else */
+/* A packet that goes on gets TC_ACT_UNSPEC, so that programs that are attached behind these see it, too. */
+#define OUT_OF_WINDOW 0x40000000 /* bit of a sequence number: with it inverted no window holds the number */
+#define CLONE_MARK 0x7371 /* skb->mark of a clone until it arrives here */
 
 /*
- * A copy of the packet arrives behind it. It must not be copied again, or the programs would never stop where the kernel
- * takes neither (the listener's queue is full).
+ * Sends a clone of the packet into the interface again, behind it. A clone must not be cloned, or it would never end
+ * where the kernel accepts neither packet (the listener's queue is full).
  */
-static __always_inline void copy(struct __sk_buff *skb)
+static __always_inline void clone_to_ingress(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark;
 
-	skb->mark = COPIED;
+	skb->mark = CLONE_MARK;
 	bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 	skb->mark = mark;
 }
 
-static __always_inline int is_copy(struct __sk_buff *skb)
+/* Whether the packet is a clone; clears its mark. */
+static __always_inline bool take_clone_mark(struct __sk_buff *skb)
 {
-	if (skb->mark != COPIED)
-		return 0;
+	if (skb->mark != CLONE_MARK)
+		return false;
 	skb->mark = 0;
-	return 1;
+	return true;
 }
 
 /*
- * The request goes away and the peer gets an RST, both by the kernel's own hand: this packet becomes an RST for the
- * request, and a copy of it meets the listener, which answers an ACK that belongs to nothing with RST. The copy's sequence
- * number is off, or a SYN cookie could make a connection of it.
+ * Lets the kernel delete the request socket and send the peer an RST: this packet becomes an RST for the request socket,
+ * and a clone of it reaches the listener, which answers an ACK of no connection by RST. The sequence number of the clone
+ * is out of the window, or it could complete a SYN cookie.
  */
-static __noinline int refuse_packet(struct __sk_buff *skb, struct work *w)
+static __noinline int reject_connection(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	int was_copied = is_copy(skb);
+	struct packet *p = &s->packet;
+	bool is_clone = take_clone_mark(skb);
 
-	if (state_of(skb, &p->flow) != TCP_NEW_SYN_RECV) {
-		forget_cookie(w);
-		set_seq(skb, p, p->seq ^ HALF_A_SPACE);
-		return PASS;
+	if (socket_state(skb, s, &p->flow) != TCP_NEW_SYN_RECV) {
+		delete_syncookie(s);
+		set_seq(skb, p, p->seq ^ OUT_OF_WINDOW);
+		return TC_ACT_UNSPEC;
 	}
-	if (was_copied)
-		return DROP;
-	copy(skb);
+	if (is_clone)
+		return TC_ACT_SHOT;
+	clone_to_ingress(skb);
 	set_flags(skb, p, RST | ACK);
-	set_seq(skb, p, w->attempt.isn + 1);
-	return PASS;
+	set_seq(skb, p, s->handshake_key.isn + 1);
+	return TC_ACT_UNSPEC;
 }
 
 /*
- * What becomes of a packet of a handshake, beside PASS and DROP. Each step says the next one, and all are taken at one place
- * (conclude): the verifier walks through a function again wherever it is called.
+ * The next step for a packet of a handshake, beside TC_ACT_UNSPEC and TC_ACT_SHOT. Each step returns the next one, and
+ * apply_verdict() alone calls them: the verifier checks a static function again for each call of it.
  */
-enum outcome {
-	JUDGE = 16, /* w's part of a header was read */
-	HOLD,       /* it is the beginning of one */
-	CLAIM,      /* it is whole, or there is an option: both state a client */
-	NATIVE,     /* there is none, and none is needed */
-	PROMOTE,    /* w->live is what is known from now on */
-	AGAIN,      /* it was refused before */
-	REFUSE = 32 /* and the counter of the reason */
+enum verdict {
+	PARSE = 16,            /* a part of a header was read */
+	HOLD,                  /* it is the beginning of a header */
+	APPLY_CLAIM,           /* the header is whole, or there is the option TOA */
+	ACCEPT_WITHOUT_HEADER, /* there is no header, and the policy needs none */
+	ESTABLISH,             /* s->conn is the connection's entry */
+	REJECT_AGAIN,          /* it was rejected before */
+	REJECT = 32            /* and the counter of the reason */
 };
 
-static __always_inline __u32 counter_of(__u32 reason)
+/* The counter of a reason why the parser rejects a header. */
+static __always_inline __u32 counter_for(__u32 reason)
 {
 	switch (reason) {
 	case SRCIP_NO_HEADER: return REFUSED_NO_HEADER;
@@ -80,96 +81,100 @@ static __always_inline __u32 counter_of(__u32 reason)
 	}
 }
 
-/* The segment that completes the header, or one like it: `w->live.shift` bytes are the header. */
-static __always_inline int deliver(struct __sk_buff *skb, struct work *w, __u32 state)
+/* Delivers the segment that completes the header, or a retransmission of it, with the sequence number lowered. */
+static __always_inline int deliver(struct __sk_buff *skb, struct scratch *s, __u32 state)
 {
-	struct packet *p = &w->packet;
-	__u32 expected = w->live.isn + 1, seq = p->seq - w->live.shift;
-	int was_copied = is_copy(skb);
+	struct packet *p = &s->packet;
+	__u32 expected = s->conn.isn + 1, seq = p->seq - s->conn.header_len;
+	bool is_clone = take_clone_mark(skb);
 
-	if (!w->live.shift) /* no header: the packet is what it was */
-		return PASS;
+	if (!s->conn.header_len) /* no header: nothing to lower */
+		return TC_ACT_UNSPEC;
 	/*
-	 * A request takes no segment that ends where it should begin; a SYN cookie knows just the number it expects.
-	 * Nobody answers a bare ACK, though a sender may wait for one (Nagle): the connection meets a copy, as old data.
+	 * A request socket accepts no segment that ends where its window begins, and a SYN cookie only the number that it
+	 * expects: they get a bare ACK. The kernel acknowledges none of those, and a sender may wait for that (Nagle): so a
+	 * clone with the payload follows, which the connection acknowledges as old data.
 	 */
 	if ((state == TCP_NEW_SYN_RECV && seq + p->payload == expected && p->payload) || state == TCP_LISTEN) {
-		if (was_copied && state == TCP_LISTEN) /* it comes again from the peer */
-			return DROP;
-		if (was_copied) { /* not taken: the listener waits for data (TCP_DEFER_ACCEPT), or its queue is full */
-			set_seq(skb, p, seq); /* the request acknowledges it as old data */
-			return PASS;
+		if (is_clone && state == TCP_LISTEN) /* the peer will retransmit it */
+			return TC_ACT_SHOT;
+		if (is_clone) { /* the bare ACK was not accepted: TCP_DEFER_ACCEPT, or the queue is full */
+			set_seq(skb, p, seq); /* the request socket acknowledges it as old data */
+			return TC_ACT_UNSPEC;
 		}
 		if (state == TCP_LISTEN || !(p->flags & FIN))
-			copy(skb);
-		if (state == TCP_LISTEN) /* an end comes behind the data, with the copy */
+			clone_to_ingress(skb);
+		if (state == TCP_LISTEN) /* the clone brings a FIN, behind the data */
 			set_flags(skb, p, ACK);
-		return trim(skb, w, expected) ? DROP : PASS;
+		return strip_payload(skb, s, expected) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	set_seq(skb, p, seq);
-	return PASS;
+	return TC_ACT_UNSPEC;
 }
 
-/* From now on the connection is known, as w->live says; its header is w->live.shift bytes long. */
-static __noinline int promote(struct __sk_buff *skb, struct work *w, struct pending *pending)
+/* Moves the connection from `handshakes` to `conns`, as s->conn, and delivers the packet. */
+static __noinline int establish(struct __sk_buff *skb, struct scratch *s, struct handshake *handshake)
 {
-	struct packet *p = &w->packet;
-	__u32 was_held = pending->is_held, state = TCP_NEW_SYN_RECV;
+	struct packet *p = &s->packet;
+	bool had_partial_header = handshake->has_partial_header;
+	__u32 state = TCP_NEW_SYN_RECV;
 
-	w->live.isn = w->attempt.isn;
-	w->live.iss = pending->iss;
-	w->live.is_ending = 0;
-	w->live.is_told = 0;
-	w->live.is_reset = 0;
-	w->live.unsure = 0;
-	w->live.timestamp = pending->has_times ? pending->last : 0;
-	if (pending->is_cookie || p->seq + p->payload == w->live.isn + 1 + w->live.shift) /* else it does not matter */
-		state = state_of(skb, &p->flow);
-	if (add_live(skb, w))
-		return REFUSE + REFUSED_NO_ROOM;
-	count(w->counter);
-	bpf_map_delete_elem(&attempts, &w->attempt);
-	if (was_held)
-		bpf_map_delete_elem(&headers, &p->flow);
+	s->conn.isn = s->handshake_key.isn;
+	s->conn.iss = handshake->iss;
+	s->conn.is_last_ack = false;
+	s->conn.is_reported = false;
+	s->conn.has_reset_copy = false;
+	s->conn.ambiguous = 0;
+	s->conn.timestamp = handshake->has_timestamps ? handshake->last : 0;
+	/* else the state does not matter to deliver() */
+	if (handshake->is_syncookie || p->seq + p->payload == s->conn.isn + 1 + s->conn.header_len)
+		state = socket_state(skb, s, &p->flow);
+	if (add_conn(skb, s))
+		return REJECT + REFUSED_NO_ROOM;
+	count(s->counter);
+	bpf_map_delete_elem(&handshakes, &s->handshake_key);
+	if (had_partial_header)
+		bpf_map_delete_elem(&partial_headers, &p->flow);
 	if (state == TCP_LISTEN)
-		forget_cookie(w);
-	return deliver(skb, w, state);
+		delete_syncookie(s);
+	return deliver(skb, s, state);
 }
 
-static __always_inline int be_native(struct work *w)
+static __always_inline int accept_without_header(struct scratch *s)
 {
-	__builtin_memset(&w->live, 0, sizeof(w->live));
-	w->counter = ACCEPTED_NONE;
-	return PROMOTE;
+	__builtin_memset(&s->conn, 0, sizeof(s->conn));
+	s->counter = ACCEPTED_NONE;
+	return ESTABLISH;
 }
 
-static __noinline int take_claim(struct __sk_buff *skb, struct work *w, const struct srcip_claim *claim)
+/* Sets s->conn to the client that a header or the option TOA states. */
+static __noinline int apply_claim(struct __sk_buff *skb, struct scratch *s, const struct srcip_claim *claim)
 {
 	struct settings *settings = get_settings();
 	const __be32 *address = (const __be32 *)claim->address;
 	__u32 family = claim->family;
 
 	if (!settings)
-		return DROP;
-	w->counter = family ? ACCEPTED_PROXY : ACCEPTED_LOCAL;
-	if (!claim->version) /* no header, and nothing to lower sequence numbers by */
-		w->counter = ACCEPTED_TOA;
+		return TC_ACT_SHOT;
+	s->counter = family ? ACCEPTED_PROXY : ACCEPTED_LOCAL;
+	if (!claim->version) /* TOA: no header to lower sequence numbers by */
+		s->counter = ACCEPTED_TOA;
 	if (!srcip_usable(claim))
-		return REFUSE + REFUSED_UNUSABLE_ADDRESS;
-	if (family == 6 && !w->packet.is_ipv6 && !can_show_ipv6(skb, w)) {
+		return REJECT + REFUSED_UNUSABLE_ADDRESS;
+	if (family == 6 && !s->packet.is_ipv6 && !listener_is_ipv6(skb, s)) {
 		if (settings->is_exact)
-			return REFUSE + REFUSED_FAMILY;
+			return REJECT + REFUSED_FAMILY;
 		count(FALLBACK_FAMILY);
 		family = 0;
 	}
-	w->live.family = family;
-	w->live.port = bpf_htons(claim->port);
-	w->live.shift = claim->length;
+	s->conn.family = family;
+	s->conn.port = bpf_htons(claim->port);
+	s->conn.header_len = claim->length;
 	if (family == 6)
-		__builtin_memcpy(w->live.client, address, 16);
+		__builtin_memcpy(s->conn.client, address, 16);
 	else
-		set_ipv4(w->live.client, address[0]);
-	return PROMOTE;
+		set_ipv4(s->conn.client, address[0]);
+	return ESTABLISH;
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* A program of the name that the exporter looks for, whose map of the right name is of another form. */
+/* A program of the name that the exporter looks for, whose map `counters` has values of 32 bits. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 

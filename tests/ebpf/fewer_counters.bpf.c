@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The program that the exporter looks for, as an older version would have it: with fewer counters. */
+/* The program that the exporter looks for, as of an older version: with fewer counters. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 

@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* A bad network for the tests, on the links of the node: of a hundred packets 3 are lost, 3 doubled, 6 come late. */
+/* An impaired link: 3 % of packets are lost, 3 % duplicated, 6 % reordered. */
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
-#define SEEN 0x57
-#define DROP 2
+#define CLONE_MARK 0x57
 
 SEC("tc")
-int weather(struct __sk_buff *skb)
+int impaired_link(struct __sk_buff *skb)
 {
 	__u32 dice = bpf_get_prandom_u32() % 100;
 
-	if (skb->mark == SEEN) {
+	if (skb->mark == CLONE_MARK) {
 		skb->mark = 0;
-		return 0;
+		return TC_ACT_OK;
 	}
 	if (dice < 3)
-		return DROP;
+		return TC_ACT_SHOT;
 	if (dice < 12) {
-		skb->mark = SEEN;
+		skb->mark = CLONE_MARK;
 		bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 		skb->mark = 0;
 	}
-	return dice < 6 || dice >= 12 ? 0 : DROP; /* late: only the copy goes on, behind what is already here */
+	return dice < 6 || dice >= 12 ? TC_ACT_OK : TC_ACT_SHOT; /* reordered: only the clone goes on */
 }
 
 char _license[] SEC("license") = "GPL";
