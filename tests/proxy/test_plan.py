@@ -110,7 +110,10 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"fallback": "tproxy"}, "unknown field 'fallback'"),
         ({"is_idle": True}, "unknown field 'is_idle'"),
         ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: not available in ebpf mode"),
-        ({"mode": "ebpf", "max_header_bytes": 4097}, "max_header_bytes: 4097 is more than the limit of ebpf mode, 4096"),
+        (
+            {"mode": "ebpf", "max_header_bytes": 4097},
+            "max_header_bytes: 4097 is more than the limit of ebpf mode, 4096",
+        ),
         ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: not available in ebpf mode"),
         ({"client_from": "toa"}, "client_from: toa needs ebpf mode, not tproxy"),
         ({"mode": "redirect", "client_from": "toa"}, "client_from: toa needs ebpf mode, not redirect"),

@@ -117,7 +117,12 @@ IN_ONE_POD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
                 {"name": "srcip-proxy", "securityContext": {"runAsUser": 7363}},
             ]
         },
-        ("ports[0].containerPort", "a name that is reserved for srcip", "runs as user 7363", "0.0.0.0/0 lets any source"),
+        (
+            "ports[0].containerPort",
+            "a name that is reserved for srcip",
+            "runs as user 7363",
+            "0.0.0.0/0 lets any source",
+        ),
     ),
     "a status beside an annotation and the node's network": (
         {"srcip.io/status": "x", "srcip.io/deliver-to": "there"},
@@ -127,7 +132,12 @@ IN_ONE_POD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     "a status, a value without quotes and a field": (
         {"srcip.io/status": "{}", "srcip.io/inbound-ports": 80},
         {"containers": [{"name": 5}], "hostNetwork": True},
-        ("srcip.io/status is not as srcip", "srcip.io/inbound-ports: 80 is not a string", "name: 5", "spec.hostNetwork"),
+        (
+            "srcip.io/status is not as srcip",
+            "srcip.io/inbound-ports: 80 is not a string",
+            "name: 5",
+            "spec.hostNetwork",
+        ),
     ),
     "a missing mode beside a value that is not allowed": (
         {"srcip.io/mode": None, "srcip.io/deliver-to": "there"},

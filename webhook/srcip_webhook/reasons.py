@@ -38,6 +38,7 @@ class Reason(StrEnum):
     RESOURCES = "resources"
     NO_HEADERS = "no-headers"
     TOO_MANY_PORTS = "too-many-ports"
+    NO_AGENT = "no-agent"
 
 
 REASONS: dict[Reason, str] = {
@@ -72,6 +73,7 @@ REASONS: dict[Reason, str] = {
     Reason.NO_HEADERS: "No port passes the client on or receives it in HTTP headers, or "
     "`outbound-ports` have no header to set.",
     Reason.TOO_MANY_PORTS: f"Redirect mode takes at most {MOST_REDIRECTED} ports.",
+    Reason.NO_AGENT: "`srcip.io/privilege: agent` where the agent is not enabled, or in a mode that it can't do.",
 }
 """One line about each reason, for the reference page."""
 
