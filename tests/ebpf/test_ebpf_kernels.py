@@ -55,5 +55,5 @@ def test_the_oldest_kernel_of_debian_shows_the_client(oldest: package.Kernel) ->
     words = ["sh", "-c", 'uname -r; exec "$@"', "sh", sys.executable, "-m", "pytest", *PATIENT, *TESTS]
     code = machine.run_in(oldest, words, said, PATH=machine_path(), CI="1", TERM="dumb")
     assert code == 0, said.getvalue()
-    assert said.getvalue().startswith(oldest.release)
+    assert oldest.release in said.getvalue().splitlines()  # a kernel on a busy machine may say something before
     assert "6 passed" in said.getvalue()
