@@ -19,6 +19,7 @@ pytestmark = pytest.mark.dataplane
 IMPAIRED_LINK = Path(__file__).with_name("impaired_link.bpf.c")
 CONNECTIONS = 5
 SIZE = 60_000
+WITHOUT_TIMERS_S = 90
 DATA = bytes(n * n % 251 for n in range(100_000))
 OFFLOADS = "tx rx sg tso gso gro"
 """Of ethtool -K."""
@@ -71,6 +72,14 @@ def lossy() -> Iterator[Pod]:
         for device in ("lb", "pod"):
             words = f"tc qdisc add dev {device} clsact; tc filter add dev {device} ingress"
             pod.sh("node", f"{words} bpf da obj {bpf.compiled(IMPAIRED_LINK)} sec tc")
+        yield pod
+
+
+@pytest.fixture(scope="module")
+def unhurried() -> Iterator[Pod]:
+    """A Pod whose balancer retransmits nothing for 100 s: what is acknowledged before waited for no timer of TCP."""
+    with running(header_timeout_ms=60_000) as pod:
+        pod.sh("lb", "ip route change $(ip route show default) rto_min 100s")
         yield pod
 
 
@@ -139,48 +148,45 @@ def tlvs(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [536, 1448, 1449, 4096])
-def test_long_headers(pod: Pod, size: int) -> None:
+def test_long_headers(unhurried: Pod, size: int) -> None:
     """At once, and by a sender that waits for each acknowledgement (Nagle), with data behind or none."""
+    pod = unhurried
     header = v2(tlvs=tlvs(size))
     assert len(header) == size
     assert pod.seen(header + b"data").rest == b"data"
     for data in (b"data", b""):
         with pod.connect() as client:
             client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-            started = time.monotonic()
             for at in range(0, size, 100):
                 client.sock.sendall(header[at : at + 100])
             client.sock.sendall(data)
-            seen = client.seen(rest=len(data), quiet=0.02)
+            seen = client.seen(rest=len(data), timeout=WITHOUT_TIMERS_S, quiet=0.02)
             assert (seen.peer, seen.rest) == (CLIENT4, data)
-            assert time.monotonic() - started < 0.15, "it waited for a timer of TCP"
 
 
-def test_a_header_in_slow_parts(pod: Pod) -> None:
+def test_a_header_in_slow_parts(unhurried: Pod) -> None:
     """The clock of TCP's timestamps goes on between them: Linux 6.15 and newer refuse, in a handshake, the echo of any
     other than the SYN-ACK's."""
-    started = time.monotonic()
-    with pod.connect() as client:
+    with unhurried.connect() as client:
         for at in range(0, len(v1()), 10):
             time.sleep(0.01)
             client.send(v1()[at : at + 10])
         time.sleep(0.01)
         client.send(b"data")
-        assert client.seen(rest=4, quiet=0.02).peer == CLIENT4
-        assert time.monotonic() - started < 0.5, "it waited for a timer of TCP"
+        assert client.seen(rest=4, timeout=WITHOUT_TIMERS_S, quiet=0.02).peer == CLIENT4
 
 
 def test_a_header_that_is_too_long_is_refused(pod: Pod) -> None:
     assert pod.seen(v2(tlvs=tlvs(4097))).refused
 
 
-def test_a_header_alone_is_acknowledged_at_once(pod: Pod) -> None:
+def test_a_header_alone_is_acknowledged_at_once(unhurried: Pod) -> None:
     """A sender with Nagle's algorithm would otherwise wait for its own timer before it sends the first data. The
     server must not speak first here: its greeting would acknowledge, too."""
-    with pod.connect(7030) as client:
+    with unhurried.connect(7030) as client:
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
         client.send(v1())
-        deadline = time.monotonic() + 0.1
+        deadline = time.monotonic() + WITHOUT_TIMERS_S
         while unacknowledged(client.sock):
             assert time.monotonic() < deadline
 
@@ -191,7 +197,7 @@ def silent_listener(request: pytest.FixtureRequest) -> Iterator[None]:
     if "acknowledged_at_once" not in request.node.name:
         yield
         return
-    pod: Pod = request.getfixturevalue("pod")
+    pod: Pod = request.getfixturevalue("unhurried")
     with pod.net.pod.listen(7030):
         yield
 
@@ -243,7 +249,7 @@ def test_a_reset_of_the_client_reaches_the_application(pod: Pod) -> None:
     with pod.connect() as client:
         client.send(v1() + b"data")
         assert client.seen(rest=4, quiet=0.02).peer == CLIENT4
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while pod.log.read_text().count("lost ::ffff:203.0.113.7 54321") == before:
         assert time.monotonic() < deadline
 
@@ -263,7 +269,7 @@ def test_the_server_may_end_its_side_first(pod: Pod) -> None:
         assert client.seen().end == "end"
         client.send(b"x" * 70000)
         client.finish()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 60
         while pod.log.read_text().count("received 70000") == before:
             assert time.monotonic() < deadline
 

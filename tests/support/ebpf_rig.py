@@ -1,9 +1,11 @@
 """Ring 2 of ebpf mode: a balancer, a stranger and a Pod in network namespaces, the Pod with a cgroup of its own."""
 
 import itertools
+import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from support.rig import APP, POD_ENV, Client, Seen, plan
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"
 _NUMBERS = itertools.count()
+TIMEOUT_AT = 12
+"""Where `timeout_ms` stands in struct settings (proxy/bpf/state.h)."""
 ALL_PORTS = ("::", "7000", "::", "7001", "::", "7002")
 
 
@@ -77,7 +81,7 @@ class Pod:
         """Run a program in the Pod to its end."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, **env}}
         process = self.inside(words, **pipes)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def proxy(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -97,7 +101,7 @@ class Pod:
             self.processes.append(
                 self.inside(words, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **POD_ENV})
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while "listening" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.01)
@@ -127,6 +131,22 @@ class Pod:
     def programs(self) -> list[str]:
         """Which programs are on the Pod's interface and its cgroup, by the kernel's numbers."""
         return programs(self.net.pod, self.cgroup)
+
+    def map_id(self, name: str) -> int:
+        """The kernel's number of a map of the programs."""
+        shown = [json.loads(self.sh("pod", f"bpftool -j prog show id {number}")) for number in self.programs()]
+        for number in {n for program in shown for n in program["map_ids"]}:
+            if json.loads(self.sh("pod", f"bpftool -j map show id {number}"))["name"] == name[:15]:
+                return int(number)
+        raise AssertionError(f"no map {name}")
+
+    def wait_for_headers_for_ever(self) -> None:
+        """Set the time for a header to an hour in the map of the settings; an annotation allows a minute."""
+        number = self.map_id("settings_map")
+        (entry,) = json.loads(self.sh("pod", f"bpftool -j map dump id {number}"))
+        value = bytes(int(byte, 16) for byte in entry["value"])
+        changed = value[:TIMEOUT_AT] + struct.pack("=I", 3_600_000) + value[TIMEOUT_AT + 4 :]
+        self.sh("pod", f"bpftool map update id {number} key hex 00 00 00 00 value hex {changed.hex(' ')}")
 
     def accepted(self) -> int:
         """How many connections the application has accepted so far."""
