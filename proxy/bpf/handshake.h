@@ -198,6 +198,17 @@ static __noinline int apply_verdict(struct __sk_buff *skb, struct scratch *s, st
 	return verdict == REJECT_AGAIN ? reject_connection(skb, s) : verdict;
 }
 
+/*
+ * A packet of a handshake whose entry was not there a moment ago, or whose partial header is gone: it timed out and was deleted
+ * to make room. In the first case a SYN-ACK has just brought the entry back, on another CPU: the peer retransmits the packet.
+ */
+static __always_inline int on_missing_part(const struct handshake *handshake)
+{
+	if (handshake->is_refused)
+		return REJECT_AGAIN;
+	return handshake->has_partial_header ? REJECT + REFUSED_HEADER_TIMEOUT : TC_ACT_SHOT;
+}
+
 /* A packet from a trusted network whose connection is not in `conns`. */
 static __always_inline int on_handshake(struct __sk_buff *skb, struct scratch *s)
 {
@@ -230,9 +241,8 @@ static __always_inline int on_handshake(struct __sk_buff *skb, struct scratch *s
 	}
 	/* again: the verifier of Linux 6.1 knows no more whether the first one is null (docs/kernels.md) */
 	handshake = bpf_map_lookup_elem(&handshakes, &s->handshake_key);
-	if (handshake) /* its partial header timed out and was deleted to make room */
-		return apply_verdict(skb, s, handshake,
-				     handshake->is_refused ? REJECT_AGAIN : REJECT + REFUSED_HEADER_TIMEOUT);
+	if (handshake)
+		return apply_verdict(skb, s, handshake, on_missing_part(handshake));
 	if (!begin_from_syncookie(skb, s))
 		return on_unknown_handshake(skb, s);
 	handshake = bpf_map_lookup_elem(&handshakes, &s->handshake_key);

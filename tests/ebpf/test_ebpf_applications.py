@@ -8,8 +8,6 @@ so on IPv4 it cannot be shown an IPv6 client.
 import re
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 
 from srcip_proxy.plan import PortRange
 from support.applications import APPLICATIONS, PEERS, REDIS, Application, program, redis, with_brackets, words_or_skip
-from support.ebpf_rig import Pod, Pods
+from support.ebpf_rig import Pod, Pods, until
 from support.rig import CLIENT4, CLIENT6, LB4, LB6, LOCAL, POD4, POD6, Client, v2
 
 pytestmark = pytest.mark.dataplane
@@ -55,14 +53,6 @@ class Served:
 
     def connect(self, to: str) -> Client:
         return self.pod.connect(self.port, to=to)
-
-
-def until(is_true: Callable[[], object], failure: Callable[[], str]) -> None:
-    """Wait for what takes an application some time."""
-    deadline = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < deadline, failure()
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

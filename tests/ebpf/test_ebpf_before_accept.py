@@ -1,6 +1,7 @@
 """A connection that is over before the application accepts it: its client is told all the same, whoever ended it."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.ebpf_rig import LB4_ADDRESS, Pod, running
+from support.ebpf_rig import LB4_ADDRESS, Pod, running, until
 from support.rig import POD4, POD6, Client, v1
 
 pytestmark = pytest.mark.dataplane
@@ -51,14 +52,14 @@ def slow(folder: Path, listener: str, *options: str, **changes: object) -> Itera
             words = ["sh", "-c", f'exec "$@" <{fifo}', "sh", sys.executable, "-c", SLOW, listener, *options]
             log = pod.start(words)
 
+            def accepted() -> list[str]:
+                return re.findall(r"^accepted (.*)\n", log.read_text(), re.MULTILINE)  # a line may come in pieces
+
             def accept(port: int = 7000) -> str:
-                count = log.read_text().count("accepted")
+                count = len(accepted())
                 orders.write(f"{port}\n".encode())
-                deadline = time.monotonic() + 5
-                while log.read_text().count("accepted") == count:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-                return log.read_text().split("accepted ")[-1].strip()
+                until(lambda: len(accepted()) > count)
+                return accepted()[-1]
 
             yield pod, accept
 
@@ -70,10 +71,7 @@ def waiting(pod: Pod) -> int:
 
 def given_up(pod: Pod, left: int = 0) -> None:
     """Wait until the Pod's kernel has no more than `left` of them."""
-    deadline = time.monotonic() + 10
-    while waiting(pod) > left:
-        assert time.monotonic() < deadline, pod.sh("pod", "ss -tno")
-        time.sleep(0.05)
+    until(lambda: waiting(pod) <= left, lambda: pod.sh("pod", "ss -tno"))
 
 
 def begun(pod: Pod, number: int, *, to: str = POD4, port: int = 7000, source: int = 0) -> Client:

@@ -4,11 +4,10 @@ import json
 import platform
 import subprocess
 import sys
-import time
 
 import pytest
 
-from support.ebpf_rig import LB4_ADDRESS, Pod, object_options, objects, running
+from support.ebpf_rig import LB4_ADDRESS, Pod, object_options, objects, running, until
 from support.packets import ACK, PSH, RST, SYN, Forger
 from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
@@ -35,8 +34,7 @@ def test_an_entry_ends_with_its_connection(to: str) -> None:
                 assert entries(pod) == 1, f"of connection {number}"
                 client.finish()
                 assert client.seen().end == "end"
-        time.sleep(0.05)
-        assert entries(pod) == 0
+        until(lambda: entries(pod) == 0)
 
 
 def test_a_connection_half_closed_keeps_its_entry(pod: Pod) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from srcip_lab import bpf
-from support.ebpf_rig import Pod, Pods, running
+from support.ebpf_rig import Pod, Pods, never_again, running
 from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
@@ -77,9 +77,9 @@ def lossy() -> Iterator[Pod]:
 
 @pytest.fixture(scope="module")
 def unhurried() -> Iterator[Pod]:
-    """A Pod whose balancer retransmits nothing for 100 s: what is acknowledged before waited for no timer of TCP."""
+    """A Pod whose balancer retransmits nothing."""
     with running(header_timeout_ms=60_000) as pod:
-        pod.sh("lb", "ip route change $(ip route show default) rto_min 100s")
+        never_again(pod)
         yield pod
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.ebpf_rig import LB4_ADDRESS, Pod, running
+from support.ebpf_rig import LB4_ADDRESS, Pod, never_again, running, until
 from support.packets import ACK, FIN, PSH, RST, SYN
 from support.raw_sender import Link, Segment, Sender, link, reset, times
 from support.rig import POD4, POD6, Client, Seen, v1, v2
@@ -268,12 +268,11 @@ def test_a_listener_that_waits_for_data_gets_a_header_that_comes_alone() -> None
     with running() as pod:
         pod.stop()
         pod.start([sys.executable, "-c", DEFERRING])
+        never_again(pod)
         for to in (POD4, POD6):
             client = Client(pod.net.lb.connect(to, 7000))
             with client:
                 client.send(v1(("198.51.100.30", 3030)))
-                time.sleep(0.3)
-                began = pod.sh("lb", "ss -Htno dst :7000")
-                assert "unacked" not in began and " 0 " in f" {began.split()[2]} ", began
+                until(lambda: pod.sh("lb", "ss -Htn dst :7000").split()[2] == "0")  # Send-Q: nothing unacknowledged
                 client.send(b"request")
                 assert client.seen(rest=7).rest.endswith(b"request")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support.ebpf_rig import LB4_ADDRESS, Pod, Pods, running, still_echoes
+from support.ebpf_rig import LB4_ADDRESS, Pod, Pods, running, still_echoes, until
 from support.rig import APP, CLIENT4, CLIENT6, POD4, Client, Seen, v1, v2
 
 pytestmark = pytest.mark.dataplane
@@ -65,10 +65,7 @@ def test_nothing_survives_the_pod() -> None:
         ids = pod.programs()
         assert len(ids) == 4
         assert all(exists(number) for number in ids)
-    deadline = time.monotonic() + 5
-    while any(exists(number) for number in ids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(exists(number) for number in ids))
 
 
 def exists(program: str) -> bool:

@@ -196,6 +196,20 @@ def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **change
         remove(cgroup)
 
 
+def never_again(pod: Pod) -> None:
+    """Let the balancer retransmit nothing for 100 s: what is acknowledged before waited for no timer of TCP."""
+    for ip in ("ip", "ip -6"):
+        pod.sh("lb", f"{ip} route change $({ip} route show default | cut -d' ' -f1-5) rto_min 100s")
+
+
+def until(is_true: Callable[[], object], failure: Callable[[], str] = lambda: "it never came true") -> None:
+    """Wait for what takes the kernel or an application some time: a minute at most, as this is no test of speed."""
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.02)
+
+
 def remove(cgroup: Path) -> None:
     """A cgroup, if it is there, goes when its last process has been collected."""
     for _ in range(200):
