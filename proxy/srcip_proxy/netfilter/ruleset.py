@@ -66,7 +66,7 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     # a mesh's redirection would take what is tracked
     untracked = "" if _is_apart(plan) else "    notrack\n"
     yield from (f"  chain intercept{v} {{\n{untracked}{_INTERCEPT[v]}    {RESET}\n  }}" for v in versions)
-    yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
+    yield from _answered(plan, pod, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
     yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
     # what is intercepted keeps its port; whoever connects to the proxy's own ones would state any client
@@ -82,16 +82,29 @@ def _is_apart(plan: Plan) -> bool:
     return bool(plan.probe_aliases or plan.outbound_ports) and not plan.mesh
 
 
-def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
+def _answered(plan: Plan, pod: Pod, trusted: dict[int, list[str]]) -> Iterator[str]:
     """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
     if not trusted or _is_apart(plan):
         return
-    yield "  chain answered {\n    type filter hook output priority raw; policy accept;\n    oif lo accept"
+    yield "  chain answered {\n    type filter hook output priority raw; policy accept;"
+    yield from _delivered(plan, pod, trusted) if plan.mesh else ("    oif lo accept",)
     # a trusted node probes, too: what answers it is the application itself, and its alias needs tracking
     answers = "socket transparent 1 notrack" if plan.probe_aliases else "notrack"
     for v, networks in trusted.items():
         yield f"    tcp sport {one_of(plan.inbound_ports)} {FAMILIES[v]['ip']} daddr {one_of(networks)} {answers}"
     yield "  }"
+
+
+def _delivered(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
+    """The sidecar's connections to the application, both ways: a mesh may take what the Pod sends over lo (Consul's
+    rules leave 127.0.0.1 alone there, and nothing else), but nothing that is not tracked."""
+    ports = one_of((*plan.inbound_ports, CHECK_PORT))
+    for family in (FAMILIES[v] for v in versions):
+        yield f"    {family['ip']} daddr {family['loopback']} tcp dport {ports} notrack accept"
+        yield f"    {family['ip']} saddr {family['loopback']} tcp sport {ports} notrack accept"
+    if plan.deliver_to != "loopback":
+        yield from delivery.untracked(ports, [v for v in versions if pod.own(v)])
+    yield "    oif lo accept"
 
 
 def _to_proxy(version: int, port: int = PROXY_PORT) -> str:
