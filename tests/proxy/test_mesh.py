@@ -1,4 +1,4 @@
-"""Beside a mesh's sidecar: stand-ins with the real ports, users and rules of each, in a running Pod (support/meshes.py).
+"""Beside a mesh's sidecar: stand-ins with the real ports, users and rules of each, in a running Pod (meshes.py).
 
 What a mesh does inside TLS is not tried here; who is led where, and who sees the client, is.
 """

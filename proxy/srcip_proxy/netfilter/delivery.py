@@ -68,7 +68,7 @@ def strayed(versions: Iterable[int]) -> Iterator[str]:
 
 
 def untracked(ports: str, versions: Iterable[int]) -> Iterator[str]:
-    """Keeps these connections out of connection tracking. Replies have no mark yet, and so are not on their way to lo."""
+    """Keeps these connections out of connection tracking. Replies have no mark yet, so they seem to leave the Pod."""
     yield f"    oif lo tcp dport {ports} fib saddr type != local notrack accept"
     for v in versions:
         for name in ("delivered", "over"):
