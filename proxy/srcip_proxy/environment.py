@@ -12,5 +12,5 @@ from srcip_proxy.pod import Pod
 def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
     """The plan and the Pod of this process. Raises PlanError, PodError."""
     if ENV not in environment:
-        raise PlanError(["not set; the webhook writes it into the Pod"])
+        raise PlanError(["not set; the webhook sets it in the Pods that it injects"])
     return Plan.from_env(environment[ENV]), pods.from_environment(environment, pods.run_ip)

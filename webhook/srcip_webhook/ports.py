@@ -42,8 +42,9 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    of_meshes = _of_meshes(pod, intent, declared) if intent.inbound_ports is None else ()
-    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port not in of_meshes))
+    left_out = meshes.of(pod, intent.mesh_proxy_uids).containers if intent.inbound_ports is None else frozenset()
+    of_meshes = tuple(port for port in declared if port.container in left_out)
+    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
     excluded, unknown = _excluded(intent, declared)
     intercepted = subtract(merge(wanted), merge(excluded))
     http, strange = _http(intent, declared, intercepted)
@@ -56,11 +57,6 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         of_meshes=of_meshes,
         http=http,
     )
-
-
-def _of_meshes(pod: Pod, intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[DeclaredPort, ...]:
-    containers = meshes.of(pod, intent.mesh_proxy_uids).containers
-    return tuple(port for port in declared if port.container in containers)
 
 
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
@@ -189,7 +185,7 @@ def _unseen(intent: Intent, declared: tuple[DeclaredPort, ...]) -> Iterator[str]
     numbers = merge(PortRange(port.number, port.number) for port in declared if port.protocol == "TCP")
     for item in ranges:
         if not overlaps(numbers, item):
-            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted all the same"
+            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted anyway"
 
 
 def _idle(wanted: list[PortRange], excluded: list[PortRange]) -> Iterator[str]:
