@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from srcip_webhook import hints, logs, pods, review
+from srcip_webhook.body_slots import Turns
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
-from srcip_webhook.turns import Turns
 
 MAX_LOGGED = 5
 """Messages and warnings of one decision that are logged; all of them go to the API server."""

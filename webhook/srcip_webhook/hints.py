@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srcip_webhook import holders
+from srcip_webhook import pod_templates
 from srcip_webhook.annotations import INJECT, INJECTED, LABEL, PREFIX, STATUS
 from srcip_webhook.mutate import Outcome, consider
 from srcip_webhook.pods import lookup
@@ -65,8 +65,8 @@ def _short(warnings: list[str]) -> tuple[str, ...]:
 def _told(request: Request, settings: Settings, unheard: str | None) -> Iterator[str]:
     """`unheard` says why nothing will be injected, and what can be done."""
     found = request.object or {}
-    yield from (f"srcip: {text}" for text in holders.misplaced(found))
-    path = holders.path_of(found)
+    yield from (f"srcip: {text}" for text in pod_templates.misplaced(found))
+    path = pod_templates.path_of(found)
     pod = lookup(found, *path) if path is not None else None
     if not isinstance(pod, dict) or not asks(pod):
         return

@@ -16,6 +16,7 @@ from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
+from srcip_webhook.pod_warnings import surprises, without_mode
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, has_mesh, resolve
 from srcip_webhook.privilege import is_by_agent, label_faults, privilege_faults
@@ -23,7 +24,6 @@ from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason, about
 from srcip_webhook.settings import Settings
-from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
 from srcip_webhook.windows import windows_by
 

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_webhook.lobby import Lobby
-from srcip_webhook.room import GRACE_S, MOST_OF_ONE_SOURCE, MOST_OPEN, Place, change
-from srcip_webhook.turns import HOLD_S, Turns
+from srcip_webhook.body_slots import HOLD_S, Turns
+from srcip_webhook.tls_slots import GRACE_S, MOST_OF_ONE_SOURCE, MOST_OPEN, Place, change
+from srcip_webhook.waiting import Lobby
 
 NOW = 1000.0
 LONG_AGO = NOW - 60
