@@ -1,4 +1,4 @@
-"""Accepts connections so that strangers cost little: TLS begins with the first byte, and the room is shared.
+"""Accepts connections so that unknown clients cost little: TLS begins with the first byte, and the room is shared.
 
 TLS takes a third of a MiB for each connection (asyncio's SSLProtocol), a silent socket one KiB. So a connection waits
 as a bare socket in the lobby until its client says something, and then for its place in the room.
