@@ -85,5 +85,5 @@ class Follower:
 
 def pause(tries: int) -> float:
     """Seconds until the next try: ever longer, and never the same for all nodes."""
-    spread = random.uniform(0.8, 1.2)  # noqa: S311  spreads load only
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries - 1, 16)) * spread
+    longer: float = FIRST_PAUSE_S * 2 ** min(tries - 1, 16)
+    return min(LONGEST_PAUSE_S, longer) * random.uniform(0.8, 1.2)  # noqa: S311  spreads load only

@@ -13,6 +13,7 @@ from srcip_agent.orders import REASONS, Order, Refusal
 BOUNDS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Buckets of the time from a sandbox's discovery to its programs."""
 REFUSALS = (*REASONS, "other_configuration", "kernel", "error", "killed")
+STATES = ("attached", "waiting", "refused", "failed")
 Say = Callable[..., object]
 """Logs an event with its fields."""
 
@@ -93,9 +94,7 @@ class Ledger:
     def _lines(self) -> Iterator[str]:
         states = Counter(known.state for known in self.pods.values())
         yield from _head("srcip_agent_pods", "gauge", "Pods of this node that asked for programs, by how far they are")
-        yield from (
-            f'srcip_agent_pods{{state="{s}"}} {states[s]}' for s in ("attached", "waiting", "refused", "failed")
-        )
+        yield from (f'srcip_agent_pods{{state="{state}"}} {states[state]}' for state in STATES)
         yield from _head("srcip_agent_refusals_total", "counter", "Pods that were not set up, by reason")
         yield from (f'srcip_agent_refusals_total{{reason="{r}"}} {self.refusals[r]}' for r in REFUSALS)
         name = "srcip_agent_attach_seconds"

@@ -71,8 +71,8 @@ def _addresses(text: str, faults: list[str]) -> tuple[Address, ...]:
 
 def parser() -> argparse.ArgumentParser:
     about = (
-        "Sets up the Pods of this node that have no privilege of their own. Reads NODE_NAME and HOST_IPS, the node's name "
-        "and its addresses, from the environment. docs/agent.md says what it needs."
+        "Sets up the Pods of this node that have no privilege of their own. Reads NODE_NAME and HOST_IPS, the node's "
+        "name and its addresses, from the environment. docs/agent.md says what it needs."
     )
     parser = argparse.ArgumentParser(prog="srcip-agent", description=about, allow_abbrev=False)
     parser.add_argument("--port", type=int, default=15320, help="of /metrics, /healthz and /readyz (default: 15320)")
