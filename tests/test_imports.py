@@ -103,7 +103,7 @@ def test_the_table_has_every_room() -> None:
 
 
 def test_each_package_imports_only_those_that_it_may() -> None:
-    """What ships imports nothing that doesn't, and the data plane and certs import nobody."""
+    """What ships imports nothing that doesn't, and the data plane imports nobody."""
     arrows = {(package(name), package(other), name) for name, others in IMPORTS.items() for other in others}
     assert {each for each in arrows if each[0] != each[1] and each[1] not in PACKAGES[each[0]]} == set()
 

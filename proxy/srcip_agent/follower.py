@@ -70,6 +70,7 @@ class Follower:
                 tries = 0
             except ApiError as error:
                 tries += 1
+                self.ledger.api_failures += 1
                 if str(error) != fault:
                     self.say("the API server does not answer", error=str(error))
                 fault = str(error)

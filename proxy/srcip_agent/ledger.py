@@ -38,6 +38,7 @@ class Ledger:
     attached: int = 0
     seconds: float = 0.0
     buckets: Counter[float] = field(default_factory=Counter)
+    api_failures: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def expect(self, order: Order) -> bool:
@@ -97,6 +98,8 @@ class Ledger:
         yield from (f'srcip_agent_pods{{state="{state}"}} {states[state]}' for state in STATES)
         yield from _head("srcip_agent_refusals_total", "counter", "Pods that were not set up, by reason")
         yield from (f'srcip_agent_refusals_total{{reason="{r}"}} {self.refusals[r]}' for r in REFUSALS)
+        yield from _head("srcip_agent_api_failures_total", "counter", "Calls of the API server that failed")
+        yield f"srcip_agent_api_failures_total {self.api_failures}"
         name = "srcip_agent_attach_seconds"
         yield from _head(name, "histogram", "From the discovery of a sandbox to its programs at work")
         yield from (f'{name}_bucket{{le="{bound:g}"}} {self.buckets[bound]}' for bound in BOUNDS_S)

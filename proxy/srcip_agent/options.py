@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "name and its addresses, from the environment. docs/agent.md says what it needs."
     )
     parser = argparse.ArgumentParser(prog="srcip-agent", description=about, allow_abbrev=False)
-    parser.add_argument("--port", type=int, default=15320, help="of /metrics, /healthz and /readyz (default: 15320)")
+    parser.add_argument("--port", type=int, default=15330, help="of /metrics, /healthz and /readyz (default: 15330)")
     text = "the node's cgroup file system (default: /sys/fs/cgroup)"
     parser.add_argument("--cgroups", type=Path, default=Path("/sys/fs/cgroup"), help=text)
     text = "namespaces of a process in the node's own (default: /proc/1/ns)"

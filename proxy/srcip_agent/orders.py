@@ -58,6 +58,8 @@ def of_pod(pod: Json) -> Order | Refusal | None:
     meta, spec = pod["metadata"], pod.get("spec") or {}
     if (meta.get("labels") or {}).get(LABEL) != VALUE or is_over(pod):
         return None
+    if _gate(spec).get("command", COMMAND) != COMMAND:
+        return None  # it sets itself up: an older webhook has seen it last
     uid, name = str(meta["uid"]), f"{meta['namespace']}/{meta['name']}"
     try:
         _check_kind(meta, spec)
@@ -82,12 +84,15 @@ def _check_kind(meta: Json, spec: Json) -> None:
         raise OrderError("windows", "it is a Windows Pod")
 
 
+def _gate(spec: Json) -> Json:
+    containers: list[Json] = spec.get("initContainers") or []
+    return next((each for each in containers if each.get("name") == GATE), {})
+
+
 def _plan(spec: Json) -> str:
-    gate = next((each for each in spec.get("initContainers") or [] if each.get("name") == GATE), None)
-    if gate is None or gate.get("command") != COMMAND:
-        raise OrderError(
-            "no_gate", f"it has the label {LABEL} and no init container {GATE} that runs {' '.join(COMMAND)}"
-        )
+    gate = _gate(spec)
+    if not gate:
+        raise OrderError("no_gate", f"it has the label {LABEL} and no init container {GATE}")
     values = [each.get("value") for each in gate.get("env") or [] if each.get("name") == ENV]
     if len(values) != 1 or not isinstance(values[0], str):
         raise OrderError("plan", f"{GATE} has no {ENV} of its own")
