@@ -10,7 +10,7 @@ from srcip_proxy.plan import WRITTEN_MODES
 from srcip_proxy.plan.headers import HEADERS
 from srcip_webhook.annotation_rows import PREFIX, Annotation, Scope, planned, quantity
 from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, HeaderValue, TlvHeaders, WordList
-from srcip_webhook.intent import Intent
+from srcip_webhook.intent import BY_AGENT, BY_POD, Intent
 from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.values import Flag, NetworkList, Versions, Word
@@ -33,6 +33,14 @@ TABLE: tuple[Annotation, ...] = (
         "node can have it, else `tproxy`; the sidecar is there in either case.",
     ),
     Annotation("inject", "inject", Flag(), "true", "`false` opts the Pod out, whatever else its annotations say."),
+    Annotation(
+        "privilege",
+        "privilege",
+        Word((BY_AGENT, BY_POD)),
+        "`agent` in mode `ebpf` where the chart's agent is enabled, else `pod`",
+        "Who does what needs privilege. `agent`: the agent on the Pod's node, in mode `ebpf` alone; what srcip adds to "
+        "the Pod has no privilege then, and the Pod Security level `restricted` takes it. `pod`: an init container.",
+    ),
     Annotation(
         "inbound-ports",
         "inbound_ports",

@@ -26,6 +26,8 @@ LABEL = PREFIX + "injection"
 """Label of namespaces; only Pods of those where it is `enabled` reach the webhook."""
 INJECTED = PREFIX + "injected"
 """Label of Pods that got the sidecar, which has metrics to be read."""
+AGENT = PREFIX + "agent"
+"""Label of Pods for which the agent on their node does the privileged work; its value is the mode."""
 
 
 _BY_KEY = {row.key: row for row in TABLE}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from srcip_proxy.plan import Plan
 from srcip_proxy.plan.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_webhook.containers import capabilities
+from srcip_webhook.intent import BY_AGENT, BY_POD
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
 from srcip_webhook.ports import subtract
@@ -46,13 +47,16 @@ _EMITTED = {
 }
 
 
+_KERNEL = "Linux 5.17, cgroup v2, sch_ingress, cls_bpf"
 _OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostname": "(the Pod's host name)"}
 """What `default` stands for."""
 
 
-def explained(owner: str, outcome: Outcome, line_of: Callable[[str], int]) -> str:
-    """Some lines about one Pod. `line_of` tells the line of the manifest that a sentence is about."""
-    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome, line_of)]) + "\n"
+def explained(owner: str, outcome: Outcome, line_of: Callable[[str], int], level: str | None = None) -> str:
+    """Some lines about one Pod. `line_of` tells the line of the manifest that a sentence is about, `level` what the Pod
+    Security level of its namespace says."""
+    said = [f"  level:     {level}"] if level else []
+    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome, line_of), *said]) + "\n"
 
 
 def _verb(outcome: Outcome) -> str:
@@ -62,7 +66,7 @@ def _verb(outcome: Outcome) -> str:
 
 def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     if isinstance(outcome.decision, Inject):
-        yield from _plan(outcome.decision.plan)
+        yield from _plan(outcome.decision.plan, outcome.decision.is_by_agent)
     elif outcome.messages:
         for line, message in sorted((line_of(message), message) for message in outcome.messages):
             yield f"  error:     line {line}: {message}"
@@ -71,11 +75,11 @@ def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     yield from (f"  warning:   {warning}" for warning in outcome.decision.warnings)
 
 
-def _plan(plan: Plan) -> Iterator[str]:
+def _plan(plan: Plan, is_by_agent: bool) -> Iterator[str]:
     yield from _inbound(plan) if plan.inbound_ports else ("  ports:     none; what comes in is not intercepted",)
     yield from _outbound(plan) if plan.outbound_ports else ()
     if not plan.has_sidecar:
-        yield from _of_the_node()
+        yield from _of_the_agent() if is_by_agent else _of_the_node()
         return
     if plan.may_fall_back:
         yield "  kernel:    where the node can, programs do all this without a second connection, and the sidecar idles"
@@ -120,9 +124,16 @@ def _in_kernel(plan: Plan) -> Iterator[str]:
 
 
 def _of_the_node() -> Iterator[str]:
+    yield f"  privilege: {BY_POD}: the init container attaches the programs"
     yield "  needs:     BPF and NET_ADMIN at its start, then nothing; Pod Security baseline and restricted refuse it"
     yield "  hostPath:  the node's /sys/fs/cgroup, read-only, for the init container alone; the same levels refuse it"
-    yield "  node:      Linux 5.17, cgroup v2, sch_ingress, cls_bpf; else the init container says what is missing"
+    yield f"  node:      {_KERNEL}; else the init container says what is missing"
+
+
+def _of_the_agent() -> Iterator[str]:
+    yield f"  privilege: {BY_AGENT}: the agent on the node attaches the programs; the init container waits for them"
+    yield "  needs:     nothing; Pod Security restricted takes what srcip adds"
+    yield f"  node:      an agent, {_KERNEL}; else the init container waits, and no application starts"
 
 
 def _outbound(plan: Plan) -> Iterator[str]:

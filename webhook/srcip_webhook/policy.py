@@ -18,6 +18,7 @@ from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
 from srcip_webhook.pods import Pod, shown
 from srcip_webhook.ports import Ports, has_mesh, resolve
+from srcip_webhook.privilege import is_by_agent, label_faults, privilege_faults
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason, about
@@ -46,6 +47,8 @@ class Inject:
     shares_resources: bool = False
     """The Pod as a whole has resources (KEP-2837): what srcip's containers request would come out of these."""
     warnings: tuple[str, ...] = ()
+    is_by_agent: bool = False
+    """The agent on the Pod's node does what needs privilege."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += ebpf_faults(intent) if intent.attaches_programs else redirect_faults(intent, ports)
     faults += toa_faults(intent)
     faults += outbound_faults(intent) if outbound and intent.has_sidecar else ()
+    faults += privilege_faults(intent, settings)
     try:
         probe_aliases = aliases(pod, intent, ports.intercepted)
     except NoAliasError as error:
@@ -96,7 +100,8 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
     if has_mesh(pod):
         plan = replace(plan, mesh=True)
-    return Inject(plan, intent, pods.has_resources(pod), (*warnings, *surprises(pod, intent, ports, plan)))
+    told = (*warnings, *surprises(pod, intent, ports, plan))
+    return Inject(plan, intent, pods.has_resources(pod), told, is_by_agent(intent, settings))
 
 
 def _no_alias(error: NoAliasError) -> Fault:
@@ -143,7 +148,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
         yield Fault(Reason.INVALID_ANNOTATION, text)
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
-    yield from _name_faults(pod)
+    yield from (*_name_faults(pod), *label_faults(pod))
     yield from _uid_faults(pod) if intent.has_sidecar else ()
 
 

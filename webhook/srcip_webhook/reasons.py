@@ -38,6 +38,7 @@ class Reason(StrEnum):
     RESOURCES = "resources"
     NO_HEADERS = "no-headers"
     TOO_MANY_PORTS = "too-many-ports"
+    NO_AGENT = "no-agent"
 
 
 REASONS: dict[Reason, str] = {
@@ -69,6 +70,7 @@ REASONS: dict[Reason, str] = {
     Reason.NO_HEADERS: "No port would tell the application its client, or state one, by HTTP headers, or "
     "`outbound-ports` have none to set.",
     Reason.TOO_MANY_PORTS: f"Redirect mode takes at most {MOST_REDIRECTED} ports.",
+    Reason.NO_AGENT: "`srcip.io/privilege: agent` where the agent is not enabled, or in a mode that it can't do.",
 }
 """One line about each reason, for the reference page."""
 
