@@ -77,9 +77,9 @@ def readable() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--interface", "lo"], "interface lo is no Ethernet"),
+        (["--interface", "lo"], "interface lo is not Ethernet"),
         (["--interface", "eth7"], "interface eth7: No such device"),
-        (["--cgroup", "/proc"], "/proc is no directory of cgroup v2"),
+        (["--cgroup", "/proc"], "/proc is not a directory of cgroup v2"),
         (["--object", "/nothing"], "/nothing is missing"),
     ],
 )
@@ -121,7 +121,7 @@ def test_attaching_again_changes_nothing(pod: Pod) -> None:
         client.send(v1())
         assert client.seen(quiet=0.02).peer == CLIENT4
         said = pod.attach()
-        assert (said.returncode, said.stdout) == (0, "srcip-proxy ebpf: in place already\n")
+        assert (said.returncode, said.stdout) == (0, "srcip-proxy ebpf: already attached\n")
         client.got = b"\n"
         client.send(b"again")
         assert client.seen(rest=5, quiet=0.02).rest == b"again"

@@ -46,10 +46,11 @@ def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place, number: 
     number = number or maps.fingerprint(plan, pod, b"".join(each.read_bytes() for each in objects))
     before = counters.fingerprint()
     if before == number:
-        return "in place already"
+        return "already attached"
     if before is not None:
         raise AlreadyAttachedError(
-            "another configuration is attached to this Pod; a Pod keeps its first one to its end"
+            "programs with another configuration are attached to this Pod already, and can't be "
+            "replaced; recreate the Pod"
         )
     entries = maps.entries(plan, pod, number, _network())
     loaded = _loaded(objects, plan.max_connections)
@@ -124,7 +125,13 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _stats() -> int:
     values = counters.read()
     if values is None:
-        print("srcip-proxy ebpf stats: nothing is attached to the cgroup of this process", file=sys.stderr)
+        print(
+            (
+                "srcip-proxy ebpf stats: no program of srcip is attached to the cgroup of this process; "
+                "run it in a container of the Pod"
+            ),
+            file=sys.stderr,
+        )
         return 1
     print(counters.text(values), end="")
     return 0

@@ -42,14 +42,14 @@ A new one comes last: a Pod keeps the programs of its first day, and the exporte
 """
 Counters = Mapping[tuple[str, str], int]
 SERIES = {
-    "accepted": ("srcip_accepted_connections_total", "header", "Connections that were handed to the application"),
+    "accepted": ("srcip_accepted_connections_total", "header", "Connections that were delivered to the application"),
     "fallback": (
         "srcip_fallback_connections_total",
         "reason",
-        "Connections whose application was not shown the client",
+        "Connections whose application sees the balancer's address instead of the client's",
     ),
     "refused": ("srcip_refused_connections_total", "reason", "Connections that were refused, by reason"),
-    "dropped": ("srcip_dropped_packets_total", "reason", "Packets that were dropped; TCP sends them again"),
+    "dropped": ("srcip_dropped_packets_total", "reason", "Packets that were dropped; TCP retransmits them"),
 }
 
 

@@ -116,7 +116,7 @@ def _state(reading: Reading, name: Name | None, is_known: bool) -> str:
 
 def _pods(states: Counter[str]) -> str:
     lines = [f'srcip_ebpf_pods{{state="{state}"}} {states[state]}' for state in STATES]
-    head = ["# HELP srcip_ebpf_pods Pods of this node in ebpf mode, by whether their counters are shown."]
+    head = ["# HELP srcip_ebpf_pods Pods of this node in ebpf mode, by whether their counters are exported."]
     return "\n".join([*head, "# TYPE srcip_ebpf_pods gauge", *lines]) + "\n"
 
 
