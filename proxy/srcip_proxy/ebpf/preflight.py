@@ -32,8 +32,8 @@ def kernel(release: str) -> list[str]:
     """What is missing in the kernel."""
     if _version(release) >= OLDEST:
         return []
-    wanted = ".".join(map(str, OLDEST))
-    return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
+    oldest = ".".join(map(str, OLDEST))
+    return [f"the node's Linux is {release}, and ebpf mode needs {oldest}: choose another node, or mode tproxy"]
 
 
 def _version(release: str) -> tuple[int, int]:
@@ -69,6 +69,6 @@ def _interface(name: str) -> list[str]:
 
 def _kind(name: str) -> int:
     """What its hardware addresses are (ARPHRD_* of linux/if_arp.h). Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        answer = fcntl.ioctl(asking, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
     return int(struct.unpack_from("=H", answer, 16)[0])
