@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from srcip_proxy.plan import Plan, PortRange
-from support import meshes, outward
+from support import meshes, outbound_servers
 from support.meshes import MESHES
-from support.outward import HTTP, UNLISTED, Outward, outbound
+from support.outbound_servers import HTTP, UNLISTED, Outward, outbound
 from support.rig import CLIENT4, OTHER4, OTHER6, POD4, POD6, needs_root, plan, start, v2
 from support.web import get, redirect
 
 pytestmark = pytest.mark.dataplane
-LEAVING = {"outbound_ports": outward.OUT, "outbound_forwarded_for": "default", "mesh": True}
+LEAVING = {"outbound_ports": outbound_servers.OUT, "outbound_forwarded_for": "default", "mesh": True}
 PLANS = {
     "outbound": outbound(mesh=True),
     "tproxy": plan(**LEAVING),
@@ -46,7 +46,7 @@ class Beside:
 def run(wanted: Plan, mesh: meshes.Mesh, log: Path, mode: str = "") -> Iterator[Beside]:
     needs_root()
     with meshes.beside(start(wanted, ("::", "7000")), mesh, log) as pod:
-        servers = outward.servers(pod.rig)
+        servers = outbound_servers.servers(pod.rig)
         yield Beside(pod, Outward(pod.rig, tuple(servers)), mode)
         for server in servers:
             server.stop()
