@@ -1,7 +1,7 @@
 # make demo: see it work. make test: all tests. Each sets up what it needs.
 PYTHON := .venv/bin/python
-# what the Kubernetes client's second, asynchronous client needs; srcip-certs imports none of it
-UNUSED_BY_CERTS := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
+# what the Kubernetes client's second, asynchronous client needs; srcip imports none of it
+UNUSED_CLIENT := aiohappyeyeballs aiohttp aiohttp-retry aiosignal attrs frozenlist multidict propcache yarl
 
 .PHONY: demo test e2e quick quick-webhook quick-others lint bench binaries kernels images rotations figures docs lock clean
 demo: setup
@@ -53,12 +53,15 @@ lock: setup ## choose new versions of all dependencies
 	$(PYTHON) -m pip install -q uv
 	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--all-extras --upgrade -q pyproject.toml -o requirements.lock
-	rm -f webhook/requirements.lock certs/requirements.lock
+	rm -f webhook/requirements.lock certs/requirements.lock agent/requirements.lock
 	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--no-annotate -q pyproject.toml -c requirements.lock --extra webhook -o webhook/requirements.lock
 	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--no-annotate -q pyproject.toml -c requirements.lock --extra certs -o certs/requirements.lock \
-		$(foreach p,$(UNUSED_BY_CERTS),--no-emit-package $(p))
+		$(foreach p,$(UNUSED_CLIENT),--no-emit-package $(p))
+	.venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--no-annotate -q pyproject.toml -c requirements.lock --extra agent -o agent/requirements.lock \
+		$(foreach p,$(UNUSED_CLIENT),--no-emit-package $(p))
 
 .PHONY: setup setup-test setup-e2e
 setup:

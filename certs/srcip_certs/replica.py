@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from srcip_certs import authority, logs, published, rotation, secret
+from srcip_certs.api import CONFIGURATIONS
 from srcip_certs.authority import Authority, BadCertificate, Leaf
 from srcip_certs.clock import Clock
 from srcip_certs.faults import Faults
-from srcip_certs.kube import CONFIGURATIONS, ApiError, Json
 from srcip_certs.metrics import Metrics
 from srcip_certs.presence import Presence
 from srcip_certs.published import Published
@@ -21,6 +21,7 @@ from srcip_certs.rotation import SignLeaf, Step, View, WriteBundle, WriteState
 from srcip_certs.secret import Stored
 from srcip_certs.settings import Settings
 from srcip_certs.state import Document
+from srcip_kube.client import ApiError, Json
 
 SUBJECTS: dict[type[Step], str] = {
     WriteState: "writing the Secret",
@@ -37,7 +38,7 @@ Seen = queue.SimpleQueue[tuple[Json | None, float]]
 
 
 class Api(Protocol):
-    """What a replica needs of the Kubernetes API; see `kube.Kube`."""
+    """What a replica needs of the Kubernetes API; see `srcip_kube.client.Kube`."""
 
     def get(self, path: str) -> Json: ...
     def find(self, path: str) -> Json | None: ...

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -115,7 +116,18 @@ def create_app(
     return app
 
 
-def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Request, Outcome, bytes]:
+@dataclass(frozen=True)
+class Answered:
+    """What the work of one review comes to, little enough for the event loop whatever its size."""
+
+    verb: str
+    reason: str
+    content: bytes
+    """The AdmissionReview that carries it back."""
+    logged: dict[str, Any]
+
+
+def _answered(path: str, body: bytearray, settings: Settings) -> Answered:
     """The work of one review. Raises HttpFault."""
     if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
         raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
@@ -124,7 +136,8 @@ def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Re
     except review.ReviewError as error:
         raise HttpFault(400, str(error)) from None
     outcome = JUDGES[path](asked, settings)
-    return asked, outcome, json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    content = json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    return Answered(outcome.verb, str(outcome.reason), content, _logged(asked, outcome))
 
 
 async def _reviewed(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
@@ -133,15 +146,15 @@ async def _reviewed(request: Request, settings: Settings, metrics: Metrics, larg
         body = await _body(request, settings, large.turns, stack)
         started = time.perf_counter()
         if len(body) <= LARGE:
-            asked, outcome, content = _answered(request.scope["path"], body, settings)
+            answered = _answered(request.scope["path"], body, settings)
         else:
             run = asyncio.get_running_loop().run_in_executor
-            asked, outcome, content = await run(large.worker, _answered, request.scope["path"], body, settings)
-        metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
-        _log(asked, outcome)
-        answered = Answer(content)
-        answered.turn = stack.pop_all()
-    return answered
+            answered = await run(large.worker, _answered, request.scope["path"], body, settings)
+        metrics.observe(answered.verb, answered.reason, time.perf_counter() - started)
+        logs.event("decision", **answered.logged)
+        sent = Answer(answered.content)
+        sent.turn = stack.pop_all()
+    return sent
 
 
 def _check_headers(request: Request, settings: Settings) -> None:
@@ -190,7 +203,8 @@ def _name(asked: review.Request, outcome: Outcome) -> str:
     return str(given or (f"{generated}*" if generated else asked.name))[:253]
 
 
-def _log(asked: review.Request, outcome: Outcome) -> None:
+def _logged(asked: review.Request, outcome: Outcome) -> dict[str, Any]:
+    """The fields of the line about a decision."""
     fields: dict[str, Any] = {
         "decision": outcome.verb,
         "reason": str(outcome.reason),
@@ -199,8 +213,8 @@ def _log(asked: review.Request, outcome: Outcome) -> None:
         "uid": asked.uid,
         "dryRun": bool(asked.dry_run),
     }
-    if outcome.messages:
-        fields["errors"] = outcome.messages[:MAX_LOGGED]
+    if messages := outcome.messages:
+        fields["errors"] = messages[:MAX_LOGGED]
     if outcome.decision.warnings:
         fields["warnings"] = outcome.decision.warnings[:MAX_LOGGED]
-    logs.event("decision", **fields)
+    return fields

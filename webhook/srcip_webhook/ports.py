@@ -44,8 +44,9 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    of_meshes = tuple(port for port in declared if port.container in MESHES and intent.inbound_ports is None)
-    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port not in of_meshes))
+    left_out = MESHES if intent.inbound_ports is None else ()
+    of_meshes = tuple(port for port in declared if port.container in left_out)
+    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
     excluded, unknown = _excluded(intent, declared)
     intercepted = subtract(merge(wanted), merge(excluded))
     http, strange = _http(intent, declared, intercepted)
