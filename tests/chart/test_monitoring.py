@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from srcip_agent.ledger import Ledger
 
+from srcip_agent.ledger import Ledger
 from srcip_certs.metrics import Metrics as CertsMetrics
 from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.ebpf.exporter.pods import Name, Reading, page
