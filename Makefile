@@ -43,7 +43,7 @@ figures: setup-e2e ## times and memory on a real node; needs root; writes docs/f
 kernels: setup-test ## ring 2 of ebpf mode on the oldest kernel that Debian has, or KERNELS="--kernel 6.12"; needs root
 	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.kernels $(KERNELS)
 
-images: setup-test ## the three images from their Dockerfiles, as archives in dist/
+images: setup-test ## the four images from their Dockerfiles, as archives in dist/
 	PYTHONPATH=e2e $(PYTHON) -m srcip_e2e.images --output dist
 
 docs: setup ## write docs/annotations.md and the goldens anew

@@ -43,13 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="srcip-certs", description=__doc__)
     parser.set_defaults(do=_run)
     commands = parser.add_subparsers(metavar="command")
-    _command(commands, "run", _run, "keep the certificates in order (the default)")
-    shows = _command(commands, "status", _status, "say what is in force and when it renews; exit code 1 on a fault")
+    _command(commands, "run", _run, "issue and rotate the certificates (the default)")
+    shows = _command(
+        commands,
+        "status",
+        _status,
+        ("print the certificates in force and when they are renewed; exit code 1 on a fault"),
+    )
     shows.add_argument("--json", action="store_true", help="as JSON")
-    rotates = _command(commands, "rotate", _rotate, "ask all replicas for a new authority or new certificates")
+    rotates = _command(commands, "rotate", _rotate, "request a new authority, or new certificates, from all replicas")
     rotates.add_argument("what", choices=("ca", "leaf"))
     _command(commands, "remove-webhook", _remove, "delete the webhook configuration")
-    tests = _command(commands, "test-injection", _test, "create a Pod as a dry run and look whether it is injected")
+    tests = _command(commands, "test-injection", _test, "create a Pod as a dry run and check whether it is injected")
     tests.add_argument("--namespace", required=True, help="a namespace with the label srcip.io/injection: enabled")
     tests.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for the webhook")
     return parser
@@ -98,7 +103,7 @@ def _seen(known: Settings) -> status.Json:
     replica = Replica(known, kube(TIMEOUT_S, clock.heard), Files(Path(known.directory)), clock)
     replica.start()
     replica.look()
-    replica.faults.begin("asking the running process", f"no answer on port {known.listen_port}")
+    replica.faults.begin("request to the running process", f"no answer on port {known.listen_port}")
     return status.of(replica.view(), known, replica.faults)
 
 
@@ -108,7 +113,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
     stamp = datetime.now(UTC).isoformat()
     path = f"/api/v1/namespaces/{known.namespace}/secrets/{known.secret}"
     kube(TIMEOUT_S).patch(path, {"metadata": {"annotations": {name: stamp}}}, MERGE_PATCH)
-    print(f"asked for a rotation of the {arguments.what}: {name}={stamp} on the Secret {known.secret}")
+    print(f"requested a rotation of the {arguments.what}: {name}={stamp} on the Secret {known.secret}")
     return 0
 
 
@@ -119,7 +124,7 @@ def _remove(_arguments: argparse.Namespace) -> int:
     except ApiError as error:
         if error.status != 404:
             raise
-        print(f"the webhook configuration {name} is gone already")
+        print(f"the webhook configuration {name} does not exist")
         return 0
     print(f"deleted the webhook configuration {name}")
     return 0
@@ -127,7 +132,7 @@ def _remove(_arguments: argparse.Namespace) -> int:
 
 def _test(arguments: argparse.Namespace) -> int:
     fault = injection.test(kube(TIMEOUT_S), arguments.namespace, arguments.timeout)
-    print(fault or f"a Pod in {arguments.namespace} is injected: {' and '.join(injection.WANTED)} are there")
+    print(fault or f"a Pod in {arguments.namespace} is injected: {' and '.join(injection.WANTED)} were added")
     return FAILED if fault else 0
 
 

@@ -72,7 +72,7 @@ class Process:
         """Whether the loop has come round lately."""
         age = self.replica.clock.steady() - self.finished
         longest = 3 * self.settings.check_interval_s + 10 * self.settings.request_timeout_s + HANGING_S
-        return server.plain(200 if age < longest else 503, f"the loop came round {age:.1f} s ago\n")
+        return server.plain(200 if age < longest else 503, f"the loop last ran {age:.1f} s ago\n")
 
     def metrics(self) -> server.Answer:
         return 200, "text/plain; version=0.0.4; charset=utf-8", self.replica.metrics.text()

@@ -17,7 +17,7 @@ The first four read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_I
   gate     wait until the agent of this node has attached the programs of ebpf mode; needs no capability
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
-  outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
+  outbound set headers in the HTTP requests that this Pod sends: srcip-proxy outbound --help
   ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help; or serve the counters of
            a whole node: srcip-proxy ebpf exporter --help
 """

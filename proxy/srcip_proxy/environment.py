@@ -17,5 +17,5 @@ def load(environment: Mapping[str, str]) -> tuple[Plan, Pod]:
 def plan_of(environment: Mapping[str, str]) -> Plan:
     """The plan alone. Raises PlanError."""
     if ENV not in environment:
-        raise PlanError(["not set; the webhook writes it into the Pod"])
+        raise PlanError(["not set; the webhook sets it in the Pods that it injects"])
     return Plan.from_env(environment[ENV])

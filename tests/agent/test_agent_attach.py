@@ -52,7 +52,7 @@ def test_a_second_agent_attaches_nothing_more(here: Site) -> None:
     late = here.agent()
     for number, pod in enumerate(pods):
         late.tell(pod_object(number, pod.wanted))
-        assert late.once("attached", number)["text"] == "in place already"
+        assert late.once("attached", number)["reason"] == "found"
         assert len(pod.programs()) == 4
     assert 'srcip_agent_pods{state="attached"} 4' in late.page()
     assert "srcip_agent_attach_seconds_count 0" in late.page()

@@ -90,7 +90,7 @@ class TlvHeaders:
         names = [same(name) for _, name in pairs]
         twice = [name for _, name in pairs if names.count(same(name)) > 1]
         if twice:
-            raise BadValue([f"{shown(twice[0])} is there twice"])
+            raise BadValue([f"{shown(twice[0])} is given twice"])
         return pairs
 
     @staticmethod
@@ -138,7 +138,7 @@ class HeaderLines:
         names = [same(name) for name, _ in pairs]
         twice = [name for index, (name, _) in enumerate(pairs) if same(name) in names[:index]]
         if twice:
-            raise BadValue(f"{shown(name)} is there twice" for name in twice)
+            raise BadValue(f"{shown(name)} is given twice" for name in twice)
         return pairs
 
     @staticmethod

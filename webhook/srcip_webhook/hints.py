@@ -49,7 +49,7 @@ def of_excluded_pod(request: Request, settings: Settings) -> Outcome:
 
 def _excluded(what: str, values: str) -> str:
     where = f"its chart's admission.{values}"
-    return f"srcip: nothing is injected, as {where} leave out {what}: whoever installed srcip can change that"
+    return f"srcip: nothing is injected, as {where} exclude {what}: ask the administrator of srcip to change them"
 
 
 def _outcome(request: Request, reason: Reason, warnings: Iterator[str]) -> Outcome:
@@ -59,7 +59,7 @@ def _outcome(request: Request, reason: Reason, warnings: Iterator[str]) -> Outco
 
 def _short(warnings: list[str]) -> tuple[str, ...]:
     more = len(warnings) - MOST
-    return (*warnings[:MOST], *([f"srcip: and {more} more; srcip explain tells all"] if more > 0 else []))
+    return (*warnings[:MOST], *([f"srcip: and {more} more; run srcip explain for all of them"] if more > 0 else []))
 
 
 def _told(request: Request, settings: Settings, unheard: str | None) -> Iterator[str]:

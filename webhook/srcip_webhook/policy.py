@@ -107,7 +107,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
 def _no_alias(error: NoAliasError) -> Fault:
     text = (
         f"{error.wanted} probed ports need alias ports, and {error.free} of the ports from {FIRST_ALIAS} on are free: "
-        f'leave {error.wanted} of them out with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
+        f'exclude {error.wanted} of them with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
     )
     return Fault(Reason.PORT_CLASH, text)
 
@@ -157,9 +157,7 @@ def _name_faults(pod: Pod) -> Iterable[Fault]:
     for field, names in taken.items():
         for item in pods.named(pod, field):
             if item.get("name") in names:
-                text = (
-                    f"spec.{field}: {item['name']} has a name of srcip's but was not added by it; rename or remove it"
-                )
+                text = f"spec.{field}: {item['name']} has a name that is reserved for srcip; rename or remove it"
                 yield Fault(Reason.NAME_CLASH, text)
 
 
@@ -170,7 +168,8 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
         if (everywhere if own is None else own) == UID:
             where = "the Pod's securityContext" if own is None else "its securityContext"
             text = (
-                f"container {shown(container.get('name'))} runs as user {UID} (runAsUser in {where}), which is srcip's"
+                f"container {shown(container.get('name'))} runs as user {UID} (runAsUser in {where}), "
+                f"reserved for srcip"
             )
             yield Fault(Reason.UID_CLASH, f"{text}; choose another")
 
@@ -179,8 +178,8 @@ def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
     yield from (*ports.undeclared, *ports.clashes)
     if _serves_nothing(pod, ports, outbound):
         text = (
-            "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports; "
-            f"{PREFIX}without-ports: skip leaves a Pod alone that serves nothing, such as a helper Job"
+            "no TCP port to intercept: declare containerPorts, or correct inbound-ports and exclude-inbound-ports; "
+            f"for a Pod that serves nothing, such as a helper Job, set {PREFIX}without-ports: skip"
         )
         yield Fault(Reason.NO_PORTS, text)
 
@@ -195,13 +194,13 @@ def _trust_faults(intent: Intent, cidrs: tuple[str, ...]) -> Iterable[Fault]:
     key = PREFIX + "trusted-cidrs"
     if not cidrs and "trusted_cidrs" not in intent.stated:
         text = (
-            f"missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
+            f"missing, and the webhook's settings name no load balancers. Set yours, e.g. {key}: 192.0.2.0/24"
             f"{FOR_OUTBOUND_ALONE if stated_outbound(intent) else ''}"
         )
         yield about(key, Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
         if not intent.trust_any_source:
-            text = f'{cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
+            text = f'{cidr} lets any source claim any client address; to allow it, set {PREFIX}trust-any-source: "true"'
             yield about(key, Reason.TRUSTS_EVERYONE, text)
 
 

@@ -40,7 +40,7 @@ class InboundPorts(PortList):
             return ()
         ports = super().parse(text)
         if "none" in ports:
-            raise BadValue([f"{shown(text)} says none and something besides"])
+            raise BadValue([f"{shown(text)} combines none with other ports"])
         return ports
 
 

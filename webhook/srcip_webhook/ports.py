@@ -192,7 +192,7 @@ def _unseen(intent: Intent, declared: tuple[DeclaredPort, ...]) -> Iterator[str]
     numbers = merge(PortRange(port.number, port.number) for port in declared if port.protocol == "TCP")
     for item in ranges:
         if not overlaps(numbers, item):
-            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted all the same"
+            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted anyway"
 
 
 def _idle(wanted: list[PortRange], excluded: list[PortRange]) -> Iterator[str]:
