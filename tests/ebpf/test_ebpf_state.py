@@ -13,7 +13,7 @@ from support.rig import APP, CLIENT4, CLIENT6, HEADER_TIMEOUT, POD4, Client, See
 pytestmark = pytest.mark.dataplane
 
 HELD = 256
-"""Room of the map `headers`."""
+"""Entries of the map `partial_headers`."""
 
 
 def test_a_full_table_refuses_and_a_closed_connection_makes_room() -> None:

@@ -122,7 +122,7 @@ def test_a_full_set_refuses_at_once_and_is_told(rigs: RigFactory) -> None:
     assert rig.seen(v1(("203.0.113.44", 43100)) + b"hello").refused
     assert time.monotonic() - began < 1
     assert rig.metric(UNDELIVERED) == before + 1
-    assert "did not reach the application, though one listens there; reason=undelivered" in rig.log()
+    assert "did not reach the application, though a socket listens there; reason=undelivered" in rig.log()
     counted = rig.lab.pod.run(["nft", "list", "chain", "inet", "srcip", "begin4"], stdout=-1, check=True).stdout
     assert int(re.findall(r"counter packets (\d+)", counted)[0]) > 0
     for client in held:

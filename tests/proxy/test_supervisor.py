@@ -159,7 +159,7 @@ def test_when_the_proxy_ends_the_application_is_told_and_the_exit_code_is_1(star
     script = "trap 'echo told; exit 0' TERM; while :; do sleep 0.05; done"
     code, out, err = said(start("sh", "-c", script, wait="sleep 0.3; exit 9"))
     assert (code, out) == (1, "told\n")
-    assert "HAProxy ended with exit code 9; the application is told to end" in err
+    assert "HAProxy ended with exit code 9; stopping the application" in err
     assert err.splitlines()[-1] == "broken"
 
 
@@ -180,7 +180,7 @@ def test_a_proxy_that_does_not_start_is_the_end_and_its_output_is_shown(start: S
 def test_a_proxy_that_never_listens_is_the_end(start: Start) -> None:
     code, out, err = said(start("echo", "never", proxy=WAIT))
     assert (code, out) == (1, "")
-    assert "HAProxy does not listen after 2 s" in err
+    assert "HAProxy does not listen within 2 s" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -68,7 +68,7 @@ def read(pod: Pod) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise ValueError(f"{STATUS} is not JSON; it is written by srcip alone: remove it") from None
     if not (isinstance(status, dict) and _rewritten(status) and _aliases(status)):
-        raise ValueError(f"{STATUS} does not hold what srcip writes: remove it")
+        raise ValueError(f"{STATUS} is not as srcip writes it: remove it")
     return status
 
 

@@ -1,4 +1,4 @@
-/* Accepts three connections and prints what accept() and getpeername() say of each. Usage: peers 4|6 PORT */
+/* Sends each connection the addresses that accept() and getpeername() return for it. Usage: getpeername 4|6 PORT */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static void say(int connection, const struct sockaddr_storage *address)
+static void print(int connection, const struct sockaddr_storage *address)
 {
 	const struct sockaddr_in6 *six = (const void *)address;
 	const struct sockaddr_in *four = (const void *)address;
@@ -33,10 +33,10 @@ int main(int count, char **words)
 		socklen_t length = sizeof(peer);
 		int connection = accept(listener, (void *)&peer, &length);
 
-		say(connection, &peer);
+		print(connection, &peer);
 		length = sizeof(peer);
 		getpeername(connection, (void *)&peer, &length);
-		say(connection, &peer);
+		print(connection, &peer);
 		close(connection);
 	}
 }

@@ -43,7 +43,7 @@ def misplaced_at(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[t
     """The same, each with the steps that lead there from `value`, which `at` leads to."""
     if isinstance(value, list):
         if (first := next((index for index, item in enumerate(value) if _own(item)), None)) is not None:
-            text = "a list of objects is no manifest: write documents with --- between, or kind: List with items"
+            text = "a list of objects is not a manifest: separate documents with ---, or use kind: List with items"
             yield (*at, first), text
         return
     if not isinstance(value, dict):
@@ -55,10 +55,14 @@ def misplaced_at(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[t
     path, own = path_of(value), _own(value)
     key = (*at, "metadata", "annotations", *own[:1])
     if own and path is None:
-        yield key, f"{title(value)}: {own[0]}: this kind of object holds no Pod that srcip knows (Pod is written so)"
+        yield (
+            key,
+            f"{title(value)}: {own[0]}: srcip knows no Pod template in this kind of object; check the "
+            f"spelling of kind (such as Pod)",
+        )
     elif own and path:
         where = ".".join((*path, "metadata", "annotations"))
-        yield key, f"{title(value)}: {own[0]}: nobody reads it there; write it into {where}"
+        yield key, f"{title(value)}: {own[0]}: no effect there; move it to {where}"
 
 
 def _own(value: Any) -> list[str]:

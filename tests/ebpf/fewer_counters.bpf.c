@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* A program of the name that the exporter looks for, whose map of the right name is of another form. */
+/* The program that the exporter looks for, as of an older version: with fewer counters. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 3);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } counters SEC(".maps");
 
 SEC("cgroup/getpeername4")

@@ -1,4 +1,4 @@
-"""What works but is likely to surprise the Pod's owner; the API server hands these lines to whoever creates the Pod."""
+"""What works, but is probably not what the owner expects; the API server shows it to whoever creates the Pod."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
 
 
-def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
+def warnings_about(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     """Each warning in one short line (the API server cuts long ones)."""
-    yield from _inbound_surprises(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
-    yield from _outbound_surprises(plan)
+    yield from _inbound_warnings(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
+    yield from _outbound_warnings(plan)
     if pods.spec(pod).get("shareProcessNamespace") and plan.has_sidecar:
-        yield "srcip: with shareProcessNamespace the Pod's containers see the sidecar, and root among them can end it"
+        yield (
+            "srcip: with shareProcessNamespace other containers see the sidecar's processes, and as root can kill them"
+        )
     if _guaranteed(pod) and not pods.has_resources(pod) and not (intent.proxy_cpu_limit and intent.proxy_memory_limit):
-        yield f"srcip: the QoS class is no longer Guaranteed; {PREFIX}proxy-cpu-limit and -memory-limit can keep it"
+        yield f"srcip: the QoS class is no longer Guaranteed; set {PREFIX}proxy-cpu-limit and -memory-limit to keep it"
 
 
 def without_mode(pod: Pod) -> Iterator[str]:
@@ -30,60 +32,64 @@ def without_mode(pod: Pod) -> Iterator[str]:
     said += [f"label {key}" for key in pods.labels_of(pod) if key.startswith(PREFIX) and key != INJECTED]
     if said:
         modes = "tproxy, redirect or ebpf"
-        yield f"srcip: nothing is injected without the annotation {MODE} ({modes}) beside {', '.join(said[:5])}"
+        yield (
+            f"srcip: nothing is injected; set the annotation {MODE} ({modes}), without which these "
+            f"have no effect: {', '.join(said[:5])}"
+        )
 
 
-def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
+def _inbound_warnings(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     yield from ports.idle
     other = [f"{port.number}/{port.protocol}" for port in ports.declared if port.protocol != "TCP"]
     if other:
-        yield f"srcip: not intercepted, as only TCP is: {', '.join(other[:8])}"
+        yield f"srcip: not intercepted, as the protocol is not TCP: {', '.join(other[:8])}"
     if ports.of_meshes:
         left = ", ".join(f"{port.number} of {port.container}" for port in ports.of_meshes[:8])
-        yield f"srcip: not intercepted, as it is a mesh's own: {left}; {PREFIX}inbound-ports can name it"
+        yield f"srcip: not intercepted, as a mesh's sidecar owns it: {left}; to intercept it, set {PREFIX}inbound-ports"
     hosted = [
         str(p.host_port)
         for p in ports.declared
         if p.host_port and p.protocol == "TCP" and covers(plan.inbound_ports, p.number)
     ]
     if hosted:
-        yield f"srcip: who comes by hostPort {', '.join(hosted[:8])} is intercepted only where the source is trusted"
+        yield f"srcip: connections by hostPort {', '.join(hosted[:8])} are intercepted only from trusted sources"
     if cidrs := everyone(plan.trusted_cidrs):
-        yield f"srcip: {' and '.join(cidrs)} is trusted: whoever reaches the Pod can state any client address"
-    yield from _policy_surprises(intent)
-    yield from _redirect_surprises(plan) if plan.redirects else _idle_annotations(intent)
+        yield f"srcip: {' and '.join(cidrs)} is trusted: any source that reaches the Pod can claim any client address"
+    yield from _policy_warnings(intent)
+    yield from _redirect_warnings(plan) if plan.redirects else _idle_annotations(intent)
 
 
-def _policy_surprises(intent: Intent) -> Iterator[str]:
+def _policy_warnings(intent: Intent) -> Iterator[str]:
     if intent.proxy_protocol == "off":
-        yield f"srcip: {PREFIX}proxy-protocol: off leaves the connections of trusted sources as they are"
+        yield f"srcip: {PREFIX}proxy-protocol: off: connections of trusted sources are not intercepted"
     elif intent.node_proxy_protocol == "required" and not intent.has_sidecar:
         yield "srcip: HTTP and gRPC probes send no header: they fail where the node's own address is trusted"
     elif intent.node_proxy_protocol == "required" and not intent.rewrite_probes:
         yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
 
 
-def _redirect_surprises(plan: Plan) -> Iterator[str]:
+def _redirect_warnings(plan: Plan) -> Iterator[str]:
     silent = [str(r) for r in subtract(plan.inbound_ports, plan.http_ports)]
     if silent and plan.emit_proxy_protocol == "off":
         yield (
-            f"srcip: on port {', '.join(silent[:8])} the application sees the sidecar and learns no client: neither in "
-            f"{PREFIX}http-ports nor {PREFIX}emit-proxy-protocol"
+            f"srcip: on port {', '.join(silent[:8])} the application sees the sidecar's address and no "
+            f"client: add it to "
+            f"{PREFIX}http-ports, or set {PREFIX}emit-proxy-protocol"
         )
     if plan.forwarded_for == "append" and plan.http_ports:
-        yield f"srcip: {PREFIX}forwarded-for: append keeps what clients claim; only the last address is true"
+        yield f"srcip: {PREFIX}forwarded-for: append keeps addresses that clients claim; trust the last one only"
 
 
 _SERVER_FIRST = (21, 22, 25, 110, 143, 587, 3306)
 """Ports of protocols in which the server speaks first: FTP, SSH, SMTP, POP3, IMAP, MySQL."""
 
 
-def _outbound_surprises(plan: Plan) -> Iterator[str]:
+def _outbound_warnings(plan: Plan) -> Iterator[str]:
     if covers(plan.outbound_ports, 443):
-        yield "srcip: outbound port 443 is for TLS as a rule, which passes as it is: headers can't be added to it"
+        yield "srcip: outbound port 443 usually carries TLS, which passes unchanged: no header can be added to it"
     if slow := [str(port) for port in _SERVER_FIRST if covers(plan.outbound_ports, port)]:
-        later = f"connections begin {OUTBOUND_WAIT_MS} ms later"
-        yield f"srcip: on outbound port {', '.join(slow)} the server speaks first as a rule: {later}"
+        later = f"connections start {OUTBOUND_WAIT_MS} ms late"
+        yield f"srcip: on outbound port {', '.join(slow)} the server usually speaks first: {later}"
 
 
 def _idle_inbound(intent: Intent) -> Iterator[str]:

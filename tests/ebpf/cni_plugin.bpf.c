@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Somebody else on the same hooks, as a CNI plugin is: counts what it sees, and changes nothing. */
+/* Stands for a CNI plugin on the same hooks: counts packets and calls of getpeername(), and changes nothing. */
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
@@ -8,29 +9,29 @@ struct {
 	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u64);
-} seen SEC(".maps");
+} counts SEC(".maps");
 
-static __always_inline void note(__u32 what)
+static __always_inline void count(__u32 what)
 {
-	__u64 *value = bpf_map_lookup_elem(&seen, &what);
+	__u64 *value = bpf_map_lookup_elem(&counts, &what);
 
 	if (value)
 		__sync_fetch_and_add(value, 1);
 }
 
 SEC("tc")
-int beside_packets(struct __sk_buff *skb)
+int cni_ingress(struct __sk_buff *skb)
 {
 	(void)skb;
-	note(0);
-	return -1; /* TC_ACT_UNSPEC */
+	count(0);
+	return TC_ACT_UNSPEC;
 }
 
 SEC("cgroup/getpeername4")
-int beside_peer4(struct bpf_sock_addr *ctx)
+int cni_getpeername4(struct bpf_sock_addr *ctx)
 {
 	(void)ctx;
-	note(1);
+	count(1);
 	return 1;
 }
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* The program that the exporter looks for, as an older version would have it: with fewer counters. */
+/* A program of the name that the exporter looks for, whose map `counters` has values of 32 bits. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 3);
+	__uint(max_entries, 2);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u32);
 } counters SEC(".maps");
 
 SEC("cgroup/getpeername4")

@@ -1,4 +1,4 @@
-"""TCP in all weathers: what the network does to segments, and what senders and stacks do with them."""
+"""TCP under loss, reordering and duplication, with every offload, and with segments as stacks send them."""
 
 import socket
 import sys
@@ -16,7 +16,7 @@ from support.rig import CLIENT4, POD4, POD6, Client, v1, v2
 
 pytestmark = pytest.mark.dataplane
 
-WEATHER = Path(__file__).with_name("weather.bpf.c")
+IMPAIRED_LINK = Path(__file__).with_name("impaired_link.bpf.c")
 CONNECTIONS = 5
 SIZE = 60_000
 DATA = bytes(n * n % 251 for n in range(100_000))
@@ -58,19 +58,19 @@ def check(pod: Pod) -> None:
 
 
 @pytest.fixture(scope="module")
-def clear() -> Iterator[Pod]:
+def lossless() -> Iterator[Pod]:
     """A Pod behind links that lose nothing, whose settings a test may change if it changes them back."""
     with running(header_timeout_ms=20_000) as pod:
         yield pod
 
 
 @pytest.fixture(scope="module")
-def stormy() -> Iterator[Pod]:
-    """The same, where of a hundred packets 3 are lost, 3 come twice and 6 late, in each direction."""
+def lossy() -> Iterator[Pod]:
+    """The same with 3 % loss, 3 % duplication and 6 % reordering, in each direction."""
     with running(header_timeout_ms=20_000) as pod:
-        for link in ("lb", "pod"):
-            words = f"tc qdisc add dev {link} clsact; tc filter add dev {link} ingress"
-            pod.sh("node", f"{words} bpf da obj {bpf.compiled(WEATHER)} sec tc")
+        for device in ("lb", "pod"):
+            words = f"tc qdisc add dev {device} clsact; tc filter add dev {device} ingress"
+            pod.sh("node", f"{words} bpf da obj {bpf.compiled(IMPAIRED_LINK)} sec tc")
         yield pod
 
 
@@ -91,11 +91,11 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(
-    ("weather", "setting"), [("clear", None), ("clear", "SYN cookies"), *(("stormy", s) for s in (None, *SETTINGS))]
+    ("link", "setting"), [("lossless", None), ("lossless", "SYN cookies"), *(("lossy", s) for s in (None, *SETTINGS))]
 )
-def test_every_byte_arrives_under(weather: str, setting: str | None, request: pytest.FixtureRequest) -> None:
-    """Loss, doubled and late segments in both directions, with each of these settings of the stacks."""
-    pod: Pod = request.getfixturevalue(weather)
+def test_every_byte_arrives_under(link: str, setting: str | None, request: pytest.FixtureRequest) -> None:
+    """Loss, duplication and reordering in both directions, with each of these settings of the stacks."""
+    pod: Pod = request.getfixturevalue(link)
     if setting is None:
         return check(pod)
     name, value = SETTINGS[setting].split("=")
@@ -110,10 +110,10 @@ def test_every_byte_arrives_under(weather: str, setting: str | None, request: py
 
 
 @pytest.mark.parametrize("state", ["off", "on"])
-def test_every_byte_arrives_with_all_offloads(stormy: Pod, state: str) -> None:
+def test_every_byte_arrives_with_all_offloads(lossy: Pod, state: str) -> None:
     """Checksums that the card would finish, and segments that it would cut and join; and none of it. In the Pod no
     checksum is ever wrong."""
-    pod = stormy
+    pod = lossy
     everywhere(pod, f"ethtool -K DEV {' '.join(f'{word} {state}' for word in OFFLOADS.split())}")
     try:
         check(pod)
@@ -124,12 +124,12 @@ def test_every_byte_arrives_with_all_offloads(stormy: Pod, state: str) -> None:
 
 
 @pytest.mark.parametrize("mtu", [1280, 9000])
-def test_every_byte_arrives_with_mtu(stormy: Pod, mtu: int) -> None:
-    everywhere(stormy, f"ip link set DEV mtu {mtu}")
+def test_every_byte_arrives_with_mtu(lossy: Pod, mtu: int) -> None:
+    everywhere(lossy, f"ip link set DEV mtu {mtu}")
     try:
-        check(stormy)
+        check(lossy)
     finally:
-        everywhere(stormy, "ip link set DEV mtu 1500")
+        everywhere(lossy, "ip link set DEV mtu 1500")
 
 
 def tlvs(size: int) -> bytes:
