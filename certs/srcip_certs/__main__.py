@@ -12,12 +12,13 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from srcip_certs import injection, kube, secret, settings, status
+from srcip_certs import injection, secret, settings, status
+from srcip_certs.api import CONFIGURATIONS, kube
 from srcip_certs.clock import Clock
 from srcip_certs.files import Files
-from srcip_certs.kube import ApiError, Kube
 from srcip_certs.replica import Replica
 from srcip_certs.settings import Settings, SettingsError
+from srcip_kube.client import MERGE_PATCH, ApiError
 
 FAILED, MISUSED = 1, 2
 TIMEOUT_S = 10.0
@@ -99,7 +100,7 @@ def _running(port: int) -> status.Json | None:
 def _seen(known: Settings) -> status.Json:
     """What can be seen without that process."""
     clock = Clock()
-    replica = Replica(known, Kube(TIMEOUT_S, clock.heard), Files(Path(known.directory)), clock)
+    replica = Replica(known, kube(TIMEOUT_S, clock.heard), Files(Path(known.directory)), clock)
     replica.start()
     replica.look()
     replica.faults.begin("request to the running process", f"no answer on port {known.listen_port}")
@@ -111,7 +112,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
     name = {"ca": secret.ROTATE_CA, "leaf": secret.ROTATE_LEAF}[arguments.what]
     stamp = datetime.now(UTC).isoformat()
     path = f"/api/v1/namespaces/{known.namespace}/secrets/{known.secret}"
-    Kube(TIMEOUT_S).patch(path, {"metadata": {"annotations": {name: stamp}}}, kube.MERGE_PATCH)
+    kube(TIMEOUT_S).patch(path, {"metadata": {"annotations": {name: stamp}}}, MERGE_PATCH)
     print(f"requested a rotation of the {arguments.what}: {name}={stamp} on the Secret {known.secret}")
     return 0
 
@@ -119,7 +120,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
 def _remove(_arguments: argparse.Namespace) -> int:
     name = _settings("webhook_configuration").webhook_configuration
     try:
-        Kube(TIMEOUT_S).delete(f"{kube.CONFIGURATIONS}/{name}")
+        kube(TIMEOUT_S).delete(f"{CONFIGURATIONS}/{name}")
     except ApiError as error:
         if error.status != 404:
             raise
@@ -130,7 +131,7 @@ def _remove(_arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    fault = injection.test(Kube(TIMEOUT_S), arguments.namespace, arguments.timeout)
+    fault = injection.test(kube(TIMEOUT_S), arguments.namespace, arguments.timeout)
     print(fault or f"a Pod in {arguments.namespace} is injected: {' and '.join(injection.WANTED)} were added")
     return FAILED if fault else 0
 

@@ -93,7 +93,7 @@ def test_what_is_missing_is_named(pod: Pod, wrong: list[str], said: str) -> None
     ("release", "fits"), [("5.16.9", False), ("5.17.0-1-generic", True), ("6.1", True), ("4.19", False)]
 )
 def test_the_oldest_kernel(release: str, fits: bool) -> None:
-    assert (ebpf_preflight._kernel(release) == []) == fits
+    assert (ebpf_preflight.kernel(release) == []) == fits
 
 
 def test_kernels_that_refuse_the_first_object_take_the_second() -> None:

@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from srcip_proxy.plan import PortRange, merge
-from srcip_webhook import pods
+from srcip_webhook import meshes, pods
 from srcip_webhook.annotations import PREFIX, Intent
-from srcip_webhook.pods import DeclaredPort, Pod, shown
+from srcip_webhook.pods import DeclaredPort, Pod, printable
 from srcip_webhook.reasons import Fault, Reason, about
 
 INBOUND = PREFIX + "inbound-ports"
 EXCLUDE = PREFIX + "exclude-inbound-ports"
 HTTP = PREFIX + "http-ports"
-MESHES = ("istio-proxy", "linkerd-proxy", "consul-dataplane", "kuma-sidecar")
-"""Names of the containers that meshes add: their ports are for the mesh, not for clients."""
 HTTP_NAMES = ("http", "http2", "grpc", "h2c", "ws")
 """Names of ports that speak HTTP without TLS, alone or before a dash: the conventions of Services and meshes."""
 
@@ -44,7 +42,7 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    left_out = MESHES if intent.inbound_ports is None else ()
+    left_out = meshes.of(pod, intent.mesh_proxy_uids).containers if intent.inbound_ports is None else frozenset()
     of_meshes = tuple(port for port in declared if port.container in left_out)
     wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
     excluded, unknown = _excluded(intent, declared)
@@ -59,11 +57,6 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         of_meshes=of_meshes,
         http=http,
     )
-
-
-def has_mesh(pod: Pod) -> bool:
-    """Whether a mesh's sidecar runs in this Pod."""
-    return any(container.get("name") in MESHES for container in pods.listeners(pod))
 
 
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
@@ -126,7 +119,7 @@ def _numbers(
         ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
         if not any(port.protocol == "TCP" for port in found):
             why = f"is a {found[0].protocol} port" if found else "is declared by no container"
-            faults.append(_undeclared(key, f"port {shown(item)} {why} ({known})"))
+            faults.append(_undeclared(key, f"port {printable(item)} {why} ({known})"))
     return ranges, faults
 
 
@@ -181,7 +174,9 @@ def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple
     for own in intent.reserved_ports:
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
-            text = f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+            text = (
+                f"port {own} of container {printable(owners[0])} is the sidecar's own; move the application to another"
+            )
             yield Fault(Reason.PORT_CLASH, text)
         elif covers(intercepted, own):
             yield about(INBOUND, Reason.PORT_CLASH, f"port {own} is the sidecar's own; add it to {EXCLUDE}")

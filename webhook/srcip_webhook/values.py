@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
-from srcip_webhook.pods import shown
+from srcip_proxy.plan import UID, codec
+from srcip_webhook.pods import printable
 
 T = TypeVar("T")
 
@@ -23,6 +24,8 @@ MAX_TEXT = 64 * 1024
 """Longest accepted value, in characters."""
 MAX_FAULTS = 10
 """Faults of one value that are told; the rest is counted."""
+MAX_USERS = 32
+"""Longest accepted list of users."""
 
 
 class BadValue(ValueError):
@@ -60,9 +63,9 @@ class Word:
 
     def parse(self, text: str) -> str:
         if text in self.later:
-            raise BadValue([f"{shown(text)} is not there yet"])
+            raise BadValue([f"{printable(text)} is not there yet"])
         if text not in self.words:
-            raise BadValue([f"{shown(text)} is not known"])
+            raise BadValue([f"{printable(text)} is not known"])
         return text
 
 
@@ -78,7 +81,7 @@ class Flag:
 
     def parse(self, text: str) -> bool:
         if text not in ("true", "false"):
-            raise BadValue([f"{shown(text)} is neither true nor false"])
+            raise BadValue([f"{printable(text)} is neither true nor false"])
         return text == "true"
 
 
@@ -100,9 +103,9 @@ class Number:
 
     def parse(self, text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
-            raise BadValue([f"{shown(text)} is not a whole number"])
+            raise BadValue([f"{printable(text)} is not a whole number"])
         if not self.low <= int(text) <= self.high:
-            raise BadValue([f"{shown(text)} is out of range"])
+            raise BadValue([f"{printable(text)} is out of range"])
         return int(text)
 
 
@@ -129,13 +132,13 @@ class Duration:
 
     def parse(self, text: str) -> int:
         if len(text) > 80 or not re.fullmatch(f"(?:{_PIECE}){{1,4}}", text, re.ASCII):
-            raise BadValue([f"{shown(text)} is not a duration with a unit"])
+            raise BadValue([f"{printable(text)} is not a duration with a unit"])
         pieces = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
         value = sum((Fraction(number) * _UNITS[unit] for number, unit in pieces), Fraction()) / self.unit_ms
         if value.denominator != 1:
-            raise BadValue([f"{shown(text)} is too fine"])
+            raise BadValue([f"{printable(text)} is too fine"])
         if not self.low <= value <= self.high:
-            raise BadValue([f"{shown(text)} is out of range"])
+            raise BadValue([f"{printable(text)} is out of range"])
         return int(value)
 
     def _text(self, value: int) -> str:
@@ -170,15 +173,15 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def _network(item: str) -> Network:
     if len(item) > 49 or not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?", item, re.ASCII):
-        raise BadValue([f"{shown(item)} is not a network"])
+        raise BadValue([f"{printable(item)} is not a network"])
     try:
         network = ipaddress.ip_network(item, strict=False)
     except ValueError:
-        raise BadValue([f"{shown(item)} is not a network"]) from None
+        raise BadValue([f"{printable(item)} is not a network"]) from None
     if network.network_address != ipaddress.ip_interface(item).ip:
-        raise BadValue([f"{shown(item)} has host bits set; the network is {network}"])
+        raise BadValue([f"{printable(item)} has host bits set; the network is {network}"])
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        raise BadValue([f"{shown(item)} is an IPv4 network in IPv6 form; write it as IPv4"])
+        raise BadValue([f"{printable(item)} is an IPv4 network in IPv6 form; write it as IPv4"])
     return network
 
 
@@ -202,6 +205,33 @@ def everyone(cidrs: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class UserList:
+    """User IDs with commas between, read as sorted and distinct; neither root's nor srcip's own."""
+
+    allowed: str = (
+        f"user IDs from 1 to {codec.Users.high} with commas between, at most {MAX_USERS}, without srcip's own {UID}"
+    )
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": MAX_TEXT, "pattern": "^[0-9, \\t\\r\\n]+$"}
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        return tuple(sorted(set(each(text, self._user, MAX_USERS))))
+
+    @staticmethod
+    def _user(item: str) -> int:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,9}", item, re.ASCII):
+            raise BadValue([f"{printable(item)} is not a user ID"])
+        user = int(item)
+        if user == UID:
+            raise BadValue([f"{item} is srcip's own"])
+        if fault := codec.Users().fault((user,)):
+            raise BadValue([fault if user else "0 is root's, which any container may have"])
+        return user
+
+
+@dataclass(frozen=True)
 class Versions:
     """Versions of the PROXY protocol."""
 
@@ -214,7 +244,7 @@ class Versions:
     def parse(self, text: str) -> tuple[int, ...]:
         known = {"1": (1,), "2": (2,), "1,2": (1, 2)}
         if text not in known:
-            raise BadValue([f"{shown(text)} is not known"])
+            raise BadValue([f"{printable(text)} is not known"])
         return known[text]
 
 
@@ -224,7 +254,7 @@ def each(text: str, read: Callable[[str], T], most: int) -> list[T]:
     if len(text) > MAX_TEXT or len(items) > most:
         raise BadValue([f"{len(items)} items in {len(text)} characters; at most {most} in {MAX_TEXT} are allowed"])
     if not all(items):
-        raise BadValue([f"{shown(text)} has an empty item" if len(items) > 1 else "the list is empty"])
+        raise BadValue([f"{printable(text)} has an empty item" if len(items) > 1 else "the list is empty"])
     return collected(items, read)
 
 

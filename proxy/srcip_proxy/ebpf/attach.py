@@ -36,13 +36,14 @@ class Place:
     """Whether tcx is used where the kernel has it: it costs less for each packet than clsact."""
 
 
-def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
+def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place, number: int | None = None) -> str:
     """Attach everything and say what was done. Raises BpfError, OSError.
 
-    Of the `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of
-    their maps is written, so an interrupted attach has no effect.
+    `number` is the fingerprint that the programs are to answer with, by default that of all that they are told. Of the
+    `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of their
+    maps is written, so an interrupted attach has no effect.
     """
-    number = maps.fingerprint(plan, pod, b"".join(path.read_bytes() for path in objects))
+    number = number or maps.fingerprint(plan, pod, b"".join(path.read_bytes() for path in objects))
     before = counters.fingerprint()
     if before == number:
         return "already attached"

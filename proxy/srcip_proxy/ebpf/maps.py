@@ -45,6 +45,11 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
+def plan_fingerprint(plan: Plan) -> int:
+    """The same of a plan alone: what a gate can tell, which has neither the programs nor the node's addresses."""
+    return int.from_bytes(hashlib.sha256(f"gate {plan.to_env()}".encode()).digest()[:4], "big") | 1
+
+
 def _settings(plan: Plan, number: int, netns_cookie: int) -> bytes:
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
     is_exact = plan.client_address != "best-effort"

@@ -25,10 +25,11 @@ def findings(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -
 
 def obstacles(release: str) -> list[str]:
     """What is missing in the kernel and in this process."""
-    return [*_kernel(release), *capabilities.missing("BPF", "NET_ADMIN", files="python3")]
+    return [*kernel(release), *capabilities.missing("BPF", "NET_ADMIN", files="python3")]
 
 
-def _kernel(release: str) -> list[str]:
+def kernel(release: str) -> list[str]:
+    """What is missing in the kernel."""
     if _version(release) >= OLDEST:
         return []
     oldest = ".".join(map(str, OLDEST))

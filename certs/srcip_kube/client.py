@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 METHODS = {"get": "GET", "watch": "GET", "create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE"}
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
-FIELD_MANAGER = "srcip-certs"
 LONGEST_EVENT = 16 * 1024 * 1024
 
 
@@ -72,10 +70,13 @@ class Request:
 class Kube:
     """A client of the API server. One for each thread."""
 
-    def __init__(self, timeout_s: float, heard: Callable[[float, float, float], object] | None = None) -> None:
-        """`heard` gets the Date of each answer, and the CLOCK_BOOTTIME when it was asked for and when it came."""
+    def __init__(
+        self, name: str, timeout_s: float, heard: Callable[[float, float, float], object] | None = None
+    ) -> None:
+        """`name` is the program's: its user agent, and the manager of the fields that it writes. `heard` gets the Date
+        of each answer, and the CLOCK_BOOTTIME when it was asked for and when it came."""
         _transport_errors()  # threads that import the client at the same time wait for each other for ever
-        self._timeout_s = timeout_s
+        self._name, self._timeout_s = name, timeout_s
         self._heard = heard
         self._made: ApiClient | None = None
 
@@ -92,13 +93,13 @@ class Kube:
             raise
 
     def create(self, path: str, body: Json, **query: str) -> Json:
-        return self._call(Request("create", path, body, {"fieldManager": FIELD_MANAGER, **query}))
+        return self._call(Request("create", path, body, {"fieldManager": self._name, **query}))
 
     def update(self, path: str, body: Json) -> Json:
-        return self._call(Request("update", path, body, {"fieldManager": FIELD_MANAGER}))
+        return self._call(Request("update", path, body, {"fieldManager": self._name}))
 
     def patch(self, path: str, body: Json | list[Json], content_type: str = JSON_PATCH) -> Json:
-        return self._call(Request("patch", path, body, {"fieldManager": FIELD_MANAGER}, content_type))
+        return self._call(Request("patch", path, body, {"fieldManager": self._name}, content_type))
 
     def delete(self, path: str) -> None:
         self._call(Request("delete", path))
@@ -165,7 +166,7 @@ class Kube:
             from kubernetes.client import ApiClient  # noqa: PLC0415
 
             self._made = ApiClient(_configuration())
-            self._made.user_agent = FIELD_MANAGER
+            self._made.user_agent = self._name
             self._made.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _tls()
         return self._made
 
