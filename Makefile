@@ -14,7 +14,7 @@ e2e: setup-e2e ## ring 4: a real kubelet, the images, the chart and a load balan
 	$(PYTHON) -m pytest -m cluster
 
 # what starts real servers, or helm
-STARTS := tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py tests/*/test_strangers.py tests/*/test_size.py)
+STARTS := tests/chart $(wildcard tests/*/test_server.py tests/*/test_supervisor.py tests/*/test_flooding.py tests/*/test_size.py)
 PURE := $(PYTHON) -m pytest -p no:cacheprovider -m "not dataplane and not images and not controlplane and not cluster" $(addprefix --ignore ,$(STARTS))
 quick: setup ## the pure ring, without what starts real servers and helm, in two halves: less than a minute
 	@$(MAKE) --no-print-directory -j2 --output-sync quick-webhook quick-others

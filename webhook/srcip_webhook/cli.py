@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from srcip_webhook import __version__, holders, levels, manifests, places, reference, unified
+from srcip_webhook import __version__, levels, manifests, pod_templates, reference, source_lines, unified
 from srcip_webhook.annotations import schema as annotations_schema
 from srcip_webhook.explain import explained
 from srcip_webhook.mutate import Outcome, consider
@@ -106,7 +106,7 @@ class Seen:
 
     def line(self, sentence: str) -> int:
         """The line that a sentence about the Pod is about."""
-        return places.line_of(self.document, self.place.path, sentence)
+        return source_lines.line_of(self.document, self.place.path, sentence)
 
     def level(self, known: Mapping[str, str]) -> str | None:
         """What the level of its namespace says, by the levels of the manifest's Namespaces."""
@@ -201,8 +201,8 @@ def _tell(found: Manifest, with_pods: bool) -> int:
 def _misplaced(found: Manifest) -> Iterator[tuple[int, str]]:
     """Annotations that nobody reads."""
     for document in found.documents:
-        for path, text in holders.misplaced_at(document.value):
-            yield places.line_at(document, path), f"warning: {text}"
+        for path, text in pod_templates.misplaced_at(document.value):
+            yield source_lines.line_at(document, path), f"warning: {text}"
 
 
 def _about_pods(found: Manifest) -> Iterator[tuple[int, str]]:

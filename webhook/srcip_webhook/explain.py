@@ -109,7 +109,7 @@ def _inbound(plan: Plan) -> Iterator[str]:
         yield from _in_kernel(plan)
         return
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
-    yield from _told(plan) if plan.redirects else (f"  client:    {_FIDELITY[plan.client_address]}",)
+    yield from _client_delivery(plan) if plan.redirects else (f"  client:    {_FIDELITY[plan.client_address]}",)
     if plan.spoofs_source and plan.http_ports:
         ports = ", ".join(map(str, plan.http_ports))
         yield f"  HTTP:      ports {ports}: the client is what trusted networks send in {plan.forwarded_for_header}"
@@ -160,7 +160,7 @@ def _outbound(plan: Plan) -> Iterator[str]:
     yield "  down:      while the sidecar is down, connections to these ports are refused, not sent without headers"
 
 
-def _told(plan: Plan) -> Iterator[str]:
+def _client_delivery(plan: Plan) -> Iterator[str]:
     """How the application learns its client in redirect mode."""
     if plan.http_ports:
         names = {**FIXED, "forwarded-for": plan.forwarded_for_header}

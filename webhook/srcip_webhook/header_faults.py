@@ -8,7 +8,7 @@ from srcip_proxy.plan import MOST_REDIRECTED, headers
 from srcip_proxy.plan.headers import FIXED, name_faults, same
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import MODE, PREFIX, Intent
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 from srcip_webhook.ports import Ports
 from srcip_webhook.reasons import Fault, Reason, about
 
@@ -31,13 +31,13 @@ def outbound_faults(intent: Intent) -> Iterator[Fault]:
     if there and ports not in stated:
         yield about(", ".join(there), Reason.NO_PORTS, f"no effect without {ports}; set it, for example to 80")
     if ports in stated and not there:
-        named = f"{shown(','.join(map(str, intent.outbound_ports)))} " if intent.outbound_ports else ""
+        named = f"{printable(','.join(map(str, intent.outbound_ports)))} " if intent.outbound_ports else ""
         text = f"{named}without a header to set; set {', '.join(others[:-1])} or {others[-1]}"
         yield about(ports, Reason.NO_HEADERS, text)
     listed = {same(name): name for name, _ in intent.outbound_headers}
     for field, name in headers.OUTBOUND.items():
         if getattr(intent, field) and same(name) in listed:
-            text = f"{shown(listed[same(name)])} is also set by {OUTBOUND[field]}; remove one of the two"
+            text = f"{printable(listed[same(name)])} is also set by {OUTBOUND[field]}; remove one of the two"
             yield about(OUTBOUND["outbound_headers"], Reason.INVALID_ANNOTATION, text)
 
 

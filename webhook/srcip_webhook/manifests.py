@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from srcip_webhook import yaml_tree
-from srcip_webhook.holders import path_of, title
+from srcip_webhook.pod_templates import path_of, title
 from srcip_webhook.pods import lookup
 from srcip_webhook.yaml_edit import UnfitError, edited, same
 from srcip_webhook.yaml_reader import Dumper, Loader, Twice, load, scalar

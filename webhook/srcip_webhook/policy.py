@@ -16,18 +16,18 @@ from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
-from srcip_webhook.pods import Pod, shown
+from srcip_webhook.pod_warnings import warnings_about, without_mode
+from srcip_webhook.pods import Pod, printable
 from srcip_webhook.ports import Ports, has_mesh, resolve
 from srcip_webhook.privilege import is_by_agent, label_faults, privilege_faults
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason, about
 from srcip_webhook.settings import Settings
-from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
 from srcip_webhook.windows import windows_by
 
-__all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "declined"]
+__all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "skip_reason"]
 
 INIT = "srcip-init"
 PROXY = "srcip-proxy"
@@ -74,7 +74,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     """What happens to a Pod whose shape is right and that bears nothing of ours."""
     reading = read(pods.annotations_of(pod))
     intent, warnings = reading.intent, reading.warnings
-    if reason := declined(pod):
+    if reason := skip_reason(pod):
         told = (*warnings, *without_mode(pod), *(f"srcip: {text}" for text in reading.faults))
         return Skip(reason, told if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
@@ -100,7 +100,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
     if has_mesh(pod):
         plan = replace(plan, mesh=True)
-    told = (*warnings, *surprises(pod, intent, ports, plan))
+    told = (*warnings, *warnings_about(pod, intent, ports, plan))
     return Inject(plan, intent, pods.has_resources(pod), told, is_by_agent(intent, settings))
 
 
@@ -119,7 +119,7 @@ def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...
     return intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
 
 
-def declined(pod: Pod) -> Reason | None:
+def skip_reason(pod: Pod) -> Reason | None:
     """Why a Pod is none of our business, or None if it asks for us. Takes a Pod of any shape, however wrong."""
     annotations, labels = (pods.lookup(pod, "metadata", field) for field in ("annotations", "labels"))
     if "false" in (pods.lookup(annotations, INJECT), pods.lookup(labels, INJECT)):
@@ -144,7 +144,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
         yield Fault(Reason.INVALID_POD, text)
     label = pods.labels_of(pod).get(INJECT)
     if label not in (None, "true", "false"):
-        text = f"label {INJECT}: {shown(label)} is not allowed. Allowed: true, false"
+        text = f"label {INJECT}: {printable(label)} is not allowed. Allowed: true, false"
         yield Fault(Reason.INVALID_ANNOTATION, text)
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
@@ -168,7 +168,7 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
         if (everywhere if own is None else own) == UID:
             where = "the Pod's securityContext" if own is None else "its securityContext"
             text = (
-                f"container {shown(container.get('name'))} runs as user {UID} (runAsUser in {where}), "
+                f"container {printable(container.get('name'))} runs as user {UID} (runAsUser in {where}), "
                 f"reserved for srcip"
             )
             yield Fault(Reason.UID_CLASH, f"{text}; choose another")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from srcip_proxy.plan import PortRange, merge
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
-from srcip_webhook.pods import DeclaredPort, Pod, shown
+from srcip_webhook.pods import DeclaredPort, Pod, printable
 from srcip_webhook.reasons import Fault, Reason, about
 
 INBOUND = PREFIX + "inbound-ports"
@@ -126,7 +126,7 @@ def _numbers(
         ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
         if not any(port.protocol == "TCP" for port in found):
             why = f"is a {found[0].protocol} port" if found else "is declared by no container"
-            faults.append(_undeclared(key, f"port {shown(item)} {why} ({known})"))
+            faults.append(_undeclared(key, f"port {printable(item)} {why} ({known})"))
     return ranges, faults
 
 
@@ -181,7 +181,9 @@ def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple
     for own in intent.reserved_ports:
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
-            text = f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+            text = (
+                f"port {own} of container {printable(owners[0])} is the sidecar's own; move the application to another"
+            )
             yield Fault(Reason.PORT_CLASH, text)
         elif covers(intercepted, own):
             yield about(INBOUND, Reason.PORT_CLASH, f"port {own} is the sidecar's own; add it to {EXCLUDE}")

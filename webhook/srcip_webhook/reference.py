@@ -47,7 +47,7 @@ _SETTINGS = """
 ## Settings of the webhook
 
 Environment variables of `srcip-webhook`. A missing or wrong one ends the process at its start, with every fault.
-There is no default that trusts anybody, and no setting can trust everybody.
+By default no source is trusted, and no setting can trust all sources.
 """
 
 

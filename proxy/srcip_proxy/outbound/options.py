@@ -136,11 +136,11 @@ def _pairs(texts: Iterable[str], faults: list[str]) -> Pairs:
     for text in texts:
         name, colon, value = (part.strip(" \t") for part in text.partition(":"))
         if not (colon and name):
-            said = f" {_shown(text)}" if text else ""
+            said = f" {_printable(text)}" if text else ""
             faults.append(f"-H{said}: expected is NAME:VALUE, such as 'X-Team: shop'")
             continue
         wrong = headers.name_fault(name), headers.value_fault(value)
-        faults += [f"-H {_shown(text)}: {fault}" for fault in wrong if fault]
+        faults += [f"-H {_printable(text)}: {fault}" for fault in wrong if fault]
         found.append((name, value))
     # of these names alone: what is wrong with each has been said, each with its option
     good = [name for name, _ in found if not headers.name_fault(name)]
@@ -165,7 +165,7 @@ def _value_fault(option: str, value: str) -> str | None:
     if not value:
         return f"{option}: no value; expected is `default` or a value for {headers.OUTBOUND[_ONCE[option]]}"
     fault = headers.value_fault(value)
-    return f"{option} {_shown(value)}: {fault}" if fault else None
+    return f"{option} {_printable(value)}: {fault}" if fault else None
 
 
 def _nameservers(texts: Iterable[str], faults: list[str]) -> None:
@@ -173,11 +173,11 @@ def _nameservers(texts: Iterable[str], faults: list[str]) -> None:
         try:
             ipaddress.ip_address(text)
         except ValueError:
-            said = f" {_shown(text)}" if text else ""
+            said = f" {_printable(text)}" if text else ""
             faults.append(f"-N{said}: expected is an IP address, such as 8.8.8.8 or 2001:4860:4860::8888")
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """A value in a message: in quotes, control characters escaped, not endless."""
     return repr(text if len(text) <= headers.LONGEST_NAME else text[: headers.LONGEST_NAME] + "…")
 

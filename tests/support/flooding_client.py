@@ -1,6 +1,6 @@
 """A client that holds as many connections as it gets, and dials again whenever it loses one.
 
-python stranger.py PORT CONDUCT CONNECTIONS SOURCE...    (CONNECTIONS of each source address)
+python flooding_client.py PORT CONDUCT CONNECTIONS SOURCE...    (CONNECTIONS of each source address)
 
 Prints a line when each connection was tried once, and goes on until it is killed.
 """

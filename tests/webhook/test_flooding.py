@@ -16,7 +16,7 @@ import pytest
 from test_server import Process, answer, ask, head, receive
 from test_size import SHAPES
 
-from support import stranger
+from support import flooding_client
 from support.keypairs import pair, write
 from support.reviews import body, pod
 
@@ -42,7 +42,7 @@ def memory(webhook: Process, which: str = "VmRSS") -> int:
 def strangers(webhook: Process, conduct: str, connections: int, sources: int) -> Iterator[None]:
     """Beside so many other addresses that hold, each, as many connections as they get up to this number."""
     port, addresses = webhook.wait("listening")["port"], [f"127.0.0.{2 + i}" for i in range(sources)]
-    command = [sys.executable, stranger.__file__, str(port), conduct, str(connections), *addresses]
+    command = [sys.executable, flooding_client.__file__, str(port), conduct, str(connections), *addresses]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -71,7 +71,7 @@ def reviews_in_time(webhook: Process, number: int, content: bytes) -> int:
 
 
 @pytest.mark.parametrize("sources", [2, 6])
-@pytest.mark.parametrize("conduct", [each for each in stranger.CONDUCTS if each != "large requests"])
+@pytest.mark.parametrize("conduct", [each for each in flooding_client.CONDUCTS if each != "large requests"])
 def test_reviews_go_on_beside_several_strangers(webhook: Process, conduct: str, sources: int) -> None:
     """However many connections each of several addresses holds, and whatever it leaves half done."""
     with strangers(webhook, conduct, 1000 // sources, sources):

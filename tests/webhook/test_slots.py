@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_webhook.lobby import Lobby
-from srcip_webhook.room import GRACE_S, MOST_OF_ONE_SOURCE, MOST_OPEN, Place, change
-from srcip_webhook.turns import HOLD_S, Turns
+from srcip_webhook.body_slots import HOLD_S, Turns
+from srcip_webhook.tls_slots import GRACE_S, MAX_OF_ONE_SOURCE, MOST_OPEN, Place, change
+from srcip_webhook.waiting import Lobby
 
 NOW = 1000.0
 LONG_AGO = NOW - 60
@@ -27,7 +27,7 @@ def test_a_free_place_is_given_at_once_and_nobody_leaves() -> None:
 
 def test_one_source_never_has_all_places() -> None:
     changed = change([], {"a": range(MOST_OPEN)}, NOW)
-    assert len(changed.begin) == MOST_OF_ONE_SOURCE
+    assert len(changed.begin) == MAX_OF_ONE_SOURCE
 
 
 def test_who_has_the_least_is_first() -> None:
@@ -93,8 +93,8 @@ def test_places_stay_bounded_and_nobody_becomes_poorer_than_who_takes_from_it(
         assert after[place.source] + 1 >= min((before[each] for each in items), default=0)
     for source in items:
         assert (
-            before[source] > MOST_OF_ONE_SOURCE
-            or after[source] + sum(item[0] == source for item in changed.begin) <= MOST_OF_ONE_SOURCE
+            before[source] > MAX_OF_ONE_SOURCE
+            or after[source] + sum(item[0] == source for item in changed.begin) <= MAX_OF_ONE_SOURCE
         )
 
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 MOST_OPEN = 160
 """Connections with TLS, handshakes included."""
-MOST_OF_ONE_SOURCE = 80
+MAX_OF_ONE_SOURCE = 80
 """Of these, those from one address, also while nobody else wants them: some are free when others come."""
 GRACE_S = {"idle": 1.0, "unfinished": 0.5, "handshake": 0.5}
 """How long, in seconds, a connection may wait for its client until another one may have its place: `idle` without a
@@ -65,7 +65,7 @@ class _Room(Generic[H_co]):
 
     def take(self, source: str) -> bool:
         """A place for this source: a free one, or one of the source that has the most. False if there is none."""
-        full = self.used[source] >= MOST_OF_ONE_SOURCE
+        full = self.used[source] >= MAX_OF_ONE_SOURCE
         if full or self.used.total() >= MOST_OPEN:
             richer = () if full else (each for each in self.leavers if self.used[each] > self.used[source])
             own = (source,) if source in self.leavers else ()

@@ -1,4 +1,4 @@
-"""What works but is likely to surprise the Pod's owner; the API server hands these lines to whoever creates the Pod."""
+"""What works, but is probably not what the owner expects; the API server shows it to whoever creates the Pod."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from srcip_webhook.ports import Ports, covers, subtract
 from srcip_webhook.values import everyone
 
 
-def surprises(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
+def warnings_about(pod: Pod, intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     """Each warning in one short line (the API server cuts long ones)."""
-    yield from _inbound_surprises(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
-    yield from _outbound_surprises(plan)
+    yield from _inbound_warnings(intent, ports, plan) if plan.inbound_ports else _idle_inbound(intent)
+    yield from _outbound_warnings(plan)
     if pods.spec(pod).get("shareProcessNamespace") and plan.has_sidecar:
         yield (
             "srcip: with shareProcessNamespace other containers see the sidecar's processes, and as root can kill them"
@@ -38,7 +38,7 @@ def without_mode(pod: Pod) -> Iterator[str]:
         )
 
 
-def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
+def _inbound_warnings(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str]:
     yield from ports.idle
     other = [f"{port.number}/{port.protocol}" for port in ports.declared if port.protocol != "TCP"]
     if other:
@@ -55,11 +55,11 @@ def _inbound_surprises(intent: Intent, ports: Ports, plan: Plan) -> Iterator[str
         yield f"srcip: connections by hostPort {', '.join(hosted[:8])} are intercepted only from trusted sources"
     if cidrs := everyone(plan.trusted_cidrs):
         yield f"srcip: {' and '.join(cidrs)} is trusted: any source that reaches the Pod can claim any client address"
-    yield from _policy_surprises(intent)
-    yield from _redirect_surprises(plan) if plan.redirects else _idle_annotations(intent)
+    yield from _policy_warnings(intent)
+    yield from _redirect_warnings(plan) if plan.redirects else _idle_annotations(intent)
 
 
-def _policy_surprises(intent: Intent) -> Iterator[str]:
+def _policy_warnings(intent: Intent) -> Iterator[str]:
     if intent.proxy_protocol == "off":
         yield f"srcip: {PREFIX}proxy-protocol: off: connections of trusted sources are not intercepted"
     elif intent.node_proxy_protocol == "required" and not intent.has_sidecar:
@@ -68,7 +68,7 @@ def _policy_surprises(intent: Intent) -> Iterator[str]:
         yield "srcip: kubelet's probes send no header: they fail where the node's own address is trusted"
 
 
-def _redirect_surprises(plan: Plan) -> Iterator[str]:
+def _redirect_warnings(plan: Plan) -> Iterator[str]:
     silent = [str(r) for r in subtract(plan.inbound_ports, plan.http_ports)]
     if silent and plan.emit_proxy_protocol == "off":
         yield (
@@ -84,7 +84,7 @@ _SERVER_FIRST = (21, 22, 25, 110, 143, 587, 3306)
 """Ports of protocols in which the server speaks first: FTP, SSH, SMTP, POP3, IMAP, MySQL."""
 
 
-def _outbound_surprises(plan: Plan) -> Iterator[str]:
+def _outbound_warnings(plan: Plan) -> Iterator[str]:
     if covers(plan.outbound_ports, 443):
         yield "srcip: outbound port 443 usually carries TLS, which passes unchanged: no header can be added to it"
     if slow := [str(port) for port in _SERVER_FIRST if covers(plan.outbound_ports, port)]:
