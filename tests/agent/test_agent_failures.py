@@ -129,6 +129,25 @@ def test_another_configuration_is_refused_on_both_sides(here: Site) -> None:
     assert len(pod.programs()) == 4
 
 
+def test_the_gate_says_why_the_agent_does_not_attach(here: Site, tmp_path: Path) -> None:
+    """What the kernel has against the programs stands in the Pod's own log, too. It waits on, as the next try may work."""
+    broken = tmp_path / "broken.bpf.o"
+    broken.write_bytes(b"no program at all")
+    agent, pod = here.agent("--object", str(broken), own_objects=False), here.pod(1)
+    waiting = gate(pod)
+    agent.tell(pod_object(1, pod.wanted))
+    assert waiting.stderr
+    lines = iter(waiting.stderr.readline, "")
+    said = next(line for line in lines if "does not attach" in line)
+    assert said.startswith("srcip-proxy gate: the agent of this node does not attach the programs: ")
+    assert str(broken) in said
+    assert agent.once("refused", 1)["reason"] == "kernel"
+    assert waiting.poll() is None
+    agent.kill()
+    here.agent().tell(pod_object(1, pod.wanted))
+    assert waiting.wait(timeout=60) == 0
+
+
 def test_the_nodes_own_network_is_never_touched(here: Site) -> None:
     """A Pod whose processes are all in it waits, and nothing is attached to it."""
     agent, pod = here.agent(), here.pod(1)
