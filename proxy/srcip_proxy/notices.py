@@ -1,7 +1,7 @@
 """What the node's agent tells a Pod's gate while that waits: why it does not attach. For the log alone.
 
-By a datagram to an abstract socket, whose names each network namespace has for itself (unix(7)): the gate needs no mount
-for it. Whoever is in the Pod's network can send one, too; so nothing is decided by it.
+By a datagram to an abstract socket, whose names each network namespace has for itself (unix(7)): the gate needs no
+mount for it. Whoever is in the Pod's network can send one, too; so nothing is decided by it.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def test_another_configuration_is_refused_on_both_sides(here: Site) -> None:
 
 
 def test_the_gate_says_why_the_agent_does_not_attach(here: Site, tmp_path: Path) -> None:
-    """What the kernel has against the programs stands in the Pod's own log, too. It waits on, as the next try may work."""
+    """What the kernel has against the programs stands in the Pod's own log. It waits on, as the next try may work."""
     broken = tmp_path / "broken.bpf.o"
     broken.write_bytes(b"no program at all")
     agent, pod = here.agent("--object", str(broken), own_objects=False), here.pod(1)
