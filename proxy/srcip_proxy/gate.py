@@ -37,11 +37,13 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     plan = plan_of(environment)
     if not plan.attaches_programs or plan.has_sidecar:
         return _fail(f"the plan is for mode {plan.written_mode}; an agent sets up mode ebpf alone")
+    begin = time.monotonic()
     if not _attached(maps.plan_fingerprint(plan)):
         return _fail(
             "another configuration is attached to this Pod; a Pod keeps its first one to its end: delete the Pod"
         )
-    print(summary(*load(environment)))
+    waited = time.monotonic() - begin
+    print(f"{summary(*load(environment))}, after {waited:.2f} s")
     return 0
 
 
