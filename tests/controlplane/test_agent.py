@@ -65,6 +65,19 @@ def create(api: Api, namespace: str, what: Json) -> Json:
 
 
 @pytest.mark.usefixtures("release")
+@pytest.mark.parametrize("labels", [OPTED_IN, {}])
+def test_a_forged_label_on_a_pod_that_does_not_ask_is_a_warning(
+    labels: dict[str, str], api: Api, others: Callable[[dict[str, str]], str]
+) -> None:
+    """The Pod is let in unchanged, with a word about the label: it is its owner's own."""
+    forged = pod("web", annotations={}, labels={"srcip.io/agent": "ebpf"})
+    answer = api.ask("POST", f"/api/v1/namespaces/{others(labels)}/pods?dryRun=All", forged)
+    assert (answer.code, answer.body["metadata"]["labels"]) == (201, forged["metadata"]["labels"])
+    assert "initContainers" not in answer.body["spec"]
+    assert any("srcip" in each for each in answer.warnings), answer.warnings
+
+
+@pytest.mark.usefixtures("release")
 def test_without_an_agent_nobody_gets_its_way(api: Api, apps: str) -> None:
     """Who asks for it is refused, and told why."""
     with pytest.raises(Refused, match="no agent is enabled in this cluster"):
