@@ -36,11 +36,16 @@ def rigs() -> Iterator[RigFactory]:
     running: dict[object, Lab] = {}
 
     def rig(
-        wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ALL_PORTS, program: Path = APP
+        wanted: Plan | None = None,
+        *,
+        ipv6: bool = True,
+        app: tuple[str, ...] = ALL_PORTS,
+        program: Path = APP,
+        own_times: bool = False,
     ) -> Rig:
-        key = (wanted, ipv6, app, program)
+        key = (wanted, ipv6, app, program, own_times)
         if key not in running:
-            running[key] = start(wanted or plan(), app, ipv6=ipv6, program=program)
+            running[key] = start(wanted or plan(), app, ipv6=ipv6, program=program, own_times=own_times)
         return Rig(running[key])
 
     yield rig
@@ -59,8 +64,9 @@ def leave(rigs: RigFactory) -> Iterator[Leave]:
     """Running Pods with outgoing requests, and servers outside; the Pod's own application listens on 8000, too."""
     running: dict[str, list[Server]] = {}
 
-    def rig(*, ipv6: bool = True, **changes: object) -> Outward:
-        found = rigs(outbound(**changes), ipv6=ipv6, app=("::", str(HTTP)), program=HTTP_APP)
+    def rig(*, ipv6: bool = True, own_times: bool = False, **changes: object) -> Outward:
+        wanted = outbound(**changes)
+        found = rigs(wanted, ipv6=ipv6, app=("::", str(HTTP)), program=HTTP_APP, own_times=own_times)
         if found.lab.name not in running:
             running[found.lab.name] = servers(found)
         return Outward(found)

@@ -11,6 +11,7 @@ import pytest
 
 from srcip_lab import compiling, image
 from support.rig import LB4, POD4, POD6, Rig, RigFactory, plan, v1
+from support.waiting import AT_ONCE_S
 
 pytestmark = pytest.mark.dataplane
 
@@ -96,7 +97,7 @@ def test_a_client_from_a_port_that_the_pod_listens_at(rigs: RigFactory, deliver_
         client.send(v1(("203.0.113.96", 5353)))
         seen = client.seen(quiet=0.001)
         assert seen.peer and seen.peer[0] == "203.0.113.96" and seen.peer[1] != 5353
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < AT_ONCE_S
     assert "bort" not in rig.log()
 
 
@@ -105,10 +106,8 @@ def test_exact_refuses_a_port_that_the_pod_listens_at(rigs: RigFactory) -> None:
     rig = rigs(plan(client_address="exact", drain_timeout_s=5), app=("::", "7003"))
     with rig.lab.pod.listen(5353, "0.0.0.0"):
         assert rig.seen(v1(("203.0.113.96", 5353)), 7003).refused
-    assert (
-        "reason=undelivered; what to do: the client's port may be in use in the Pod, see srcip.io/client-address"
-        in rig.log()
-    )
+    cure = "the client's port may be in use in the Pod, see srcip.io/client-address"
+    rig.waited(f"reason=undelivered; what to do: {cure}")
 
 
 OLD_KERNEL = """

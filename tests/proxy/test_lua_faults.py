@@ -260,7 +260,7 @@ def test_nor_does_a_lack_of_memory(faulty: Pods) -> None:
         assert client.seen(rest=len(TLS)).rest == TLS
         pod.order.write_text("math.min 0 memory always\n")  # held.lua counts by it what may pass
         client.send(get())
-        seen = client.seen(rest=len(TLS + get()), timeout=1)
+        seen = client.seen(rest=len(TLS + get()))
         pod.order.write_text("- 1 error -\n")
     assert (seen.rest, seen.end) == (TLS, "end")
     assert pod.rig.metric(INTERNAL) == before + 1

@@ -4,7 +4,6 @@ What a mesh does inside TLS is not tried here; who is led where, and who sees th
 """
 
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from srcip_lab.namespace import Host
+from srcip_lab.state import wait_until
 from srcip_proxy.plan import ProbeAlias
 from support.rig import (
     APP,
@@ -32,6 +32,7 @@ from support.rig import (
     start,
     v2,
 )
+from support.waiting import DEADLINE_S
 from support.web import ask, get, read, redirect
 
 pytestmark = pytest.mark.dataplane
@@ -128,11 +129,12 @@ class Beside:
     log: Path
 
     def saw(self, *parts: object) -> bool:
-        """Whether the mesh has said this; a moment is given to it."""
-        line, deadline = " ".join(map(str, parts)), time.monotonic() + 1
-        while line not in self.log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return line in self.log.read_text()
+        """Whether the mesh comes to say this."""
+        return wait_until(lambda: self.has_said(*parts), DEADLINE_S)
+
+    def has_said(self, *parts: object) -> bool:
+        """Whether it has said this by now; what it has to say comes before it passes anything on."""
+        return " ".join(map(str, parts)) in self.log.read_text()
 
     @property
     def is_tproxy(self) -> bool:
@@ -189,7 +191,7 @@ def test_who_is_shown_to_the_application(beside: Beside, last: str) -> None:
         beside.load_srcip_again()
     for client, balancer, other, pod in PEERS.values():
         assert [beside.client(v2(client), to=pod) for _ in range(3)] == [client[0]] * 3
-        assert not beside.saw("inbound", balancer)
+        assert not beside.has_said("inbound", balancer)
         assert beside.client(host=beside.rig.lab.other, to=pod) != other
         assert beside.saw("inbound", other, pod, 7000)
 
@@ -203,13 +205,13 @@ def test_a_probe_passes_the_mesh_by(beside: Beside, last: str) -> None:
         beside.load_srcip_again()
     before = beside.log.read_text().count("inbound")
     with beside.rig.lab.node.connect(POD4, ALIAS) as probe:
-        probe.settimeout(2)
+        probe.settimeout(DEADLINE_S)
         if not beside.is_tproxy:
             probe.sendall(get())
         assert probe.recv(64)
         source = probe.getsockname()[0]
     assert beside.client(v2(), port=7000) == CLIENT4[0]
-    assert not beside.saw("inbound", source)
+    assert not beside.has_said("inbound", source)
     assert beside.log.read_text().count("inbound") == before
 
 
@@ -220,27 +222,29 @@ def test_a_long_answer_is_not_led_to_the_mesh(beside: Beside, size: int) -> None
     with beside.rig.connect() as client:
         client.send(v2() + data)
         if beside.is_tproxy:
-            assert client.seen(rest=len(data), timeout=10).rest == data
+            assert client.seen(rest=len(data)).rest == data
         else:
             assert read(client).facts["length"] == size
-    assert not beside.saw("outbound", POD4)
+    assert not beside.has_said("outbound", POD4)
 
 
 def test_the_ports_of_a_mesh_are_its_own(beside: Beside) -> None:
     """srcip reads no header there, from a balancer neither, and the mesh keeps srcip's health port reachable."""
     for port in beside.mesh.others:
         with beside.rig.connect(port) as client:
-            client.sock.settimeout(2)
             assert client.sock.recv(9) == b"mesh\n"
     assert beside.rig.get("/healthz") == (200, "ok")
 
 
 def test_what_the_pod_opens_passes_the_mesh(beside: Beside) -> None:
     """srcip, which opens nothing outwards here, is not in the way."""
-    answer = "import socket; s = socket.create_server(('', 8080)); c, p = s.accept(); c.sendall(p[0].encode())"
-    ask_it = f"import socket; s = socket.create_connection(('{OTHER4}', 8080), 5); print(s.recv(99).decode())"
-    with beside.rig.lab.other.popen(["/usr/bin/python3", "-Ic", answer]) as server:
-        time.sleep(0.5)
+    answer = (
+        "import socket; s = socket.create_server(('', 8080)); print(flush=True); "
+        "c, p = s.accept(); c.sendall(p[0].encode())"
+    )
+    ask_it = f"import socket; s = socket.create_connection(('{OTHER4}', 8080), 60); print(s.recv(99).decode())"
+    with beside.rig.lab.other.popen(["/usr/bin/python3", "-Ic", answer], stdout=subprocess.PIPE) as server:
+        assert server.stdout and server.stdout.readline()
         done = beside.rig.lab.pod.run(["/usr/bin/python3", "-Ic", ask_it], capture_output=True)
         server.kill()
     assert done.stdout.strip() == POD4, done.stderr

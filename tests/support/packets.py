@@ -86,7 +86,7 @@ def connect_with_isn(host: Host, to: tuple[str, int], isn: int, port: int = 0) -
         _repair(connection, 1)
         connection.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("=I", isn))
         _repair(connection, REPAIR_OFF)
-        connection.settimeout(5)
+        connection.settimeout(60)
         connection.connect(to)
         _repair(connection, 1)
         (now,) = struct.unpack("=I", connection.getsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, 4))
