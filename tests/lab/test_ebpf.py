@@ -171,6 +171,7 @@ def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that lacks the programs: what the init container needs is not there, on any machine."""
+    monkeypatch.delenv(places.ROOTFS, raising=False)
     monkeypatch.setenv(places.ROOTFS, str(image.proxy_rootfs()))
 
 

@@ -1,7 +1,7 @@
 """Running Pods for the tests of ring 2."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,10 +23,15 @@ def shipped() -> str:
     return str(images.unpacked("proxy"))
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages."""
-    if item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing():
-        os.environ.setdefault(places.ROOTFS, shipped())
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages. The
+    tests of other folders have their own."""
+    real = item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing()
+    with pytest.MonkeyPatch.context() as patch:
+        if real and places.ROOTFS not in os.environ:
+            patch.setenv(places.ROOTFS, shipped())
+        return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -154,7 +154,7 @@ def last_numbers(forger: Forger) -> tuple[int, int]:
     numbers = None
     with suppress(TimeoutError):
         while True:
-            numbers = forger.receive()[:2]
+            numbers = forger.receive(timeout_s=2)[:2]
     assert numbers
     return numbers
 

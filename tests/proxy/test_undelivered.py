@@ -105,6 +105,6 @@ def test_a_request_that_nobody_takes_is_answered(rigs: RigFactory) -> None:
     before = told(rig, "request")
     with rig.connect() as client:
         client.send(v1() + GET)
-        client.end()
+        client.seen(quiet=0.01)
         assert client.got.startswith(b"HTTP/1.1 503")
     assert is_told(rig, before, "request")
