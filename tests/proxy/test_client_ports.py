@@ -57,7 +57,8 @@ def test_a_client_that_uses_every_port_leaves_the_pod_its_own(rigs: RigFactory, 
     address, to = CLIENTS[family]
     with few_ports(rig), rig.lab.lb.listen(address=LB4) as database, ExitStack() as open_ones:
         for port in RANGE:
-            client = open_ones.enter_context(rig.connect(7003, to=to))
+            client = rig.connect(7003, to=to)
+            open_ones.callback(client.reset)
             client.send(v1((address, port)))
             assert client.seen(quiet=0.001).peer == (address, port)
             if port % 2:
