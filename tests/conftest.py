@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--connections", type=int, default=10_000, help="of the tests with many new connections, each mode's"
     )
+    parser.addoption("--figures", action="store_true", help="print what is measured, which no test judges; with -s")
     parser.addoption("--rate", type=int, default=0, help="of these, how many a second; 0 for as many as there can be")
 
 

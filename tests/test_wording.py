@@ -24,7 +24,10 @@ OTHERS = {
     ("certs/srcip_certs/kube.py", "self.message"): "the API server's answer to a JSON patch whose test fails has no "
     "field that tells it from another invalid patch",
     **dict.fromkeys(
-        [("webhook/srcip_webhook/places.py", "sentence"), ("webhook/srcip_webhook/places.py", "_steps(sentence)")],
+        [
+            ("webhook/srcip_webhook/source_lines.py", "sentence"),
+            ("webhook/srcip_webhook/source_lines.py", "_steps(sentence)"),
+        ],
         "finds the line of a manifest to show beside a sentence; nothing is decided by it",
     ),
 }

@@ -12,12 +12,13 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from srcip_certs import injection, kube, secret, settings, status
+from srcip_certs import injection, secret, settings, status
+from srcip_certs.api import CONFIGURATIONS, kube
 from srcip_certs.clock import Clock
 from srcip_certs.files import Files
-from srcip_certs.kube import ApiError, Kube
 from srcip_certs.replica import Replica
 from srcip_certs.settings import Settings, SettingsError
+from srcip_kube.client import MERGE_PATCH, ApiError
 
 FAILED, MISUSED = 1, 2
 TIMEOUT_S = 10.0
@@ -42,13 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="srcip-certs", description=__doc__)
     parser.set_defaults(do=_run)
     commands = parser.add_subparsers(metavar="command")
-    _command(commands, "run", _run, "keep the certificates in order (the default)")
-    shows = _command(commands, "status", _status, "say what is in force and when it renews; exit code 1 on a fault")
+    _command(commands, "run", _run, "issue and rotate the certificates (the default)")
+    shows = _command(
+        commands,
+        "status",
+        _status,
+        ("print the certificates in force and when they are renewed; exit code 1 on a fault"),
+    )
     shows.add_argument("--json", action="store_true", help="as JSON")
-    rotates = _command(commands, "rotate", _rotate, "ask all replicas for a new authority or new certificates")
+    rotates = _command(commands, "rotate", _rotate, "request a new authority, or new certificates, from all replicas")
     rotates.add_argument("what", choices=("ca", "leaf"))
     _command(commands, "remove-webhook", _remove, "delete the webhook configuration")
-    tests = _command(commands, "test-injection", _test, "create a Pod as a dry run and look whether it is injected")
+    tests = _command(commands, "test-injection", _test, "create a Pod as a dry run and check whether it is injected")
     tests.add_argument("--namespace", required=True, help="a namespace with the label srcip.io/injection: enabled")
     tests.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for the webhook")
     return parser
@@ -94,10 +100,10 @@ def _running(port: int) -> status.Json | None:
 def _seen(known: Settings) -> status.Json:
     """What can be seen without that process."""
     clock = Clock()
-    replica = Replica(known, Kube(TIMEOUT_S, clock.heard), Files(Path(known.directory)), clock)
+    replica = Replica(known, kube(TIMEOUT_S, clock.heard), Files(Path(known.directory)), clock)
     replica.start()
     replica.look()
-    replica.faults.begin("asking the running process", f"no answer on port {known.listen_port}")
+    replica.faults.begin("request to the running process", f"no answer on port {known.listen_port}")
     return status.of(replica.view(), known, replica.faults)
 
 
@@ -106,27 +112,27 @@ def _rotate(arguments: argparse.Namespace) -> int:
     name = {"ca": secret.ROTATE_CA, "leaf": secret.ROTATE_LEAF}[arguments.what]
     stamp = datetime.now(UTC).isoformat()
     path = f"/api/v1/namespaces/{known.namespace}/secrets/{known.secret}"
-    Kube(TIMEOUT_S).patch(path, {"metadata": {"annotations": {name: stamp}}}, kube.MERGE_PATCH)
-    print(f"asked for a rotation of the {arguments.what}: {name}={stamp} on the Secret {known.secret}")
+    kube(TIMEOUT_S).patch(path, {"metadata": {"annotations": {name: stamp}}}, MERGE_PATCH)
+    print(f"requested a rotation of the {arguments.what}: {name}={stamp} on the Secret {known.secret}")
     return 0
 
 
 def _remove(_arguments: argparse.Namespace) -> int:
     name = _settings("webhook_configuration").webhook_configuration
     try:
-        Kube(TIMEOUT_S).delete(f"{kube.CONFIGURATIONS}/{name}")
+        kube(TIMEOUT_S).delete(f"{CONFIGURATIONS}/{name}")
     except ApiError as error:
         if error.status != 404:
             raise
-        print(f"the webhook configuration {name} is gone already")
+        print(f"the webhook configuration {name} does not exist")
         return 0
     print(f"deleted the webhook configuration {name}")
     return 0
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    fault = injection.test(Kube(TIMEOUT_S), arguments.namespace, arguments.timeout)
-    print(fault or f"a Pod in {arguments.namespace} is injected: {' and '.join(injection.WANTED)} are there")
+    fault = injection.test(kube(TIMEOUT_S), arguments.namespace, arguments.timeout)
+    print(fault or f"a Pod in {arguments.namespace} is injected: {' and '.join(injection.WANTED)} were added")
     return FAILED if fault else 0
 
 

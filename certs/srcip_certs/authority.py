@@ -93,7 +93,7 @@ class Bundle:
     """The certificates in a caBundle, and whether it holds anything else."""
 
     certificates: tuple[Certificate, ...]
-    rubbish: bool
+    junk: bool
 
 
 def make(now: float, lifetime_s: float) -> Authority:
@@ -157,19 +157,19 @@ _BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----"
 
 
 def bundle(text: str) -> Bundle:
-    """What a caBundle holds; blocks that are no certificate of an authority count as rubbish."""
+    """What a caBundle holds; blocks that are no certificate of an authority count as junk."""
     found: dict[str, Certificate] = {}
-    rubbish = bool(_BLOCK.sub("", text).strip())
+    junk = bool(_BLOCK.sub("", text).strip())
     for block in _BLOCK.findall(text):
         try:
             each = certificate(block)
         except BadCertificate:
-            rubbish = True
+            junk = True
             continue
-        rubbish = rubbish or not each.is_authority or each.fingerprint in found
+        junk = junk or not each.is_authority or each.fingerprint in found
         if each.is_authority:
             found[each.fingerprint] = each
-    return Bundle(tuple(found.values()), rubbish)
+    return Bundle(tuple(found.values()), junk)
 
 
 def _described(loaded: x509.Certificate) -> Certificate:

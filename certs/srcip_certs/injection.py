@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from srcip_certs.kube import ApiError, Json, Kube
+from srcip_kube.client import ApiError, Json, Kube
 
 WANTED = ("srcip-init", "srcip-proxy")
 EVERY_S = 1.0

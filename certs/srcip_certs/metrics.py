@@ -29,10 +29,10 @@ class Metrics:
 
     def _lines(self) -> Iterator[str]:
         name = "srcip_certs_not_after_seconds"
-        yield from _head(name, "gauge", "When the certificate in use ends, in Unix seconds; 0 without one.")
+        yield from _head(name, "gauge", "When the certificate in use expires, in Unix seconds; 0 without one.")
         yield from (f'{name}{{certificate="{each}"}} {self.not_after[each]:.0f}' for each in CERTIFICATES)
         name = "srcip_certs_renewals_total"
-        yield from _head(name, "counter", "New certificates that this replica made.")
+        yield from _head(name, "counter", "Certificates that this replica issued.")
         yield from (f'{name}{{certificate="{each}"}} {self.renewals[each]}' for each in CERTIFICATES)
         name = "srcip_certs_api_failures_total"
         yield from _head(name, "counter", "Calls of the Kubernetes API that failed, by verb.")
@@ -43,15 +43,25 @@ class Metrics:
 
     def _plain(self) -> tuple[tuple[str, str, str, str], ...]:
         return (
-            ("srcip_certs_api_conflicts_total", "counter", "Writes that somebody else preceded.", f"{self.conflicts}"),
-            ("srcip_certs_ca_bundle_repairs_total", "counter", "caBundles that had lost something.", f"{self.repairs}"),
+            (
+                "srcip_certs_api_conflicts_total",
+                "counter",
+                "Writes refused because of another writer's change.",
+                f"{self.conflicts}",
+            ),
+            (
+                "srcip_certs_ca_bundle_repairs_total",
+                "counter",
+                "Repairs of a caBundle from which certificates were removed.",
+                f"{self.repairs}",
+            ),
             (
                 "srcip_certs_secret_faults_total",
                 "counter",
-                "Times that the Secret became unusable.",
+                "How often the Secret became unusable.",
                 f"{self.secret_faults}",
             ),
-            ("srcip_certs_ca_bundle_in_force", "gauge", "1 if each caBundle has what it must.", f"{self.in_force:d}"),
+            ("srcip_certs_ca_bundle_in_force", "gauge", "1 if each caBundle is complete.", f"{self.in_force:d}"),
             (
                 "srcip_certs_clock_skew_seconds",
                 "gauge",

@@ -1,4 +1,4 @@
-"""Since when each certificate has been in every caBundle without a break, and who is a stranger there. Pure.
+"""Since when each certificate has been in every caBundle without a break, and which of them no document knows. Pure.
 
 Times are those of a steady clock. What was not looked at for a while may have been away: it starts anew.
 """
@@ -19,11 +19,11 @@ class Presence:
     longest_gap_s: float
     """Two looks that lie further apart prove nothing about the time between them."""
     keep_s: float
-    """How long a stranger is remembered that has left the bundle."""
+    """How long an unknown certificate is remembered that has left the bundle."""
     seen: set[str] = field(default_factory=set)
     """Fingerprints of all that was ever in force."""
     _since: dict[str, float] = field(default_factory=dict)
-    _strangers: dict[Certificate, float] = field(default_factory=dict)
+    _unknown: dict[Certificate, float] = field(default_factory=dict)
     _last: float = float("-inf")
 
     def look(self, published: Published, asked: float, answered: float) -> None:
@@ -38,12 +38,12 @@ class Presence:
         since = self._since.get(fingerprint)
         return None if since is None else max(0.0, self._last - since)
 
-    def strangers(self, there: Collection[Certificate], known: Collection[str], now: float) -> dict[Certificate, float]:
+    def unknown(self, there: Collection[Certificate], known: Collection[str], now: float) -> dict[Certificate, float]:
         """The certificates `there` that are not among the `known` fingerprints, and those that left: for how long."""
-        since = self._strangers | {each: self._strangers.get(each, now) for each in there}
-        self._strangers = {
+        since = self._unknown | {each: self._unknown.get(each, now) for each in there}
+        self._unknown = {
             each: begin
             for each, begin in since.items()
             if each.fingerprint not in known and (each in there or now - begin <= self.keep_s)
         }
-        return {each: now - begin for each, begin in self._strangers.items()}
+        return {each: now - begin for each, begin in self._unknown.items()}

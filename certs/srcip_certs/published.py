@@ -42,7 +42,7 @@ class Published:
         """Whether every bundle holds these and nothing else, in any order."""
         fingerprints = {each.fingerprint for each in wanted}
         return all(
-            not bundle.rubbish and {each.fingerprint for each in bundle.certificates} == fingerprints
+            not bundle.junk and {each.fingerprint for each in bundle.certificates} == fingerprints
             for bundle in self.bundles
         )
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from srcip_certs import authority, logs, published, rotation, secret
+from srcip_certs.api import CONFIGURATIONS
 from srcip_certs.authority import Authority, BadCertificate, Leaf
 from srcip_certs.clock import Clock
 from srcip_certs.faults import Faults
-from srcip_certs.kube import CONFIGURATIONS, ApiError, Json
 from srcip_certs.metrics import Metrics
 from srcip_certs.presence import Presence
 from srcip_certs.published import Published
@@ -21,6 +21,7 @@ from srcip_certs.rotation import SignLeaf, Step, View, WriteBundle, WriteState
 from srcip_certs.secret import Stored
 from srcip_certs.settings import Settings
 from srcip_certs.state import Document
+from srcip_kube.client import ApiError, Json
 
 SUBJECTS: dict[type[Step], str] = {
     WriteState: "writing the Secret",
@@ -37,7 +38,7 @@ Seen = queue.SimpleQueue[tuple[Json | None, float]]
 
 
 class Api(Protocol):
-    """What a replica needs of the Kubernetes API; see `kube.Kube`."""
+    """What a replica needs of the Kubernetes API; see `srcip_kube.client.Kube`."""
 
     def get(self, path: str) -> Json: ...
     def find(self, path: str) -> Json | None: ...
@@ -64,7 +65,7 @@ class Memory:
     leaf: Leaf | None = None
     leaf_request: str = ""
     """The newest request to rotate the leaf that was honoured."""
-    minted: float = float("-inf")
+    ca_created: float = float("-inf")
     """When it last made an authority (steady)."""
 
 
@@ -110,7 +111,7 @@ class Replica:
             self._apply(renewal)
         failed = self.look()
         for _ in range(ROUNDS):
-            wanted = rotation.decide(self.view(), self.settings, self._mint)
+            wanted = rotation.decide(self.view(), self.settings, self._create_ca)
             steps = [step for step in wanted if type(step) not in failed]
             if not steps:
                 break
@@ -179,13 +180,13 @@ class Replica:
             memory.owner,
             memory.published,
             {each: seconds for each, seconds in held.items() if seconds is not None},
-            self.presence.strangers(there.values(), self._acquainted(), steady),
+            self.presence.unknown(there.values(), self._known_fingerprints(), steady),
             memory.leaf,
             self._leaf_requested(),
-            steady - memory.minted >= self.settings.settle_s,
+            steady - memory.ca_created >= self.settings.settle_s,
         )
 
-    def _acquainted(self) -> set[str]:
+    def _known_fingerprints(self) -> set[str]:
         document = self.memory.document
         if document is None:
             return set()
@@ -201,7 +202,7 @@ class Replica:
 
     # doing
 
-    def _mint(self) -> Authority:
+    def _create_ca(self) -> Authority:
         return authority.make(self.clock.now(), self.settings.ca_lifetime_s)
 
     def _apply(self, step: Step) -> set[type[Step]]:
@@ -236,16 +237,16 @@ class Replica:
             self.metrics.conflicts += 1
             self._read_secret()
             return
-        self._note_minted(step.document)
+        self._note_created(step.document)
         logs.event("authorities written", reason=step.reason, **step.document.phases())
         self._know(secret.read(raw))
 
-    def _note_minted(self, document: Document) -> None:
+    def _note_created(self, document: Document) -> None:
         """Count an authority that was not there before."""
-        known = self._acquainted()
+        known = self._known_fingerprints()
         active = [each.certificate.fingerprint for each in (document.current, document.next) if each]
         if new := [each for each in active if each not in known]:
-            self.memory.minted = self.clock.steady()
+            self.memory.ca_created = self.clock.steady()
             self.metrics.renewals["ca"] += len(new)
 
     def _write_bundle(self, step: Step) -> None:

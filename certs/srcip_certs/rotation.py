@@ -21,9 +21,9 @@ RENEW_AT = 2 / 3
 """Part of a certificate's life after which the next one is made."""
 JITTER = 1 / 20
 """Replicas renew at different moments, up to this part of a life earlier or later."""
-HAND_OVER_S = 2.0
+RELOAD_GRACE_S = 2.0
 """For the webhook to take a new leaf: it looks at its files once a second."""
-MOST_STRANGERS = 16
+MAX_UNKNOWN = 16
 """So many unknown certificates are kept in a bundle for a while; anything more is dropped."""
 
 
@@ -41,11 +41,11 @@ class View:
     """What the configuration publishes, as last seen; None if that was never."""
     in_force_s: Mapping[str, float]
     """For each certificate in every caBundle: how long."""
-    strangers_s: Mapping[Certificate, float]
+    unknown_s: Mapping[Certificate, float]
     """Certificates that no document knows, in a caBundle now or until lately: for how long."""
     leaf: Leaf | None
     leaf_requested: bool
-    may_mint: bool
+    may_create_ca: bool
     """False shortly after an authority was made: clocks that disagree must not make one after the other."""
 
 
@@ -75,12 +75,12 @@ class SignLeaf:
 
 
 Step = WriteState | WriteBundle | SignLeaf
-Mint = Callable[[], Authority]
+CreateAuthority = Callable[[], Authority]
 
 
-def decide(view: View, settings: Settings, mint: Mint) -> tuple[Step, ...]:
+def decide(view: View, settings: Settings, create_ca: CreateAuthority) -> tuple[Step, ...]:
     """What this replica should do now, the first one first. After each step it looks again."""
-    steps = (_document(view, settings, mint), _bundle(view, settings), leaf_step(view, settings))
+    steps = (_document(view, settings, create_ca), _bundle(view, settings), leaf_step(view, settings))
     return tuple(each for each in steps if each)
 
 
@@ -112,12 +112,12 @@ def _life(certificate: Certificate, lifetime_s: float) -> float:
 # the Secret
 
 
-def _document(view: View, settings: Settings, mint: Mint) -> WriteState | None:
+def _document(view: View, settings: Settings, create_ca: CreateAuthority) -> WriteState | None:
     stored = view.stored
     if stored is None or not stored.ours:
         return None
     known = newest(view.memory, stored)
-    wanted, reason = _advanced(view, settings, mint, known)
+    wanted, reason = _advanced(view, settings, create_ca, known)
     if wanted is None:
         return None
     if wanted == stored.document:
@@ -125,19 +125,23 @@ def _document(view: View, settings: Settings, mint: Mint) -> WriteState | None:
     return WriteState(wanted, reason)
 
 
-def _advanced(view: View, settings: Settings, mint: Mint, known: Document | None) -> tuple[Document | None, str]:
+def _advanced(
+    view: View, settings: Settings, create_ca: CreateAuthority, known: Document | None
+) -> tuple[Document | None, str]:
     """The document as it should be, and why it is to be written."""
     asked = view.stored.requests.get(secret.ROTATE_CA, "") if view.stored else ""
     if view.published is None:  # what could be broken is not known
         return known, "restored"
     if known is None:
-        return state.first(mint(), asked, view.now, settled=not _others_serve(view, None)), "created"
+        return state.first(create_ca(), asked, view.now, settled=not _others_verify(view, None)), "created"
     if known.current and known.current.certificate.valid(view.now):
-        return _rotated(view, settings, mint, known, asked)
-    return _recovered(view, settings, mint, known, asked)
+        return _rotated(view, settings, create_ca, known, asked)
+    return _recovered(view, settings, create_ca, known, asked)
 
 
-def _rotated(view: View, settings: Settings, mint: Mint, known: Document, asked: str) -> tuple[Document, str]:
+def _rotated(
+    view: View, settings: Settings, create_ca: CreateAuthority, known: Document, asked: str
+) -> tuple[Document, str]:
     """The next step of a rotation while the current authority works."""
     assert known.current
     following = known.next
@@ -147,22 +151,24 @@ def _rotated(view: View, settings: Settings, mint: Mint, known: Document, asked:
         ready = _settled(view, settings, following) or (_urgent(view, settings, known) and _in_force(view, following))
         return (state.promoted(known, _until(view, settings)), "promoted") if ready else _pruned(view, known)
     requested = bool(asked) and asked != known.request
-    if (requested or view.now >= renewal(known.current.certificate, settings.ca_lifetime_s)) and view.may_mint:
-        return state.with_next(known, mint(), asked or known.request), "rotation requested" if requested else "due"
+    if (requested or view.now >= renewal(known.current.certificate, settings.ca_lifetime_s)) and view.may_create_ca:
+        return state.with_next(known, create_ca(), asked or known.request), "rotation requested" if requested else "due"
     return _pruned(view, known)
 
 
-def _recovered(view: View, settings: Settings, mint: Mint, known: Document, asked: str) -> tuple[Document, str]:
+def _recovered(
+    view: View, settings: Settings, create_ca: CreateAuthority, known: Document, asked: str
+) -> tuple[Document, str]:
     """The way back to an authority that works: all that the old one signed has ended with it."""
     following, until = known.next, _until(view, settings)
     if following and following.certificate.valid(view.now):
-        alone = not _others_serve(view, following) and _in_force(view, following)
+        alone = not _others_verify(view, following) and _in_force(view, following)
         ready = alone or _settled(view, settings, following)
         return (state.promoted(known, until), "promoted") if ready else _pruned(view, known)
-    if not view.may_mint:
+    if not view.may_create_ca:
         return known, "restored"
-    made = mint()
-    if _others_serve(view, None):
+    made = create_ca()
+    if _others_verify(view, None):
         emptied = state.replaced(known, None, until, known.request)
         return state.with_next(emptied, made, asked), "authority is not valid"
     return state.replaced(known, made, until, asked), "authority is not valid"
@@ -181,7 +187,7 @@ def _until(view: View, settings: Settings) -> float:
     return view.now + 2 * settings.leaf_lifetime_s + settings.settle_s
 
 
-def _others_serve(view: View, apart_from: Authority | None) -> bool:
+def _others_verify(view: View, apart_from: Authority | None) -> bool:
     """Whether any other authority in the bundle could verify what somebody serves."""
     known = view.published.known.values() if view.published else ()
     return any(each.valid(view.now) and not (apart_from and each == apart_from.certificate) for each in known)
@@ -210,7 +216,7 @@ def _bundle(view: View, settings: Settings) -> WriteBundle | None:
         return None
     must = must_hold(view)
     missing = published.missing(must)
-    lately = view.strangers_s if missing else ()  # what took those away took others as well
+    lately = view.unknown_s if missing else ()  # what took those away took others as well
     there = dict.fromkeys((*published.known.values(), *lately))
     kept = tuple(each for each in there if each not in must and not _over(view, settings, each))
     if not (must or kept) or (not missing and published.equals((*must, *kept))):
@@ -224,12 +230,12 @@ def _over(view: View, settings: Settings, each: Certificate) -> bool:
         return False
     if any(each == retired.certificate for retired in view.memory.retired) or view.now > each.not_after:
         return True
-    newest_first = sorted(view.strangers_s, key=lambda stranger: view.strangers_s[stranger])
-    return view.strangers_s.get(each, 0.0) > kept_s(settings) or each in newest_first[MOST_STRANGERS:]
+    newest_first = sorted(view.unknown_s, key=lambda each: view.unknown_s[each])
+    return view.unknown_s.get(each, 0.0) > kept_s(settings) or each in newest_first[MAX_UNKNOWN:]
 
 
 def kept_s(settings: Settings) -> float:
-    """How long a stranger is kept in the bundle: somebody may serve by it for one life of a leaf."""
+    """How long an unknown certificate is kept in the bundle: a replica may serve by it for one life of a leaf."""
     return settings.leaf_lifetime_s + settings.settle_s
 
 
@@ -281,5 +287,5 @@ def _may_sign(view: View, settings: Settings, current: Authority) -> bool:
     if not works(view, settings):
         return _in_force(view, current) or not view.published.bundles
     assert leaf
-    last_look = leaf.certificate.not_after - 2 * settings.check_interval_s - HAND_OVER_S
+    last_look = leaf.certificate.not_after - 2 * settings.check_interval_s - RELOAD_GRACE_S
     return _settled(view, settings, current) or (view.now > last_look and _in_force(view, current))

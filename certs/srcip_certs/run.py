@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from srcip_certs import logs, server, status
+from srcip_certs.api import kube
 from srcip_certs.clock import Clock
 from srcip_certs.files import Files
-from srcip_certs.kube import ApiError, Json, Kube
 from srcip_certs.replica import Replica
 from srcip_certs.settings import Settings
-from srcip_certs.watch import Watch
+from srcip_certs.watch import watch
+from srcip_kube.client import ApiError, Json, Kube
 
 FIRST_RETRY_S = 0.2
 LEAST_PAUSE_S = 0.05
@@ -48,13 +49,13 @@ class Process:
             self.done.wait(LEAST_PAUSE_S)
             self.wake.wait(pause(self.settings.check_interval_s, tries))
 
-    def watch(self, kube: Kube) -> None:
+    def follow(self, kube: Kube) -> None:
         """Follow the configuration; for ever."""
         subject, faults, tries = "watching the webhook configuration", self.replica.faults, 0
-        watch = Watch(kube, self.settings.webhook_configuration, self.put, lambda: faults.end(subject))
+        watching = watch(kube, self.settings.webhook_configuration, self.put, lambda: faults.end(subject))
         while True:
             try:
-                watch.follow()
+                watching.follow()
                 tries = 0
             except ApiError as error:
                 tries += 1
@@ -71,7 +72,7 @@ class Process:
         """Whether the loop has come round lately."""
         age = self.replica.clock.steady() - self.finished
         longest = 3 * self.settings.check_interval_s + 10 * self.settings.request_timeout_s + HANGING_S
-        return server.plain(200 if age < longest else 503, f"the loop came round {age:.1f} s ago\n")
+        return server.plain(200 if age < longest else 503, f"the loop last ran {age:.1f} s ago\n")
 
     def metrics(self) -> server.Answer:
         return 200, "text/plain; version=0.0.4; charset=utf-8", self.replica.metrics.text()
@@ -107,14 +108,14 @@ def run(settings: Settings) -> int:
         signal.signal(number, lambda _number, _frame: done.set())
     clock = Clock()
     files = Files(Path(settings.directory))
-    replica = Replica(settings, Kube(settings.request_timeout_s, clock.heard), files, clock)
+    replica = Replica(settings, kube(settings.request_timeout_s, clock.heard), files, clock)
     process = Process(settings, replica, done=done, finished=clock.steady())
     pages = {"/healthz": process.healthz, "/metrics": process.metrics, "/status": process.status}
     port = server.Server(settings.listen_port, pages).start()
     logs.event("started", port=port, pid=os.getpid(), configuration=settings.webhook_configuration)
     replica.start()
     process.start("work", process.work)
-    process.start("watch", lambda: process.watch(Kube(settings.request_timeout_s)))
+    process.start("watch", lambda: process.follow(kube(settings.request_timeout_s)))
     done.wait()
     with files.lock:  # no pair is left half written
         logs.event("stopped")

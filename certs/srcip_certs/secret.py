@@ -46,7 +46,7 @@ def read(raw: Json | None) -> Stored:
     annotations = raw.get("metadata", {}).get("annotations") or {}
     requests = {name: str(annotations.get(name, ""))[:100] for name in (ROTATE_CA, ROTATE_LEAF)}
     if raw.get("type", TYPE) != TYPE:
-        fault = f"the Secret's type is {raw['type']}, not {TYPE}: it belongs to somebody else"
+        fault = f"the Secret's type is {raw['type']}, not {TYPE}: srcip did not create it; delete or rename it"
         return Stored(raw, None, fault, False, requests)
     text = (raw.get("data") or {}).get(KEY)
     if not text:

@@ -123,17 +123,21 @@ class Settings:
     """The settings; `variable` names the environment variable of each. Durations are in seconds."""
 
     namespace: str = _setting(_LABEL, "", "Namespace of the Secret, the Service and the Deployment.")
-    secret: str = _setting(_NAME, "", "Secret that holds the certificate authorities; made if missing.")
-    webhook_configuration: str = _setting(_NAME, "", "MutatingWebhookConfiguration whose caBundle is kept.")
+    secret: str = _setting(_NAME, "", "Secret that holds the certificate authorities; created if missing.")
+    webhook_configuration: str = _setting(_NAME, "", "MutatingWebhookConfiguration whose caBundle is written.")
     service: str = _setting(_LABEL, "", "Service that the API server calls: the certificate's name.")
-    owner: str = _setting(_NAME, "", "Deployment that owns the Secret, so that both go together; none if empty.")
+    owner: str = _setting(
+        _NAME, "", ("Deployment that owns the Secret, so that both are deleted together; none if empty.")
+    )
     directory: str = _setting(_PATH, "/etc/srcip/tls", "Where tls.crt, tls.key and ca.crt are written.")
     ca_lifetime_s: float = _setting(Duration("10s", "7300d"), 365 * DAY_S, "Life of a certificate authority.")
     leaf_lifetime_s: float = _setting(Duration("3s", "365d"), DAY_S, "Life of a replica's certificate.")
     settle_s: float = _setting(
         Duration("100ms", "1h"), 60.0, "How long a bundle must have been in force before a new authority signs."
     )
-    check_interval_s: float = _setting(Duration("50ms", "10m"), 10.0, "How often everything is looked at.")
+    check_interval_s: float = _setting(
+        Duration("50ms", "10m"), 10.0, ("How often the Secret and the webhook configuration are read.")
+    )
     listen_port: int = _setting(Number(0, 65535), 9443, "Port of /healthz, /metrics and /status; 0 takes a free one.")
     log_level: str = _setting(Word(("debug", "info", "warning", "error")), "info", "Least severe log line.")
 

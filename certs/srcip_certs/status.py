@@ -47,7 +47,7 @@ def text(status: Json) -> str:
         if leaf
         else "this replica's certificate: none"
     )
-    state = "has what it must" if bundle["inForce"] else "lacks something"
+    state = "complete" if bundle["inForce"] else "incomplete"
     lines.append(f"caBundle: {state}; {bundle['certificates']} certificates")
     lines.append(f"last error: {status['lastError'] or 'none'}")
     lines += [f"fault: {each}" for each in status["faults"]]
@@ -61,7 +61,7 @@ def _authorities(view: View, settings: Settings) -> list[Json]:
     rows = []
     if document.current:
         when = rotation.renewal(document.current.certificate, settings.ca_lifetime_s)
-        then = "its successor waits" if document.next else f"a successor is made at {_stamp(when)}"
+        then = "its successor is published" if document.next else f"its successor is created at {_stamp(when)}"
         rows.append(_row("current", document.current.certificate, then))
     if document.next:
         held = view.in_force_s.get(document.next.certificate.fingerprint)

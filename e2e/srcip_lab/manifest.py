@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srcip_lab.errors import LabError
-from srcip_webhook import holders, manifests
+from srcip_webhook import manifests, pod_templates
 
 
 def load(path: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def pod(manifest: dict[str, Any]) -> dict[str, Any]:
         return each
 
     manifests.changed(manifest, note)
-    return _only(found, holders.title(manifest))
+    return _only(found, pod_templates.title(manifest))
 
 
 def _only(found: list[tuple[str, dict[str, Any]]], where: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Connections: what the kernel says of them, and the table of those whose client is known. */
+/* Sockets of the kernel that belong to a packet, and the maps of connections, SYN cookies and partial headers. */
 #ifndef SRCIP_CONNECTIONS_H
 #define SRCIP_CONNECTIONS_H
 
@@ -7,9 +7,12 @@
 
 #include "packet.h"
 
-/* Of the kernel (include/net/tcp_states.h), the same numbers since there is a helper that tells them. */
+/*
+ * include/net/tcp_states.h, which is no part of the kernel's user space headers; the numbers are BPF_TCP_* of
+ * linux/bpf.h.
+ */
 enum {
-	NOTHING = 0,
+	NO_SOCKET = 0, /* no state of the kernel */
 	TCP_ESTABLISHED = 1,
 	TCP_SYN_RECV = 3,
 	TCP_TIME_WAIT = 6,
@@ -18,153 +21,111 @@ enum {
 	TCP_LISTEN = 10,
 	TCP_NEW_SYN_RECV = 12
 };
-enum { INET = 2, INET6 = 10 };
+#define AF_INET 2
 
-/* What the kernel has for a packet of a flow: a state, NOTHING when there is none, and above it a family. */
-static __always_inline __u32 told(struct bpf_sock *socket)
+/*
+ * The socket that the kernel would give a packet of this flow to; the caller releases it. One call for both families: a null
+ * that two branches test is tested twice for the verifier (docs/kernels.md).
+ */
+static __always_inline struct bpf_sock *lookup_socket(struct __sk_buff *skb, struct scratch *s, const struct flow *flow)
 {
-	__u32 found;
+	struct bpf_sock_tuple *tuple = &s->tuple;
+	__u32 size = sizeof(tuple->ipv6);
+
+	if (flow->remote[2] == bpf_htonl(0xffff) && !flow->remote[0] && !flow->remote[1]) {
+		tuple->ipv4.saddr = flow->remote[3];
+		tuple->ipv4.daddr = flow->local[3];
+		tuple->ipv4.sport = flow->remote_port;
+		tuple->ipv4.dport = flow->local_port;
+		size = sizeof(tuple->ipv4);
+	} else {
+		__builtin_memcpy(tuple->ipv6.saddr, flow->remote, 16);
+		__builtin_memcpy(tuple->ipv6.daddr, flow->local, 16);
+		tuple->ipv6.sport = flow->remote_port;
+		tuple->ipv6.dport = flow->local_port;
+	}
+	return bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
+}
+
+/* State and family << 8 of that socket; NO_SOCKET where there is none. */
+static __noinline __u32 state_and_family(struct __sk_buff *skb, struct scratch *s, const struct flow *flow)
+{
+	struct bpf_sock *socket = lookup_socket(skb, s, flow);
+	__u32 state;
 
 	if (!socket)
-		return NOTHING;
-	found = socket->state | socket->family << 8;
+		return NO_SOCKET;
+	state = socket->state | socket->family << 8;
 	bpf_sk_release(socket);
-	return found;
+	return state;
 }
 
-static __always_inline struct bpf_sock *socket_ipv4(struct __sk_buff *skb, const struct flow *flow)
+static __always_inline __u32 socket_state(struct __sk_buff *skb, struct scratch *s, const struct flow *flow)
 {
-	__u32 zero = 0;
-	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
-
-	if (!tuple)
-		return 0;
-	tuple->ipv4.saddr = flow->peer[3];
-	tuple->ipv4.daddr = flow->own[3];
-	tuple->ipv4.sport = flow->peer_port;
-	tuple->ipv4.dport = flow->own_port;
-	return bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv4), BPF_F_CURRENT_NETNS, 0);
+	return state_and_family(skb, s, flow) & 0xff;
 }
 
-static __always_inline struct bpf_sock *socket_ipv6(struct __sk_buff *skb, const struct flow *flow)
+/* Whether a SYN-ACK is a SYN cookie: then the kernel has no request socket for it. */
+static __always_inline bool is_syncookie(struct __sk_buff *skb, struct scratch *s)
 {
-	__u32 zero = 0;
-	struct bpf_sock_tuple *tuple = bpf_map_lookup_elem(&tuples, &zero);
-
-	if (!tuple)
-		return 0;
-	__builtin_memcpy(tuple->ipv6.saddr, flow->peer, 16);
-	__builtin_memcpy(tuple->ipv6.daddr, flow->own, 16);
-	tuple->ipv6.sport = flow->peer_port;
-	tuple->ipv6.dport = flow->own_port;
-	return bpf_skc_lookup_tcp(skb, tuple, sizeof(tuple->ipv6), BPF_F_CURRENT_NETNS, 0);
-}
-
-static __noinline __u32 find_ipv4(struct __sk_buff *skb, const struct flow *flow)
-{
-	return told(socket_ipv4(skb, flow));
-}
-
-static __noinline __u32 find_ipv6(struct __sk_buff *skb, const struct flow *flow)
-{
-	return told(socket_ipv6(skb, flow));
-}
-
-static __always_inline __u32 find_socket(struct __sk_buff *skb, const struct flow *flow)
-{
-	if (flow->peer[2] == bpf_htonl(0xffff) && !flow->peer[0] && !flow->peer[1])
-		return find_ipv4(skb, flow);
-	return find_ipv6(skb, flow);
-}
-
-static __always_inline __u32 state_of(struct __sk_buff *skb, const struct flow *flow)
-{
-	return find_socket(skb, flow) & 0xff;
-}
-
-/* Whether a SYN-ACK is a SYN cookie: the kernel has no request then that the packet could belong to. */
-static __always_inline int is_cookie(struct __sk_buff *skb, const struct flow *flow)
-{
-	return !skb->sk && state_of(skb, flow) == TCP_LISTEN;
-}
-
-static __noinline int answers_cookie_ipv4(struct __sk_buff *skb, struct work *w)
-{
-	struct bpf_sock *listener;
-	int failure;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, w->chunk, sizeof(struct iphdr)))
-		return 0;
-	listener = socket_ipv4(skb, &w->packet.flow);
-	if (!listener)
-		return 0;
-	failure = bpf_tcp_check_syncookie(listener, w->chunk, sizeof(struct iphdr), (struct tcphdr *)w->tcp,
-					  sizeof(struct tcphdr));
-	bpf_sk_release(listener);
-	return !failure;
-}
-
-static __noinline int answers_cookie_ipv6(struct __sk_buff *skb, struct work *w)
-{
-	struct bpf_sock *listener;
-	int failure;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, w->chunk, sizeof(struct ipv6hdr)))
-		return 0;
-	listener = socket_ipv6(skb, &w->packet.flow);
-	if (!listener)
-		return 0;
-	failure = bpf_tcp_check_syncookie(listener, w->chunk, sizeof(struct ipv6hdr), (struct tcphdr *)w->tcp,
-					  sizeof(struct tcphdr));
-	bpf_sk_release(listener);
-	return !failure;
+	return !skb->sk && socket_state(skb, s, &s->packet.flow) == TCP_LISTEN;
 }
 
 /*
- * Whether the packet's numbers are those of a SYN cookie of the listener's: the kernel knows without remembering one, so
- * that no flood of SYNs makes it forget. They are those of the first segment behind the SYN, or of a bare ACK.
+ * Whether the packet acknowledges a SYN cookie of the listener, as the first segment behind the SYN or as a bare ACK
+ * does. The kernel checks it without memory, so no flood of SYNs makes it forget one.
  */
-static __always_inline int answers_cookie(struct __sk_buff *skb, struct work *w)
+static __noinline bool matches_syncookie(struct __sk_buff *skb, struct scratch *s)
 {
-	if (bpf_skb_load_bytes(skb, w->packet.tcp, w->tcp, sizeof(struct tcphdr)))
-		return 0;
-	return w->packet.is_ipv6 ? answers_cookie_ipv6(skb, w) : answers_cookie_ipv4(skb, w);
+	__u32 size = s->packet.is_ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	struct bpf_sock *listener;
+	long failure;
+
+	if (bpf_skb_load_bytes(skb, s->packet.tcp_offset, s->tcp, sizeof(struct tcphdr)) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN, s->ip, size))
+		return false;
+	listener = lookup_socket(skb, s, &s->packet.flow);
+	if (!listener)
+		return false;
+	failure = bpf_tcp_check_syncookie(listener, s->ip, size, (struct tcphdr *)s->tcp, sizeof(struct tcphdr));
+	bpf_sk_release(listener);
+	return !failure;
 }
 
-/* What is known of the flow's SYN cookie, if it has one. */
-static __always_inline struct pending *find_cookie(struct work *w, __u32 isn)
+/* The handshake of the flow that was answered by a SYN cookie; null where there is none. */
+static __always_inline struct handshake *find_syncookie(struct scratch *s, __u32 isn)
 {
-	w->cookie.flow = w->packet.flow;
-	w->cookie.isn = isn;
-	return bpf_map_lookup_elem(&cookies, &w->cookie);
+	s->syncookie_key.flow = s->packet.flow;
+	s->syncookie_key.isn = isn;
+	return bpf_map_lookup_elem(&syncookies, &s->syncookie_key);
 }
 
-static __always_inline void note_cookie(struct work *w, const struct pending *pending)
+static __always_inline void add_syncookie(struct scratch *s, const struct handshake *handshake)
 {
-	w->cookie = w->attempt;
-	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
-	w->cookie.isn = ANY_ISN;
-	bpf_map_update_elem(&cookies, &w->cookie, pending, BPF_ANY);
+	s->syncookie_key = s->handshake_key;
+	bpf_map_update_elem(&syncookies, &s->syncookie_key, handshake, BPF_ANY);
+	s->syncookie_key.isn = ANY_ISN;
+	bpf_map_update_elem(&syncookies, &s->syncookie_key, handshake, BPF_ANY);
 }
 
-static __always_inline void forget_cookie(struct work *w)
+static __always_inline void delete_syncookie(struct scratch *s)
 {
-	w->cookie = w->attempt;
-	bpf_map_delete_elem(&cookies, &w->cookie);
-	w->cookie.isn = ANY_ISN;
-	bpf_map_delete_elem(&cookies, &w->cookie);
+	s->syncookie_key = s->handshake_key;
+	bpf_map_delete_elem(&syncookies, &s->syncookie_key);
+	s->syncookie_key.isn = ANY_ISN;
+	bpf_map_delete_elem(&syncookies, &s->syncookie_key);
 }
 
-/* Whether a SYN-ACK answers a SYN that crossed one of the Pod's own (RFC 9293, 3.5: simultaneous open). */
-static __always_inline int is_crossing(struct __sk_buff *skb)
+/* Whether a SYN-ACK of the Pod belongs to a simultaneous open (RFC 9293, 3.5): both ends sent a SYN. */
+static __always_inline bool is_simultaneous_open(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk;
 
 	return socket && socket->state == TCP_SYN_RECV;
 }
 
-/* Whether a packet of the Pod is that of an established connection. */
-static __always_inline int is_established(struct __sk_buff *skb)
+/* Whether a packet of the Pod is from an established connection. */
+static __always_inline bool is_established(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk;
 
@@ -172,115 +133,115 @@ static __always_inline int is_established(struct __sk_buff *skb)
 }
 
 /*
- * Whether a packet of the Pod that is no SYN-ACK is that of a half-open connection: the kernel's own socket sends it, since
- * Linux 6.13 in the name of the listener.
+ * Whether a packet of the Pod, no SYN-ACK, is from a half-open connection: the kernel's control socket sends it, since
+ * Linux 6.13 with the listener as its socket.
  */
-static __always_inline int is_of_request(struct __sk_buff *skb)
+static __always_inline bool is_from_request_socket(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk;
 
 	return !socket || socket->state == TCP_CLOSE || socket->state == TCP_LISTEN;
 }
 
-/* Whether the Pod's FIN leaves a connection that the peer has ended before. */
-static __always_inline int is_last(struct __sk_buff *skb)
+/* Whether the Pod's FIN answers the peer's. */
+static __always_inline bool is_last_ack(struct __sk_buff *skb)
 {
 	struct bpf_sock *socket = skb->sk;
 
 	return socket && socket->state == TCP_LAST_ACK;
 }
 
-/* Whether the application that listens for `flow` can be shown an IPv6 client. */
-static __always_inline int can_show_ipv6(struct __sk_buff *skb, struct work *w)
+/* Whether the listener is an AF_INET6 socket, which alone can show an IPv6 client. */
+static __always_inline bool listener_is_ipv6(struct __sk_buff *skb, struct scratch *s)
 {
-	w->nobody = w->packet.flow;
-	w->nobody.peer_port = 0; /* no connection has it, so that the listener is found */
-	return find_socket(skb, &w->nobody) >> 8 != INET;
+	s->lookup_flow = s->packet.flow;
+	s->lookup_flow.remote_port = 0; /* of no connection, so that the listener is found */
+	return state_and_family(skb, s, &s->lookup_flow) >> 8 != AF_INET;
 }
 
 /*
- * A socket that is over gives its port back, and can still be accepted: the client is kept in `resets` for whoever asks
- * then. `flow` has 0 for the port. Two connections that differ in that port alone, or in nothing, are told apart by nobody:
- * then no address is kept, for sockets of either family.
+ * A closed socket has given its port back and can still be accepted: the client is kept in `reset_conns` for that
+ * accept(). The local port of `flow` is 0. Connections that differ in that port alone, or in nothing, cannot be told
+ * apart then: the entry keeps 0.0.0.0 port 0, which sockets of both families can show.
  */
-static __noinline void keep_reset(const void *flow, struct live *live)
+static __noinline void keep_after_reset(const void *flow, struct conn *conn)
 {
-	struct live *known = bpf_map_lookup_elem(&resets, flow);
+	struct conn *known = bpf_map_lookup_elem(&reset_conns, flow);
 
-	live->is_reset = 1;
-	if (known && (known->isn != live->isn || known->iss != live->iss)) {
+	conn->has_reset_copy = true;
+	if (known && (known->isn != conn->isn || known->iss != conn->iss)) {
 		__builtin_memset(known->client, 0, sizeof(known->client));
 		known->port = 0;
 		known->family = 4;
-		known->unsure += known->unsure ? known->unsure < 255 : 2;
+		known->ambiguous += known->ambiguous ? known->ambiguous < 255 : 2;
 		return;
 	}
-	bpf_map_update_elem(&resets, flow, live, BPF_ANY);
+	bpf_map_update_elem(&reset_conns, flow, conn, BPF_ANY);
 }
 
-/* The same of an entry that is about to go, or whose connection is, where nobody has asked for the client yet. */
-static __always_inline void keep_untold(struct work *w, const struct flow *flow, struct live *live)
+/* The same for an entry that is about to be deleted, or whose connection ends, if its client was not reported yet. */
+static __always_inline void keep_unreported(struct scratch *s, const struct flow *flow, struct conn *conn)
 {
-	if (live->is_told || live->is_reset)
+	if (conn->is_reported || conn->has_reset_copy)
 		return;
-	w->nobody = *flow;
-	w->nobody.own_port = 0;
-	keep_reset(&w->nobody, live);
+	s->lookup_flow = *flow;
+	s->lookup_flow.local_port = 0;
+	keep_after_reset(&s->lookup_flow, conn);
 }
 
-#define SWEEP_EVERY 100000000 /* ns */
+#define SWEEP_INTERVAL 100000000 /* ns */
 
 struct sweep {
 	struct __sk_buff *skb;
-	struct work *work;
+	struct scratch *scratch;
 	__u64 is_second;
 };
 
-static long forget_dead(void *map, const void *key, void *value, void *context)
+static long delete_dead_conn(void *map, const void *key, void *value, void *context)
 {
 	struct sweep *sweep = context;
-	__u32 state = state_of(sweep->skb, key);
+	__u32 state = socket_state(sweep->skb, sweep->scratch, key);
 
-	if (state == NOTHING || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT)) {
-		keep_untold(sweep->work, key, value);
+	if (state == NO_SOCKET || state == TCP_LISTEN || (sweep->is_second && state == TCP_TIME_WAIT)) {
+		keep_unreported(sweep->scratch, key, value);
 		bpf_map_delete_elem(map, key);
 	}
 	return 0;
 }
 
 /*
- * Adds w->live. When the table is full, the entries of connections that the kernel no longer has make room, then those of
- * connections in TIME_WAIT: all that they can still need is to acknowledge a FIN once more. Nothing else removes an
- * entry but the last packet of its connection (on_live), and a new connection of the same flow.
+ * Adds s->conn. When the map is full, entries of connections that the kernel no longer has are deleted, then those in
+ * TIME_WAIT, which need theirs only to acknowledge a FIN again. Else an entry is deleted only with the last packet of its
+ * connection (on_conn) and by a new connection of the same flow.
  */
-static __noinline int add_live(struct __sk_buff *skb, struct work *w)
+static __noinline int add_conn(struct __sk_buff *skb, struct scratch *s)
 {
-	struct sweep sweep = { skb, w, 0 };
+	struct sweep sweep = { skb, s, 0 };
 	__u64 now;
 
-	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
+	if (!bpf_map_update_elem(&conns, &s->packet.flow, &s->conn, BPF_ANY))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (now - w->swept < SWEEP_EVERY)
+	if (now - s->last_sweep < SWEEP_INTERVAL)
 		return -1;
-	w->swept = now;
-	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
-	if (!bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY))
+	s->last_sweep = now;
+	bpf_for_each_map_elem(&conns, delete_dead_conn, &sweep, 0);
+	if (!bpf_map_update_elem(&conns, &s->packet.flow, &s->conn, BPF_ANY))
 		return 0;
 	sweep.is_second = 1;
-	bpf_for_each_map_elem(&lives, forget_dead, &sweep, 0);
-	return bpf_map_update_elem(&lives, &w->packet.flow, &w->live, BPF_ANY);
+	bpf_for_each_map_elem(&conns, delete_dead_conn, &sweep, 0);
+	return bpf_map_update_elem(&conns, &s->packet.flow, &s->conn, BPF_ANY);
 }
 
-static long forget_old(void *map, const void *key, void *value, void *context)
+static long delete_expired_header(void *map, const void *key, void *value, void *context)
 {
-	if (((struct held *)value)->since < *(__u64 *)context)
+	if (((struct partial_header *)value)->since < *(__u64 *)context)
 		bpf_map_delete_elem(map, key);
 	return 0;
 }
 
-/* Keeps the first part of a header. Room is made of those that nobody went on with in time. */
-static __noinline int add_held(struct work *w, struct held *held)
+/* Stores the first part of a header. When the map is full, entries that have timed out are deleted. */
+static __noinline int add_partial_header(struct scratch *s, struct partial_header *partial)
 {
 	struct settings *settings = get_settings();
 	__u64 oldest;
@@ -288,12 +249,12 @@ static __noinline int add_held(struct work *w, struct held *held)
 
 	if (!settings)
 		return -1;
-	failure = bpf_map_update_elem(&headers, &w->packet.flow, held, BPF_ANY);
+	failure = bpf_map_update_elem(&partial_headers, &s->packet.flow, partial, BPF_ANY);
 	if (failure != -E2BIG)
 		return failure;
 	oldest = bpf_ktime_get_coarse_ns() - settings->timeout_ms * 1000000ULL;
-	bpf_for_each_map_elem(&headers, forget_old, &oldest, 0);
-	return bpf_map_update_elem(&headers, &w->packet.flow, held, BPF_ANY);
+	bpf_for_each_map_elem(&partial_headers, delete_expired_header, &oldest, 0);
+	return bpf_map_update_elem(&partial_headers, &s->packet.flow, partial, BPF_ANY);
 }
 
 #endif

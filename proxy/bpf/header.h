@@ -2,11 +2,11 @@
 /*
  * Reads one PROXY protocol header, version 1 or 2, from the first bytes of a connection.
  *
- * Written to https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, with the verdicts of the reader in
+ * Follows https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, with the same verdicts as
  * srcip_proxy/haproxy/lua/proxy_protocol.lua. Compiled for user space (the tests) and for BPF; it needs no libc.
  *
  * It keeps nothing between calls: whoever has more bytes calls again with all of them. The bytes and all that changes
- * while they are read lie in `struct srcip_scratch`, in BPF a map value: values on the stack would multiply the
+ * while they are read lie in `struct srcip_parser`, in BPF a map value: values on the stack would multiply the
  * verifier's work, and without CAP_PERFMON it refuses a variable index there. Every loop is bpf_loop (Linux 5.17).
  */
 #ifndef SRCIP_HEADER_H
@@ -30,10 +30,10 @@ enum srcip_reason {
 	SRCIP_VERSION,
 	SRCIP_TOO_LONG,
 	SRCIP_CHECKSUM,
-	SRCIP_UNUSABLE_ADDRESS, /* never set here: for who asks srcip_usable */
+	SRCIP_UNUSABLE_ADDRESS, /* never set here: for callers of srcip_usable() */
 };
 
-/* What a header says of the client. IPv4 inside ::ffff:0:0/96 is IPv4. */
+/* The client that a header states. IPv4 inside ::ffff:0:0/96 is IPv4. */
 struct srcip_claim {
 	__u8 family;  /* 0: no address is stated (LOCAL, UNKNOWN, not TCP), 4, 6 */
 	__u8 version; /* 1, 2 */
@@ -53,7 +53,7 @@ struct srcip_reading {
 	__u32 end;      /* version 2: bytes of the header */
 	__u32 checksum; /* version 2: where the CRC32C stands, or 0 */
 	__u32 crc;
-	__u32 index;   /* see srcip_index */
+	__u32 index;   /* see srcip_masked */
 	__u8 verdict;  /* enum srcip_verdict */
 	__u8 stage;    /* version 1, below */
 	__u8 field;    /* version 1: 0 source, 1 destination, 2 source port, 3 destination port */
@@ -71,7 +71,7 @@ struct srcip_reading {
 	__u8 address[32]; /* source and destination, without the gap of `::` */
 };
 
-struct srcip_scratch {
+struct srcip_parser {
 	__u8 bytes[SRCIP_MAX_HEADER];
 	__u32 have; /* how many of them are valid */
 	struct srcip_claim claim;
@@ -87,26 +87,26 @@ struct srcip_scratch {
 #include <bpf/bpf_helpers.h>
 #define SRCIP_CALLED static __attribute__((noinline, unused))
 struct srcip_context {
-	struct srcip_scratch *scratch;
+	struct srcip_parser *parser;
 };
 #define SRCIP_STEP(name)                                                                              \
-	static __attribute__((always_inline)) inline long name##_body(struct srcip_scratch *s, __u32 i);   \
+	static __attribute__((always_inline)) inline long name##_body(struct srcip_parser *p, __u32 i);   \
 	static long name(__u32 i, void *context)                                                           \
 	{                                                                                                  \
-		return name##_body(((struct srcip_context *)context)->scratch, i);                         \
+		return name##_body(((struct srcip_context *)context)->parser, i);                         \
 	}                                                                                                  \
-	static __attribute__((always_inline)) inline long name##_body(struct srcip_scratch *s, __u32 i)
-#define SRCIP_LOOP(times, step, s)                                                                    \
+	static __attribute__((always_inline)) inline long name##_body(struct srcip_parser *p, __u32 i)
+#define SRCIP_LOOP(times, step, p)                                                                    \
 	do {                                                                                          \
-		struct srcip_context context = { s };                                                 \
+		struct srcip_context context = { p };                                                 \
 		bpf_loop(times, step, &context, 0);                                                   \
 	} while (0)
 #else
 #define SRCIP_CALLED static __attribute__((unused))
-#define SRCIP_STEP(name) static long name(struct srcip_scratch *s, __u32 i)
-#define SRCIP_LOOP(times, step, s)                                                                    \
+#define SRCIP_STEP(name) static long name(struct srcip_parser *p, __u32 i)
+#define SRCIP_LOOP(times, step, p)                                                                    \
 	do {                                                                                          \
-		for (__u32 i_ = 0; i_ < (times) && !step(s, i_); i_++)                                \
+		for (__u32 i_ = 0; i_ < (times) && !step(p, i_); i_++)                                \
 			;                                                                             \
 	} while (0)
 #endif
@@ -123,7 +123,7 @@ struct srcip_context {
  * An index below `size`, a power of two. Without CAP_PERFMON the verifier refuses an addition to a pointer that it meets
  * with different bounds on different paths; of what was read from a map it knows no bounds but the mask's.
  */
-SRCIP_INLINE __u32 srcip_index(struct srcip_reading *r, __u32 at, __u32 size)
+SRCIP_INLINE __u32 srcip_masked(struct srcip_reading *r, __u32 at, __u32 size)
 {
 	volatile __u32 *index = &r->index;
 
@@ -131,26 +131,26 @@ SRCIP_INLINE __u32 srcip_index(struct srcip_reading *r, __u32 at, __u32 size)
 	return *index & (size - 1);
 }
 
-SRCIP_INLINE __u32 srcip_byte(struct srcip_scratch *s, __u32 at)
+SRCIP_INLINE __u32 srcip_byte(struct srcip_parser *p, __u32 at)
 {
-	return s->bytes[srcip_index(&s->reading, at, SRCIP_MAX_HEADER)];
+	return p->bytes[srcip_masked(&p->reading, at, SRCIP_MAX_HEADER)];
 }
 
-SRCIP_INLINE __u32 srcip_word(struct srcip_scratch *s, __u32 at)
+SRCIP_INLINE __u32 srcip_word(struct srcip_parser *p, __u32 at)
 {
-	return srcip_byte(s, at) << 8 | srcip_byte(s, at + 1);
+	return srcip_byte(p, at) << 8 | srcip_byte(p, at + 1);
 }
 
-SRCIP_INLINE long srcip_refuse(struct srcip_scratch *s, enum srcip_reason reason)
+SRCIP_INLINE long srcip_refuse(struct srcip_parser *p, enum srcip_reason reason)
 {
-	s->reason = reason;
-	s->reading.verdict = SRCIP_REJECT;
+	p->reason = reason;
+	p->reading.verdict = SRCIP_REJECT;
 	return 1;
 }
 
 /* Version 1. */
 
-#define SRCIP_V1_LONGEST 107 /* bytes with CRLF (section 2.1) */
+#define SRCIP_V1_MAX 107 /* bytes with CRLF (section 2.1) */
 #define SRCIP_NO_DECIMAL (~0U)
 
 enum srcip_stage {
@@ -202,7 +202,7 @@ SRCIP_INLINE int srcip_digit(struct srcip_reading *r, __u32 c)
 /* Adds a byte to the address being read. */
 SRCIP_INLINE void srcip_fill(struct srcip_reading *r, __u32 value)
 {
-	r->address[srcip_index(r, (r->field & 1) << 4 | (r->filled & 15), 32)] = value;
+	r->address[srcip_masked(r, (r->field & 1) << 4 | (r->filled & 15), 32)] = value;
 	r->filled++;
 }
 
@@ -256,7 +256,7 @@ SRCIP_INLINE int srcip_colon(struct srcip_reading *r)
 }
 
 /* A destination may be IPv4 alone, whatever the source is. */
-SRCIP_INLINE int srcip_may_be_dotted(const struct srcip_reading *r)
+SRCIP_INLINE int srcip_may_embed_ipv4(const struct srcip_reading *r)
 {
 	if (r->has_gap)
 		return r->filled <= 10;
@@ -265,7 +265,7 @@ SRCIP_INLINE int srcip_may_be_dotted(const struct srcip_reading *r)
 
 SRCIP_INLINE int srcip_first_dot(struct srcip_reading *r)
 {
-	if (!r->digits || r->decimal > 255 || !srcip_may_be_dotted(r))
+	if (!r->digits || r->decimal > 255 || !srcip_may_embed_ipv4(r))
 		return 0;
 	srcip_fill_octet(r);
 	return 1;
@@ -376,7 +376,7 @@ SRCIP_INLINE int srcip_v1_byte(struct srcip_reading *r, __u32 c, __u32 at)
 		r->verdict = SRCIP_ACCEPT;
 		return c == '\n';
 	}
-	if (at == SRCIP_V1_LONGEST - 2 && c != '\r')
+	if (at == SRCIP_V1_MAX - 2 && c != '\r')
 		return 0;
 	if (r->stage < SRCIP_FIELDS)
 		return srcip_words(r, c, at);
@@ -390,24 +390,24 @@ SRCIP_INLINE int srcip_v1_byte(struct srcip_reading *r, __u32 c, __u32 at)
 
 SRCIP_STEP(srcip_v1_step)
 {
-	if (i >= s->have)
+	if (i >= p->have)
 		return 1;
-	s->reading.at = i + 1;
-	if (!srcip_v1_byte(&s->reading, s->bytes[i & (SRCIP_MAX_HEADER - 1)], i))
-		return srcip_refuse(s, SRCIP_MALFORMED);
-	return s->reading.verdict != SRCIP_MORE;
+	p->reading.at = i + 1;
+	if (!srcip_v1_byte(&p->reading, p->bytes[i & (SRCIP_MAX_HEADER - 1)], i))
+		return srcip_refuse(p, SRCIP_MALFORMED);
+	return p->reading.verdict != SRCIP_MORE;
 }
 
 /* One byte of the source address, with the gap of `::` put back. */
 SRCIP_STEP(srcip_expand_step)
 {
-	__u32 elided = s->reading.source_elided, filled = s->reading.source_filled;
+	__u32 elided = p->reading.source_elided, filled = p->reading.source_filled;
 	__u32 from = i < elided ? i : i + filled - 16;
-	__u32 value = s->reading.address[srcip_index(&s->reading, from, 16)];
+	__u32 value = p->reading.address[srcip_masked(&p->reading, from, 16)];
 
 	if (i >= elided && i - elided < 16 - filled)
 		value = 0;
-	s->claim.address[srcip_index(&s->reading, i, 16)] = value;
+	p->claim.address[srcip_masked(&p->reading, i, 16)] = value;
 	return 0;
 }
 
@@ -424,18 +424,18 @@ SRCIP_INLINE void srcip_unmap(struct srcip_claim *claim)
 	words[2] = words[3] = 0;
 }
 
-SRCIP_CALLED int srcip_v1(struct srcip_scratch *s)
+SRCIP_CALLED int srcip_v1(struct srcip_parser *p)
 {
-	SRCIP_LOOP(SRCIP_V1_LONGEST, srcip_v1_step, s);
-	if (s->reading.verdict != SRCIP_ACCEPT)
-		return s->reading.verdict;
-	s->claim.length = s->reading.at;
-	if (!s->reading.family)
+	SRCIP_LOOP(SRCIP_V1_MAX, srcip_v1_step, p);
+	if (p->reading.verdict != SRCIP_ACCEPT)
+		return p->reading.verdict;
+	p->claim.length = p->reading.at;
+	if (!p->reading.family)
 		return SRCIP_ACCEPT;
-	SRCIP_LOOP(16, srcip_expand_step, s);
-	s->claim.family = s->reading.family - '0';
-	s->claim.port = s->reading.port;
-	srcip_unmap(&s->claim);
+	SRCIP_LOOP(16, srcip_expand_step, p);
+	p->claim.family = p->reading.family - '0';
+	p->claim.port = p->reading.port;
+	srcip_unmap(&p->claim);
 	return SRCIP_ACCEPT;
 }
 
@@ -443,35 +443,35 @@ SRCIP_CALLED int srcip_v1(struct srcip_scratch *s)
 
 #define SRCIP_V2_FIXED 16 /* bytes before the addresses (section 2.2) */
 #define SRCIP_TLV 3       /* bytes before a TLV's value */
-#define SRCIP_MOST_TLVS ((SRCIP_MAX_HEADER - SRCIP_V2_FIXED) / SRCIP_TLV)
+#define SRCIP_MAX_TLVS ((SRCIP_MAX_HEADER - SRCIP_V2_FIXED) / SRCIP_TLV)
 #define SRCIP_TYPE_CRC32C 3
 #define SRCIP_POLYNOMIAL 0x82f63b78 /* CRC32C (RFC 3720, appendix B.4), reflected */
 
 /* Bytes of the addresses and ports, by the high half of the family byte. */
-SRCIP_INLINE __u32 srcip_pair_length(__u32 network)
+SRCIP_INLINE __u32 srcip_addresses_len(__u32 network)
 {
 	return network == 1 ? 12 : network == 2 ? 36 : network == 3 ? 216 : 0;
 }
 
 SRCIP_STEP(srcip_tlv_step)
 {
-	struct srcip_reading *r = &s->reading;
+	struct srcip_reading *r = &p->reading;
 	__u32 at = r->at, left = r->end - at, size;
 
 	(void)i;
 	if (!left)
 		return 1;
 	if (left < SRCIP_TLV)
-		return srcip_refuse(s, SRCIP_MALFORMED);
-	if (s->have < at + SRCIP_TLV)
+		return srcip_refuse(p, SRCIP_MALFORMED);
+	if (p->have < at + SRCIP_TLV)
 		return 1;
-	size = srcip_word(s, at + 1);
+	size = srcip_word(p, at + 1);
 	if (size > left - SRCIP_TLV)
-		return srcip_refuse(s, SRCIP_MALFORMED);
-	if (srcip_byte(s, at) == SRCIP_TYPE_CRC32C) {
+		return srcip_refuse(p, SRCIP_MALFORMED);
+	if (srcip_byte(p, at) == SRCIP_TYPE_CRC32C) {
 		/* with a second one nobody could say what the first was computed over */
 		if (size != 4 || r->checksum)
-			return srcip_refuse(s, SRCIP_CHECKSUM);
+			return srcip_refuse(p, SRCIP_CHECKSUM);
 		r->checksum = at + SRCIP_TLV;
 	}
 	r->at = at + SRCIP_TLV + size;
@@ -480,8 +480,8 @@ SRCIP_STEP(srcip_tlv_step)
 
 SRCIP_STEP(srcip_crc_step)
 {
-	struct srcip_reading *r = &s->reading;
-	__u32 crc = r->crc, byte = srcip_byte(s, i);
+	struct srcip_reading *r = &p->reading;
+	__u32 crc = r->crc, byte = srcip_byte(p, i);
 
 	if (i - r->checksum < 4)
 		byte = 0;
@@ -493,55 +493,55 @@ SRCIP_STEP(srcip_crc_step)
 	return 0;
 }
 
-SRCIP_CALLED int srcip_checksum_is_right(struct srcip_scratch *s)
+SRCIP_CALLED int srcip_checksum_is_valid(struct srcip_parser *p)
 {
-	__u32 at = s->reading.checksum;
+	__u32 at = p->reading.checksum;
 
-	s->reading.crc = ~0U;
-	SRCIP_LOOP(s->reading.end, srcip_crc_step, s);
-	return (srcip_word(s, at) << 16 | srcip_word(s, at + 2)) == ~s->reading.crc;
+	p->reading.crc = ~0U;
+	SRCIP_LOOP(p->reading.end, srcip_crc_step, p);
+	return (srcip_word(p, at) << 16 | srcip_word(p, at + 2)) == ~p->reading.crc;
 }
 
 /* The first 16 bytes, each judged as soon as it is there. 1: they are whole, and fine. */
-SRCIP_INLINE int srcip_v2_fixed(struct srcip_scratch *s, __u32 most)
+SRCIP_INLINE int srcip_v2_fixed(struct srcip_parser *p, __u32 most)
 {
-	__u32 command = s->bytes[12], network = s->bytes[13] >> 4, transport = s->bytes[13] & 15, size;
+	__u32 command = p->bytes[12], network = p->bytes[13] >> 4, transport = p->bytes[13] & 15, size;
 
-	if (s->have < 13)
+	if (p->have < 13)
 		return 0;
 	if (command != 0x20 && command != 0x21)
-		return !srcip_refuse(s, SRCIP_MALFORMED);
-	if (s->have < 14)
+		return !srcip_refuse(p, SRCIP_MALFORMED);
+	if (p->have < 14)
 		return 0;
 	if (command == 0x21 && (network > 3 || transport > 2))
-		return !srcip_refuse(s, SRCIP_MALFORMED);
-	if (s->have < 15)
+		return !srcip_refuse(p, SRCIP_MALFORMED);
+	if (p->have < 15)
 		return 0;
-	size = s->bytes[14] << 8 | (s->have < 16 ? 0 : s->bytes[15]);
+	size = p->bytes[14] << 8 | (p->have < 16 ? 0 : p->bytes[15]);
 	if (SRCIP_V2_FIXED + size > most)
-		return !srcip_refuse(s, SRCIP_TOO_LONG);
-	if (s->have < 16)
+		return !srcip_refuse(p, SRCIP_TOO_LONG);
+	if (p->have < 16)
 		return 0;
-	if (command == 0x21 && size < srcip_pair_length(network))
-		return !srcip_refuse(s, SRCIP_MALFORMED);
-	s->reading.end = SRCIP_V2_FIXED + size;
+	if (command == 0x21 && size < srcip_addresses_len(network))
+		return !srcip_refuse(p, SRCIP_MALFORMED);
+	p->reading.end = SRCIP_V2_FIXED + size;
 	return 1;
 }
 
-SRCIP_INLINE void srcip_v2_claim(struct srcip_scratch *s)
+SRCIP_INLINE void srcip_v2_claim(struct srcip_parser *p)
 {
-	struct srcip_claim *claim = &s->claim;
+	struct srcip_claim *claim = &p->claim;
 	__u32 *words = (__u32 *)claim->address;
-	const __u32 *from = (const __u32 *)(s->bytes + SRCIP_V2_FIXED);
+	const __u32 *from = (const __u32 *)(p->bytes + SRCIP_V2_FIXED);
 
-	if (s->bytes[13] == 0x11) {
+	if (p->bytes[13] == 0x11) {
 		claim->family = 4;
-		claim->port = s->bytes[24] << 8 | s->bytes[25];
+		claim->port = p->bytes[24] << 8 | p->bytes[25];
 		words[0] = from[0];
 	}
-	if (s->bytes[13] == 0x21) {
+	if (p->bytes[13] == 0x21) {
 		claim->family = 6;
-		claim->port = s->bytes[48] << 8 | s->bytes[49];
+		claim->port = p->bytes[48] << 8 | p->bytes[49];
 		words[0] = from[0];
 		words[1] = from[1];
 		words[2] = from[2];
@@ -550,72 +550,72 @@ SRCIP_INLINE void srcip_v2_claim(struct srcip_scratch *s)
 	srcip_unmap(claim);
 }
 
-SRCIP_CALLED int srcip_v2(struct srcip_scratch *s, __u32 most)
+SRCIP_CALLED int srcip_v2(struct srcip_parser *p, __u32 most)
 {
 	__u32 proxied;
 
-	if (!srcip_v2_fixed(s, most))
-		return s->reading.verdict;
-	proxied = s->bytes[12] & 1; /* of LOCAL nothing else counts */
+	if (!srcip_v2_fixed(p, most))
+		return p->reading.verdict;
+	proxied = p->bytes[12] & 1; /* of LOCAL nothing else counts */
 	if (proxied) {
-		s->reading.at = SRCIP_V2_FIXED + srcip_pair_length(s->bytes[13] >> 4);
-		SRCIP_LOOP(SRCIP_MOST_TLVS, srcip_tlv_step, s);
-		if (s->reading.verdict == SRCIP_REJECT)
+		p->reading.at = SRCIP_V2_FIXED + srcip_addresses_len(p->bytes[13] >> 4);
+		SRCIP_LOOP(SRCIP_MAX_TLVS, srcip_tlv_step, p);
+		if (p->reading.verdict == SRCIP_REJECT)
 			return SRCIP_REJECT;
 	}
-	if (s->have < s->reading.end)
+	if (p->have < p->reading.end)
 		return SRCIP_MORE;
-	if (s->reading.checksum && !srcip_checksum_is_right(s)) {
-		srcip_refuse(s, SRCIP_CHECKSUM);
+	if (p->reading.checksum && !srcip_checksum_is_valid(p)) {
+		srcip_refuse(p, SRCIP_CHECKSUM);
 		return SRCIP_REJECT;
 	}
-	s->claim.length = s->reading.end;
+	p->claim.length = p->reading.end;
 	if (proxied)
-		srcip_v2_claim(s);
+		srcip_v2_claim(p);
 	return SRCIP_ACCEPT;
 }
 
 /* Both. */
 
 /* Whether the bytes begin like `signature`, as far as both go. */
-SRCIP_INLINE int srcip_begins(const struct srcip_scratch *s, const char *signature, __u32 length)
+SRCIP_INLINE int srcip_begins(const struct srcip_parser *p, const char *signature, __u32 length)
 {
 	SRCIP_UNROLL
 	for (__u32 i = 0; i < length; i++) {
-		if (i >= s->have)
+		if (i >= p->have)
 			return 1;
-		if (s->bytes[i] != (__u8)signature[i])
+		if (p->bytes[i] != (__u8)signature[i])
 			return 0;
 	}
 	return 1;
 }
 
 /* The verdict on the `have` bytes. Written for every call: claim, reason, reading. */
-SRCIP_CALLED enum srcip_verdict srcip_parse(struct srcip_scratch *s, const struct srcip_limits *l)
+SRCIP_CALLED enum srcip_verdict srcip_parse(struct srcip_parser *p, const struct srcip_limits *l)
 {
 	__u32 versions = l->versions, most = l->max_header, version, length;
 
-	__builtin_memset(&s->claim, 0, sizeof(s->claim));
-	__builtin_memset(&s->reading, 0, sizeof(s->reading));
-	s->reason = SRCIP_NO_REASON;
-	if (s->have > SRCIP_MAX_HEADER)
-		s->have = SRCIP_MAX_HEADER;
+	__builtin_memset(&p->claim, 0, sizeof(p->claim));
+	__builtin_memset(&p->reading, 0, sizeof(p->reading));
+	p->reason = SRCIP_NO_REASON;
+	if (p->have > SRCIP_MAX_HEADER)
+		p->have = SRCIP_MAX_HEADER;
 	if (most > SRCIP_MAX_HEADER)
 		most = SRCIP_MAX_HEADER;
-	version = srcip_begins(s, "\r\n\r\n\0\r\nQUIT\n", 12) ? 2 : srcip_begins(s, "PROXY", 5) ? 1 : 0;
+	version = srcip_begins(p, "\r\n\r\n\0\r\nQUIT\n", 12) ? 2 : srcip_begins(p, "PROXY", 5) ? 1 : 0;
 	length = version == 2 ? 12 : 5;
 	if (!version) {
-		srcip_refuse(s, SRCIP_NO_HEADER);
+		srcip_refuse(p, SRCIP_NO_HEADER);
 		return SRCIP_REJECT;
 	}
-	if (s->have < length)
+	if (p->have < length)
 		return SRCIP_MORE;
 	if (!(versions & version)) {
-		srcip_refuse(s, SRCIP_VERSION);
+		srcip_refuse(p, SRCIP_VERSION);
 		return SRCIP_REJECT;
 	}
-	s->claim.version = version;
-	return version == 2 ? srcip_v2(s, most) : srcip_v1(s);
+	p->claim.version = version;
+	return version == 2 ? srcip_v2(p, most) : srcip_v1(p);
 }
 
 SRCIP_INLINE int srcip_usable4(const __u8 *a)

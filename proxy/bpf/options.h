@@ -1,276 +1,295 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* TCP options: a list that is walked in memory, as the verifier follows no such walk through a packet. */
+/* TCP options. They are copied first: the verifier allows no walk of unknown length through a packet. */
 #ifndef SRCIP_OPTIONS_H
 #define SRCIP_OPTIONS_H
 
 #include "packet.h"
 
-#define KIND_END 0
-#define KIND_NOP 1
-#define KIND_SACK 5
-#define KIND_TIMESTAMP 8
-#define KIND_MPTCP 30
-#define KIND_FAST_OPEN 34
-#define KIND_TOA 200
-#define KIND_EXPERIMENT 254 /* TOA, too, wherever it is no SYN */
-#define TOA_IPV4 8           /* bytes: kind, length, port, address */
-#define TOA_IPV6 20
-#define FAST_OPEN_MAGIC 0xf989 /* RFC 7413, appendix B: of the experiment */
-#define ANY_TIME_BEFORE 0x7fffffff
-#define ONLY_TIMESTAMP 0x0101080a
-#define ONLY_SACK 0x0101050a /* of one block */
-#define ONLY_NOPS 0x01010101
+#define TCPOPT_EOL 0
+#define TCPOPT_NOP 1
+#define TCPOPT_SACK 5
+#define TCPOPT_TIMESTAMP 8
+#define TCPOPT_MPTCP 30
+#define TCPOPT_FASTOPEN 34
+#define TCPOPT_TOA 200
+#define TCPOPT_EXP 254 /* RFC 6994; outside of a SYN it is TOA, too */
+#define TCPOPT_FASTOPEN_MAGIC 0xf989 /* its experiment identifier (RFC 7413, appendix B) */
+#define TCPOLEN_TIMESTAMP 10
+#define TCPOLEN_TOA_IPV4 8 /* kind, length, port, address */
+#define TCPOLEN_TOA_IPV6 20
+#define HALF_TIMESTAMP_SPACE 0x7fffffff
+/* The first four bytes of options as Linux aligns them. */
+#define NOP_NOP_TIMESTAMP 0x0101080a
+#define NOP_NOP_SACK 0x0101050a /* of one block */
+#define SACK_PERMITTED_TIMESTAMP 0x0402080a
+#define MSS 0x02040000       /* of its two first bytes */
+#define NOP_WSCALE 0x01030300 /* of its three first bytes */
+#define FOUR_NOPS 0x01010101
 
-struct walk {
-	struct work *work;
+struct options_walk {
+	struct scratch *scratch;
 };
 
-static __always_inline int read_options(struct __sk_buff *skb, struct work *w)
+static __always_inline int read_options(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	__u32 size = p->header - OPTIONS_AT;
+	struct packet *p = &s->packet;
+	__u32 size = p->tcp_header_len - OPTIONS_AT;
 
-	__builtin_memset(w->options, 0, sizeof(w->options));
-	if (!size || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options))))
+	__builtin_memset(s->options, 0, sizeof(s->options));
+	if (!size ||
+	    bpf_skb_load_bytes(skb, p->tcp_offset + OPTIONS_AT, s->options, bounded_len(size, sizeof(s->options))))
 		return -1;
-	__builtin_memcpy(w->before, w->options, sizeof(w->options));
-	w->at = 0;
+	__builtin_memcpy(s->options_before, s->options, sizeof(s->options));
+	s->option_at = 0;
 	return 0;
 }
 
-static __always_inline void write_options(struct __sk_buff *skb, struct work *w)
+static __always_inline void write_options(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	__u32 size = p->header - OPTIONS_AT;
+	struct packet *p = &s->packet;
+	__u32 size = p->tcp_header_len - OPTIONS_AT;
 	__s64 difference;
 
-	difference = bpf_csum_diff((__be32 *)w->before, sizeof(w->before), (__be32 *)w->options, sizeof(w->options), 0);
-	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, 0, difference, 0);
-	bpf_skb_store_bytes(skb, p->tcp + OPTIONS_AT, w->options, length_of(size, sizeof(w->options)), 0);
+	difference = bpf_csum_diff((__be32 *)s->options_before, sizeof(s->options_before), (__be32 *)s->options,
+				   sizeof(s->options), 0);
+	bpf_l4_csum_replace(skb, p->tcp_offset + CHECK_AT, 0, difference, 0);
+	bpf_skb_store_bytes(skb, p->tcp_offset + OPTIONS_AT, s->options, bounded_len(size, sizeof(s->options)), 0);
 }
 
-/* A byte of the options; the verifier takes an index that was read from a map and masked (see srcip_index). */
-static __always_inline __u8 *option(struct work *w, __u32 at)
+/* A byte of the options, by an index that was read from a map and masked (see srcip_masked()). */
+static __always_inline __u8 *option(struct scratch *s, __u32 at)
 {
-	volatile __u32 *place = &w->place;
+	volatile __u32 *index = &s->masked;
 
-	*place = at;
-	return &w->options[*place & (sizeof(w->options) - 1)];
+	*index = at;
+	return &s->options[*index & (sizeof(s->options) - 1)];
 }
 
-/* Four bytes of the options, where Linux writes numbers: at a multiple of four. */
-static __always_inline __be32 *word(struct work *w, __u32 at)
+/* Four bytes of the options at a multiple of four, where Linux writes numbers. */
+static __always_inline __be32 *word(struct scratch *s, __u32 at)
 {
-	volatile __u32 *place = &w->place;
+	volatile __u32 *index = &s->masked;
 
-	*place = at / 4;
-	return &((__be32 *)w->options)[*place & (sizeof(w->options) / 4 - 1)];
+	*index = at / 4;
+	return &((__be32 *)s->options)[*index & (sizeof(s->options) / 4 - 1)];
 }
 
-/* The next option begins at w->at. Returns its kind, or KIND_END; NOPs are like others, of one byte. */
-static __always_inline __u32 next_option(struct work *w, __u32 *size)
+/* Kind and length of the option at s->option_at; TCPOPT_EOL behind the last. A NOP has one byte. */
+static __always_inline __u32 next_option(struct scratch *s, __u32 *size)
 {
-	__u32 at = w->at, kind = *option(w, at);
+	__u32 at = s->option_at, kind = *option(s, at);
 
-	*size = *option(w, at + 1);
-	if (kind == KIND_NOP)
+	*size = *option(s, at + 1);
+	if (kind == TCPOPT_NOP)
 		*size = 1;
 	else if (*size < 2)
-		kind = KIND_END;
-	return at + *size > w->packet.header - OPTIONS_AT ? KIND_END : kind;
+		kind = TCPOPT_EOL;
+	return at + *size > s->packet.tcp_header_len - OPTIONS_AT ? TCPOPT_EOL : kind;
 }
 
 static long raise_edge(__u32 i, void *context)
 {
-	struct work *w = ((struct walk *)context)->work;
-	__be32 *edge = word(w, w->at + 2 + i * 4);
+	struct scratch *s = ((struct options_walk *)context)->scratch;
+	__be32 *edge = word(s, s->option_at + 2 + i * 4);
 
-	if (2 + i * 4 + 4 > w->size)
+	if (2 + i * 4 + 4 > s->option_len)
 		return 1;
-	*edge = bpf_htonl(bpf_ntohl(*edge) + w->shift);
+	*edge = bpf_htonl(bpf_ntohl(*edge) + s->raise_by);
 	return 0;
 }
 
 /*
- * One option: SACK blocks are raised by w->shift, the time is set to w->timestamp, unless that is 0. SACK blocks that stand
- * where Linux writes none lose their kind, as they would be wrong.
+ * One option: raises the edges of SACK blocks by s->raise_by and sets TSval to s->timestamp, unless that is 0. SACK
+ * blocks that are not aligned as Linux does it cannot be raised here: they lose their kind, or they would be wrong.
  */
 static long change_option(__u32 i, void *context)
 {
-	struct work *w = ((struct walk *)context)->work;
-	__u32 kind = next_option(w, &w->size), is_aligned = (w->at & 3) == 2;
+	struct scratch *s = ((struct options_walk *)context)->scratch;
+	__u32 kind = next_option(s, &s->option_len);
+	bool is_aligned = (s->option_at & 3) == 2;
 
 	(void)i;
-	if (kind == KIND_END)
+	if (kind == TCPOPT_EOL)
 		return 1;
-	if (kind == KIND_SACK && !is_aligned)
-		*option(w, w->at) = KIND_EXPERIMENT;
-	else if (kind == KIND_SACK)
+	if (kind == TCPOPT_SACK && !is_aligned)
+		*option(s, s->option_at) = TCPOPT_EXP;
+	else if (kind == TCPOPT_SACK)
 		bpf_loop(8, raise_edge, context, 0);
-	else if (kind == KIND_TIMESTAMP && is_aligned && w->size == 10 && w->timestamp)
-		*word(w, w->at + 2) = bpf_htonl(w->timestamp);
-	w->at += w->size;
+	else if (kind == TCPOPT_TIMESTAMP && is_aligned && s->option_len == TCPOLEN_TIMESTAMP && s->timestamp)
+		*word(s, s->option_at + 2) = bpf_htonl(s->timestamp);
+	s->option_at += s->option_len;
 	return 0;
 }
 
-/* w->shift is where the last timestamp stands, which is the one that counts; else 0. */
-static long find_times(__u32 i, void *context)
+/* Sets s->timestamps_at to the offset of the last timestamp, the one that counts. */
+static long find_timestamps(__u32 i, void *context)
 {
-	struct work *w = ((struct walk *)context)->work;
-	__u32 size, kind = next_option(w, &size);
+	struct scratch *s = ((struct options_walk *)context)->scratch;
+	__u32 size, kind = next_option(s, &size);
 
 	(void)i;
-	if (kind == KIND_END)
+	if (kind == TCPOPT_EOL)
 		return 1;
-	if (kind == KIND_TIMESTAMP && size == 10)
-		w->shift = w->at + 2;
-	w->at += size;
+	if (kind == TCPOPT_TIMESTAMP && size == TCPOLEN_TIMESTAMP)
+		s->timestamps_at = s->option_at + 2;
+	s->option_at += size;
 	return 0;
 }
 
 /*
- * TCP reports the header as data that came twice (D-SACK, RFC 2883), in the Pod's numbers. Once raised it would be true, but
- * of no use, and it would send the peer through its slow path: NOPs take its place. It stands last, as Linux writes it.
+ * TCP reports the header as data received twice (D-SACK, RFC 2883), in the Pod's numbers. Raised it would be right, but
+ * of no use, and take the peer through its slow path: NOPs replace it. Linux writes it as the last option.
  */
-static __always_inline int hide_header(__be32 *option, __u32 isn, __u32 shift)
+static __always_inline bool hide_dsack(__be32 *option, __u32 isn, __u32 header_len)
 {
-	if (option[0] != bpf_htonl(ONLY_SACK) || option[1] != bpf_htonl(isn + 1 - shift) || option[2] != bpf_htonl(isn + 1))
-		return 0;
-	option[0] = option[1] = option[2] = bpf_htonl(ONLY_NOPS);
-	return 1;
+	if (option[0] != bpf_htonl(NOP_NOP_SACK) || option[1] != bpf_htonl(isn + 1 - header_len) ||
+	    option[2] != bpf_htonl(isn + 1))
+		return false;
+	option[0] = option[1] = option[2] = bpf_htonl(FOUR_NOPS);
+	return true;
 }
 
-/* The same in a packet of which only the checksum of the addresses is known yet; 0: there is no such report. */
-static __always_inline int hide_header_of(struct __sk_buff *skb, const struct packet *p, __u32 isn, __u32 shift)
+/*
+ * The same by direct access, where the checksum is CHECKSUM_PARTIAL. False: there is no such D-SACK, or it is elsewhere.
+ */
+static __always_inline bool hide_dsack_in_place(struct __sk_buff *skb, const struct packet *p, __u32 isn, __u32 header_len)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (!IN_PLACE || p->header != OPTIONS_AT + 24 || p->option != bpf_htonl(ONLY_TIMESTAMP))
-		return 0;
-	if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + OPTIONS_AT + 24 <= end && is_partial(begin + TCP_AT_IPV4, p))
-		return hide_header(begin + TCP_AT_IPV4 + OPTIONS_AT + 12, isn, shift);
-	if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + OPTIONS_AT + 24 <= end && is_partial(begin + TCP_AT_IPV6, p))
-		return hide_header(begin + TCP_AT_IPV6 + OPTIONS_AT + 12, isn, shift);
-	return 0;
+	if (!DIRECT_ACCESS || p->tcp_header_len != OPTIONS_AT + 24 || p->first_option != bpf_htonl(NOP_NOP_TIMESTAMP))
+		return false;
+	if (p->tcp_offset == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + OPTIONS_AT + 24 <= end &&
+	    is_partial(begin + TCP_AT_IPV4, p))
+		return hide_dsack(begin + TCP_AT_IPV4 + OPTIONS_AT + 12, isn, header_len);
+	if (p->tcp_offset == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + OPTIONS_AT + 24 <= end &&
+	    is_partial(begin + TCP_AT_IPV6, p))
+		return hide_dsack(begin + TCP_AT_IPV6 + OPTIONS_AT + 12, isn, header_len);
+	return false;
 }
 
-/* Whether there is no option but, as on most packets, a timestamp. */
-static __always_inline int has_no_sack(const struct packet *p)
+/* Whether there is no option but a timestamp, as on most packets. */
+static __always_inline bool has_no_sack(const struct packet *p)
 {
-	return p->header == OPTIONS_AT || (p->header == OPTIONS_AT + 12 && p->option == bpf_htonl(ONLY_TIMESTAMP));
+	return p->tcp_header_len == OPTIONS_AT ||
+	       (p->tcp_header_len == OPTIONS_AT + 12 && p->first_option == bpf_htonl(NOP_NOP_TIMESTAMP));
 }
 
-/* On the way out: SACK blocks are raised by `by`; the time is `timestamp`, unless that is 0. */
-static __noinline void change_options(struct __sk_buff *skb, struct work *w, __u32 by, __u32 timestamp)
+/* On egress: raises SACK blocks by `by` and sets TSval to `timestamp`, unless that is 0. */
+static __noinline void change_options(struct __sk_buff *skb, struct scratch *s, __u32 by, __u32 timestamp)
 {
-	struct walk walk = { w };
+	struct options_walk walk = { s };
 
-	if (read_options(skb, w))
+	if (read_options(skb, s))
 		return;
-	w->shift = by;
-	w->timestamp = timestamp;
+	s->raise_by = by;
+	s->timestamp = timestamp;
 	bpf_loop(OPTIONS_SIZE, change_option, &walk, 0);
-	write_options(skb, w);
+	write_options(skb, s);
 }
 
-/* Where Linux writes the timestamp: alone, or in a SYN-ACK behind MSS and, as one of these, SACK or NOPs. */
-static __always_inline __u32 usual_times(struct __sk_buff *skb, const struct packet *p)
+/*
+ * The offset of the timestamp where Linux writes it: alone, or in a SYN-ACK behind MSS and SACK permitted or NOPs; else
+ * 0.
+ */
+static __always_inline __u32 usual_timestamp_offset(struct __sk_buff *skb, const struct packet *p)
 {
 	__be32 second;
 
-	if (p->option == bpf_htonl(ONLY_TIMESTAMP) && p->header == OPTIONS_AT + 12)
+	if (p->first_option == bpf_htonl(NOP_NOP_TIMESTAMP) && p->tcp_header_len == OPTIONS_AT + 12)
 		return 4;
-	if ((p->option & bpf_htonl(0xffff0000)) != bpf_htonl(0x02040000) || p->header > OPTIONS_AT + 20 ||
-	    p->header < OPTIONS_AT + 16 || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT + 4, &second, sizeof(second)))
+	if ((p->first_option & bpf_htonl(0xffff0000)) != bpf_htonl(MSS) || p->tcp_header_len > OPTIONS_AT + 20 ||
+	    p->tcp_header_len < OPTIONS_AT + 16 ||
+	    bpf_skb_load_bytes(skb, p->tcp_offset + OPTIONS_AT + 4, &second, sizeof(second)))
 		return 0;
-	return second == bpf_htonl(0x0402080a) || second == bpf_htonl(ONLY_TIMESTAMP) ? 8 : 0;
+	return second == bpf_htonl(SACK_PERMITTED_TIMESTAMP) || second == bpf_htonl(NOP_NOP_TIMESTAMP) ? 8 : 0;
 }
 
-/* Reads the option timestamp to w->times; 0 where there is none. */
-static __noinline int read_times(struct __sk_buff *skb, struct work *w)
+/* Reads TSval and TSecr to s->timestamps. False: there is no timestamp. */
+static __noinline bool read_timestamps(struct __sk_buff *skb, struct scratch *s)
 {
-	__u32 at = usual_times(skb, &w->packet);
-	struct walk walk = { w };
+	__u32 at = usual_timestamp_offset(skb, &s->packet);
+	struct options_walk walk = { s };
 
 	if (!at) {
-		if (read_options(skb, w))
-			return 0;
-		w->shift = 0;
-		bpf_loop(OPTIONS_SIZE, find_times, &walk, 0);
-		at = w->shift;
+		if (read_options(skb, s))
+			return false;
+		s->timestamps_at = 0;
+		bpf_loop(OPTIONS_SIZE, find_timestamps, &walk, 0);
+		at = s->timestamps_at;
 	}
-	return at && !bpf_skb_load_bytes(skb, w->packet.tcp + OPTIONS_AT + at, w->times, sizeof(w->times));
+	return at && !bpf_skb_load_bytes(skb, s->packet.tcp_offset + OPTIONS_AT + at, s->timestamps, sizeof(s->timestamps));
 }
 
-/* One option, or one byte of an option that goes; w->shift tells how many of those are left. */
-static long withdraw_offer(__u32 i, void *context)
+/* One option, or one byte of an option that NOPs replace: s->nops_left of them are left. */
+static long strip_syn_option(__u32 i, void *context)
 {
-	struct work *w = ((struct walk *)context)->work;
-	__u32 size, kind, magic, left = w->shift;
+	struct scratch *s = ((struct options_walk *)context)->scratch;
+	__u32 size, kind, magic, left = s->nops_left;
 
 	(void)i;
 	if (left) {
-		*option(w, w->at) = KIND_NOP;
-		w->at++;
-		w->shift = left - 1;
+		*option(s, s->option_at) = TCPOPT_NOP;
+		s->option_at++;
+		s->nops_left = left - 1;
 		return 0;
 	}
-	kind = next_option(w, &size);
-	if (kind == KIND_END)
+	kind = next_option(s, &size);
+	if (kind == TCPOPT_EOL)
 		return 1;
-	magic = *option(w, w->at + 2) << 8 | *option(w, w->at + 3);
-	if (kind == KIND_FAST_OPEN || kind == KIND_MPTCP || (kind == KIND_EXPERIMENT && magic == FAST_OPEN_MAGIC))
-		w->shift = size;
+	magic = *option(s, s->option_at + 2) << 8 | *option(s, s->option_at + 3);
+	if (kind == TCPOPT_FASTOPEN || kind == TCPOPT_MPTCP || (kind == TCPOPT_EXP && magic == TCPOPT_FASTOPEN_MAGIC))
+		s->nops_left = size;
 	else
-		w->at += size;
+		s->option_at += size;
 	return 0;
 }
 
 /*
- * Whether a SYN's options are as Linux writes them, with nothing to withdraw: MSS, SACK, timestamp, NOP, window scale.
- * It spares most of them the walk.
+ * Whether a SYN's options are those of Linux without MPTCP and Fast Open: MSS, SACK permitted, timestamp, NOP, window
+ * scale. It spares most SYNs the walk.
  */
-static __always_inline int is_plain_syn(struct __sk_buff *skb, const struct packet *p)
+static __always_inline bool is_plain_syn(struct __sk_buff *skb, const struct packet *p)
 {
 	__be32 option[5];
 
-	if (p->header != OPTIONS_AT + sizeof(option) || bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, option, sizeof(option)))
-		return 0;
-	return (option[0] & bpf_htonl(0xffff0000)) == bpf_htonl(0x02040000) && option[1] == bpf_htonl(0x0402080a) &&
-	       (option[4] & bpf_htonl(0xffffff00)) == bpf_htonl(0x01030300);
+	if (p->tcp_header_len != OPTIONS_AT + sizeof(option) ||
+	    bpf_skb_load_bytes(skb, p->tcp_offset + OPTIONS_AT, option, sizeof(option)))
+		return false;
+	return (option[0] & bpf_htonl(0xffff0000)) == bpf_htonl(MSS) && option[1] == bpf_htonl(SACK_PERMITTED_TIMESTAMP) &&
+	       (option[4] & bpf_htonl(0xffffff00)) == bpf_htonl(NOP_WSCALE);
 }
 
-/* MPTCP has numbers of its own, which count the header; Fast Open would hand data to the application at once. */
-static __noinline void withdraw_offers(struct __sk_buff *skb, struct work *w)
+/* MPTCP has sequence numbers of its own, which count the header; Fast Open would give data to the application at once. */
+static __noinline void strip_syn_options(struct __sk_buff *skb, struct scratch *s)
 {
-	struct walk walk = { w };
+	struct options_walk walk = { s };
 
-	if (read_options(skb, w))
+	if (read_options(skb, s))
 		return;
-	w->shift = 0;
-	bpf_loop(2 * OPTIONS_SIZE, withdraw_offer, &walk, 0);
-	write_options(skb, w);
+	s->nops_left = 0;
+	bpf_loop(2 * OPTIONS_SIZE, strip_syn_option, &walk, 0);
+	write_options(skb, s);
 }
 
-/* Ends at the option TOA; w->shift tells its length then. */
+/* Ends at the option TOA and sets s->toa_len to its length. */
 static long find_toa(__u32 i, void *context)
 {
-	struct work *w = ((struct walk *)context)->work;
-	__u32 size, kind = next_option(w, &size);
+	struct scratch *s = ((struct options_walk *)context)->scratch;
+	__u32 size, kind = next_option(s, &size);
 
 	(void)i;
-	if (kind == KIND_END || w->at + size > w->packet.header - OPTIONS_AT)
+	if (kind == TCPOPT_EOL || s->option_at + size > s->packet.tcp_header_len - OPTIONS_AT)
 		return 1;
-	if ((kind == KIND_EXPERIMENT || kind == KIND_TOA) && (size == TOA_IPV4 || size == TOA_IPV6)) {
-		w->shift = size;
+	if ((kind == TCPOPT_EXP || kind == TCPOPT_TOA) && (size == TCPOLEN_TOA_IPV4 || size == TCPOLEN_TOA_IPV6)) {
+		s->toa_len = size;
 		return 1;
 	}
-	w->at += size;
+	s->option_at += size;
 	return 0;
 }
 
-/* An address of the option TOA. */
-static __always_inline void claim_toa(struct srcip_claim *claim, const struct toa *toa, __u32 is_ipv6)
+/* The client that the option TOA states. */
+static __always_inline void set_toa_claim(struct srcip_claim *claim, const struct toa *toa, bool is_ipv6)
 {
 	__be32 *address = (__be32 *)claim->address;
 
@@ -280,33 +299,34 @@ static __always_inline void claim_toa(struct srcip_claim *claim, const struct to
 	if (!is_ipv6) {
 		address[0] = toa->address[0];
 	} else if (!toa->address[0] && !toa->address[1] && toa->address[2] == bpf_htonl(0xffff)) {
-		address[0] = toa->address[3]; /* IPv4 in the clothes of IPv6 */
+		address[0] = toa->address[3]; /* IPv4-mapped */
 	} else {
 		claim->family = 6;
 		__builtin_memcpy(address, toa->address, sizeof(toa->address));
 	}
 }
 
-/* What the option TOA of the packet says of the client. One of any other length is none. */
-static __noinline int read_toa(struct __sk_buff *skb, struct work *w, struct srcip_claim *claim)
+/* Reads the option TOA. False: there is none of a length that it has. */
+static __noinline bool read_toa(struct __sk_buff *skb, struct scratch *s, struct srcip_claim *claim)
 {
-	__u32 begin = w->packet.tcp + OPTIONS_AT + 2; /* behind kind and length */
-	struct walk walk = { w };
+	__u32 begin = s->packet.tcp_offset + OPTIONS_AT + 2; /* behind kind and length */
+	struct options_walk walk = { s };
 
-	w->shift = 0;
-	if (w->packet.header == OPTIONS_AT || read_options(skb, w))
-		return 0;
+	s->toa_len = 0;
+	if (s->packet.tcp_header_len == OPTIONS_AT || read_options(skb, s))
+		return false;
 	bpf_loop(OPTIONS_SIZE, find_toa, &walk, 0);
-	if (w->shift == TOA_IPV4) {
-		if (bpf_skb_load_bytes(skb, begin + w->at, &w->toa.port, TOA_IPV4 - 2))
-			return 0;
-		claim_toa(claim, &w->toa, 0);
-		return 1;
+	if (s->toa_len == TCPOLEN_TOA_IPV4) {
+		if (bpf_skb_load_bytes(skb, begin + s->option_at, &s->toa.port, TCPOLEN_TOA_IPV4 - 2))
+			return false;
+		set_toa_claim(claim, &s->toa, false);
+		return true;
 	}
-	if (w->shift != TOA_IPV6 || bpf_skb_load_bytes(skb, begin + w->at, &w->toa.port, TOA_IPV6 - 2))
-		return 0;
-	claim_toa(claim, &w->toa, 1);
-	return 1;
+	if (s->toa_len != TCPOLEN_TOA_IPV6 ||
+	    bpf_skb_load_bytes(skb, begin + s->option_at, &s->toa.port, TCPOLEN_TOA_IPV6 - 2))
+		return false;
+	set_toa_claim(claim, &s->toa, true);
+	return true;
 }
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * TCP packets: read, and changed in place.
  *
- * Checksums are changed by the difference, or kept true by another number, which holds for every state a packet can be in
- * (complete, partial for the card to finish, verified, or not). Only a packet that loses its payload gets a new one.
+ * Checksums are updated by the difference, or another field makes up for it. Both are right in every state of ip_summed
+ * (CHECKSUM_NONE, UNNECESSARY, COMPLETE, PARTIAL). Only a packet that loses its payload gets a new checksum.
  */
 #ifndef SRCIP_PACKET_H
 #define SRCIP_PACKET_H
@@ -13,6 +13,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 
 #include "state.h"
@@ -22,7 +23,7 @@
 #define RST 0x04
 #define ACK 0x10
 #define URG 0x20
-#define MASK (FIN | SYN | RST | ACK)
+#define FLAG_MASK (FIN | SYN | RST | ACK)
 
 #define SEQ_AT offsetof(struct tcphdr, seq)
 #define ACK_AT offsetof(struct tcphdr, ack_seq)
@@ -32,33 +33,40 @@
 #define OPTIONS_SIZE 40
 #define TCP_AT_IPV4 (ETH_HLEN + sizeof(struct iphdr))
 #define TCP_AT_IPV6 (ETH_HLEN + sizeof(struct ipv6hdr))
-#define SHORTEST (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr)) /* as long as with an IPv6 header alone */
+#define MIN_PACKET (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr)) /* as long as with an IPv6 header alone */
 
 /*
- * Before Linux 6.6 (6.1.53) the verifier lets nobody without CAP_PERFMON compare pointers into a packet. For these kernels
- * the programs are compiled a second time, with copies.
+ * Direct packet access compares pointers into the packet, which the verifier before Linux 6.6 (6.1.53) refuses without
+ * CAP_PERFMON. For these kernels the programs are compiled a second time, and copy the headers by bpf_skb_load_bytes().
  */
 #ifdef SRCIP_COPIES
-#define IN_PLACE 0
+#define DIRECT_ACCESS 0
 #else
-#define IN_PLACE 1
+#define DIRECT_ACCESS 1
 #endif
 
 #ifndef offsetof
 #define offsetof(type, member) __builtin_offsetof(type, member)
 #endif
 
-/* A length from 1 to `most`, a power of two, for the verifier: the caller knows that it is, the compiler must not. */
-static __always_inline __u64 length_of(__u64 length, __u64 most)
+/*
+ * The same length, which is from 1 to `most`, a power of two, with bounds that the verifier sees. The caller has checked
+ * it; the barrier keeps the compiler from using that to leave the mask out.
+ */
+static __always_inline __u64 bounded_len(__u64 length, __u64 most)
 {
 	asm volatile("" : "+r"(length));
 	return ((length - 1) & (most - 1)) + 1;
 }
 
-#define MOST_EXTENSIONS 8
-#define NOWHERE 0xffff /* where no packet has a TCP header */
+#define MAX_EXTENSION_HEADERS 8
+#define NO_TCP_HEADER 0xffff /* an offset behind every packet */
 
-enum reading { OTHER, WHOLE, FRAGMENT /* TCP, or what may be, that is not read: its ports are, or are 0 */ };
+enum packet_kind {
+	OTHER,
+	SEGMENT,  /* a TCP segment: all fields of struct packet are set */
+	FRAGMENT, /* TCP, or what may be TCP, of which no more than the ports are read; 0 where they cannot be */
+};
 
 static __always_inline void set_ipv4(__be32 *to, __be32 address)
 {
@@ -67,78 +75,79 @@ static __always_inline void set_ipv4(__be32 *to, __be32 address)
 	to[3] = address;
 }
 
-/* Where the TCP header begins and the packet ends, and the addresses. */
+/* Sets the addresses, the offset of the TCP header, and `end`, the length of the packet without padding. */
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct packet *p, const struct iphdr *ip, __u32 direction,
 				     __u32 *end)
 {
 	if (ip->protocol != IPPROTO_TCP || ip->ihl < 5 || ip->version != 4)
 		return OTHER;
-	set_ipv4(p->flow.peer, direction == INWARD ? ip->saddr : ip->daddr);
-	set_ipv4(p->flow.own, direction == INWARD ? ip->daddr : ip->saddr);
-	p->tcp = ETH_HLEN + ip->ihl * 4;
+	set_ipv4(p->flow.remote, direction == INGRESS ? ip->saddr : ip->daddr);
+	set_ipv4(p->flow.local, direction == INGRESS ? ip->daddr : ip->saddr);
+	p->tcp_offset = ETH_HLEN + ip->ihl * 4;
 	*end = ip->tot_len ? ETH_HLEN + bpf_ntohs(ip->tot_len) : skb->len; /* 0: more than 64 KiB (BIG TCP) */
 	if (*end > skb->len)
 		return OTHER; /* the kernel drops it, too */
 	if (ip->frag_off & bpf_htons(0x1fff))
-		return OTHER; /* without its first fragment, which is dropped, it comes to nothing */
-	return ip->frag_off & bpf_htons(0x2000) || ip->ihl > 5 ? FRAGMENT : WHOLE; /* the kernel judges options later */
+		return OTHER; /* its first fragment is dropped, so it is never reassembled */
+	return ip->frag_off & bpf_htons(0x2000) || ip->ihl > 5 ? FRAGMENT : SEGMENT; /* the kernel checks options later */
 }
 
-static __always_inline int is_extension(__u32 kind)
+static __always_inline bool is_extension(__u32 kind)
 {
 	return kind == IPPROTO_HOPOPTS || kind == IPPROTO_ROUTING || kind == IPPROTO_FRAGMENT || kind == IPPROTO_DSTOPTS ||
 	       kind == IPPROTO_AH || kind == IPPROTO_MH || kind == 139 || kind == 140; /* HIP, Shim6 */
 }
 
-static __always_inline __u32 size_of_extension(__u32 kind, __u32 length)
+/* Bytes of an extension header whose length field is `length` (RFC 8200, RFC 4302). */
+static __always_inline __u32 extension_len(__u32 kind, __u32 length)
 {
 	if (kind == IPPROTO_FRAGMENT)
 		return 8;
 	return kind == IPPROTO_AH ? (length + 2) * 4 : (length + 1) * 8;
 }
 
-/* Each in a slot of the stack of its own: without CAP_PERFMON the verifier lets nobody write to a part of one. */
-struct chain {
+/* Each field fills a stack slot: without CAP_PERFMON the verifier allows no write to a part of one. */
+struct extension_walk {
 	struct __sk_buff *skb;
-	__u64 at, kind, is_lost;
+	__u64 at, kind, is_truncated;
 };
 
-static long pass_extension(__u32 index, void *context)
+static long skip_extension(__u32 index, void *context)
 {
-	struct chain *chain = context;
+	struct extension_walk *walk = context;
 	__u8 extension[8];
 
 	(void)index;
-	if (!is_extension(chain->kind))
+	if (!is_extension(walk->kind))
 		return 1;
-	if (bpf_skb_load_bytes(chain->skb, chain->at, extension, sizeof(extension))) {
-		chain->is_lost = 1;
-		return 1;
-	}
-	if (chain->kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8)) {
-		chain->kind = IPPROTO_NONE; /* without its first fragment, which is dropped, it comes to nothing */
+	if (bpf_skb_load_bytes(walk->skb, walk->at, extension, sizeof(extension))) {
+		walk->is_truncated = true;
 		return 1;
 	}
-	chain->at += size_of_extension(chain->kind, extension[1]);
-	chain->kind = extension[0];
+	if (walk->kind == IPPROTO_FRAGMENT && (extension[2] || extension[3] & 0xf8)) {
+		walk->kind = IPPROTO_NONE; /* its first fragment is dropped, so it is never reassembled */
+		return 1;
+	}
+	walk->at += extension_len(walk->kind, extension[1]);
+	walk->kind = extension[0];
 	return 0;
 }
 
 /*
- * What is behind other headers, however many there are: what is not read to its end may be TCP. The verifier follows a
- * loop of the language through all its ways, that of bpf_loop() once.
+ * Walks through IPv6 extension headers. A chain that is longer, or cut, may be TCP. The verifier unrolls a loop of the
+ * language, and checks the body of bpf_loop() once.
  */
 static __noinline int read_extensions(struct __sk_buff *skb, struct packet *p, __u32 kind)
 {
-	struct chain chain = { skb, p->tcp, kind, 0 };
+	struct extension_walk walk = { skb, p->tcp_offset, kind, 0 };
 
-	bpf_loop(MOST_EXTENSIONS, pass_extension, &chain, 0);
-	if (chain.is_lost || is_extension(chain.kind)) {
-		p->tcp = NOWHERE;
+	bpf_loop(MAX_EXTENSION_HEADERS, skip_extension, &walk, 0);
+	if (walk.is_truncated || is_extension(walk.kind)) {
+		p->tcp_offset = NO_TCP_HEADER;
 		return FRAGMENT;
 	}
-	p->tcp = chain.at;
-	return chain.kind == IPPROTO_TCP ? FRAGMENT : OTHER;
+	p->tcp_offset = walk.at;
+	return walk.kind == IPPROTO_TCP ? FRAGMENT : OTHER;
 }
 
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, const struct ipv6hdr *ip, __u32 direction,
@@ -146,112 +155,113 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct packet *p, co
 {
 	__u32 next = ip->nexthdr;
 
-	__builtin_memcpy(p->flow.peer, direction == INWARD ? &ip->saddr : &ip->daddr, 16);
-	__builtin_memcpy(p->flow.own, direction == INWARD ? &ip->daddr : &ip->saddr, 16);
-	p->tcp = ETH_HLEN + sizeof(*ip);
-	*end = ip->payload_len ? p->tcp + bpf_ntohs(ip->payload_len) : skb->len;
+	__builtin_memcpy(p->flow.remote, direction == INGRESS ? &ip->saddr : &ip->daddr, 16);
+	__builtin_memcpy(p->flow.local, direction == INGRESS ? &ip->daddr : &ip->saddr, 16);
+	p->tcp_offset = ETH_HLEN + sizeof(*ip);
+	*end = ip->payload_len ? p->tcp_offset + bpf_ntohs(ip->payload_len) : skb->len;
 	if (*end > skb->len || ip->version != 6)
 		return OTHER; /* the kernel drops it, too */
-	return next == IPPROTO_TCP ? WHOLE : read_extensions(skb, p, next);
+	return next == IPPROTO_TCP ? SEGMENT : read_extensions(skb, p, next);
 }
 
-/* Of a packet that is not read: the ports, where they are there. */
-static __always_inline int read_ports(struct __sk_buff *skb, struct work *w, __u32 direction)
+/* Of a fragment: the ports, where they are in it. */
+static __always_inline int read_ports(struct __sk_buff *skb, struct scratch *s, __u32 direction)
 {
-	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
-	struct packet *p = &w->packet;
+	struct tcphdr *tcp = (struct tcphdr *)s->tcp;
+	struct packet *p = &s->packet;
 
-	p->flow.peer_port = p->flow.own_port = 0;
-	if (bpf_skb_load_bytes(skb, p->tcp, tcp, 4))
+	p->flow.remote_port = p->flow.local_port = 0;
+	if (bpf_skb_load_bytes(skb, p->tcp_offset, tcp, 4))
 		return FRAGMENT;
-	p->flow.peer_port = direction == INWARD ? tcp->source : tcp->dest;
-	p->flow.own_port = direction == INWARD ? tcp->dest : tcp->source;
+	p->flow.remote_port = direction == INGRESS ? tcp->source : tcp->dest;
+	p->flow.local_port = direction == INGRESS ? tcp->dest : tcp->source;
 	return FRAGMENT;
 }
 
 static __always_inline int read_tcp(struct packet *p, const struct tcphdr *tcp, __u32 direction, __u32 end)
 {
-	p->option = 0;
-	p->flow.peer_port = direction == INWARD ? tcp->source : tcp->dest;
-	p->flow.own_port = direction == INWARD ? tcp->dest : tcp->source;
+	p->first_option = 0;
+	p->flow.remote_port = direction == INGRESS ? tcp->source : tcp->dest;
+	p->flow.local_port = direction == INGRESS ? tcp->dest : tcp->source;
 	p->seq = bpf_ntohl(tcp->seq);
 	p->ack = bpf_ntohl(tcp->ack_seq);
-	p->header = tcp->doff * 4;
+	p->tcp_header_len = tcp->doff * 4;
 	p->flags = bpf_ntohs(((const __be16 *)tcp)[FLAGS_AT / 2]);
-	if (p->header < sizeof(*tcp) || p->tcp + p->header > end)
+	if (p->tcp_header_len < sizeof(*tcp) || p->tcp_offset + p->tcp_header_len > end)
 		return -1; /* the kernel drops it, too */
-	p->payload = end - p->tcp - p->header;
+	p->payload = end - p->tcp_offset - p->tcp_header_len;
 	return 0;
 }
 
-/* The packet by copies. */
-static __always_inline int read_copies(struct __sk_buff *skb, struct work *w, __u32 direction)
+/* Reads the packet by bpf_skb_load_bytes(). */
+static __always_inline int read_copies(struct __sk_buff *skb, struct scratch *s, __u32 direction)
 {
-	struct tcphdr *tcp = (struct tcphdr *)w->tcp;
-	struct packet *p = &w->packet;
+	struct tcphdr *tcp = (struct tcphdr *)s->tcp;
+	struct packet *p = &s->packet;
 	__u32 length = 0;
 	int found = OTHER;
 
 	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct iphdr)))
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, s->tcp, sizeof(struct iphdr)))
 			return OTHER;
-		found = read_ipv4(skb, p, (struct iphdr *)w->tcp, direction, &length);
+		found = read_ipv4(skb, p, (struct iphdr *)s->tcp, direction, &length);
 	} else if (p->is_ipv6) {
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, w->tcp, sizeof(struct ipv6hdr)))
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, s->tcp, sizeof(struct ipv6hdr)))
 			return OTHER;
-		found = read_ipv6(skb, p, (struct ipv6hdr *)w->tcp, direction, &length);
+		found = read_ipv6(skb, p, (struct ipv6hdr *)s->tcp, direction, &length);
 	}
 	if (found == FRAGMENT)
-		return read_ports(skb, w, direction);
-	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp, tcp, sizeof(*tcp)) || read_tcp(p, tcp, direction, length))
+		return read_ports(skb, s, direction);
+	if (found == OTHER || bpf_skb_load_bytes(skb, p->tcp_offset, tcp, sizeof(*tcp)) ||
+	    read_tcp(p, tcp, direction, length))
 		return OTHER;
-	if (p->header >= OPTIONS_AT + 4)
-		bpf_skb_load_bytes(skb, p->tcp + OPTIONS_AT, &p->option, sizeof(p->option));
+	if (p->tcp_header_len >= OPTIONS_AT + 4)
+		bpf_skb_load_bytes(skb, p->tcp_offset + OPTIONS_AT, &p->first_option, sizeof(p->first_option));
 	return found;
 }
 
-/* The usual packet is read where it lies: copies would cost more than the rest of a packet not ours. */
-static __always_inline int read_packet(struct __sk_buff *skb, struct work *w, __u32 direction)
+/* Reads most packets by direct access: for packets that are not intercepted, copies would cost more than all the rest. */
+static __always_inline int read_packet(struct __sk_buff *skb, struct scratch *s, __u32 direction)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct packet *p = &w->packet;
+	struct packet *p = &s->packet;
 	__u32 length = 0;
 	int found = OTHER;
 
-	if (!IN_PLACE || begin + SHORTEST + 4 > end)
-		return read_copies(skb, w, direction);
+	if (!DIRECT_ACCESS || begin + MIN_PACKET + 4 > end)
+		return read_copies(skb, s, direction);
 	p->is_ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		found = read_ipv4(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && p->tcp == TCP_AT_IPV4) {
-			found = read_tcp(p, begin + TCP_AT_IPV4, direction, length) ? OTHER : WHOLE;
-			p->option = *(__be32 *)(begin + TCP_AT_IPV4 + OPTIONS_AT);
+		if (found == SEGMENT && p->tcp_offset == TCP_AT_IPV4) {
+			found = read_tcp(p, begin + TCP_AT_IPV4, direction, length) ? OTHER : SEGMENT;
+			p->first_option = *(__be32 *)(begin + TCP_AT_IPV4 + OPTIONS_AT);
 			return found;
 		}
 	} else if (p->is_ipv6) {
 		found = read_ipv6(skb, p, begin + ETH_HLEN, direction, &length);
-		if (found == WHOLE && begin + TCP_AT_IPV6 + OPTIONS_AT + 4 <= end) {
-			found = read_tcp(p, begin + TCP_AT_IPV6, direction, length) ? OTHER : WHOLE;
-			p->option = *(__be32 *)(begin + TCP_AT_IPV6 + OPTIONS_AT);
+		if (found == SEGMENT && begin + TCP_AT_IPV6 + OPTIONS_AT + 4 <= end) {
+			found = read_tcp(p, begin + TCP_AT_IPV6, direction, length) ? OTHER : SEGMENT;
+			p->first_option = *(__be32 *)(begin + TCP_AT_IPV6 + OPTIONS_AT);
 			return found;
 		}
 	}
-	return found == OTHER ? OTHER : read_copies(skb, w, direction);
+	return found == OTHER ? OTHER : read_copies(skb, s, direction);
 }
 
-/* One for each direction: the verifier refuses a pointer that is chosen by a condition. */
-static __noinline int read_inward(struct __sk_buff *skb, struct work *w)
+/* A function for each direction: without CAP_PERFMON the verifier refuses a pointer that is chosen by a condition. */
+static __noinline int read_ingress(struct __sk_buff *skb, struct scratch *s)
 {
-	return read_packet(skb, w, INWARD);
+	return read_packet(skb, s, INGRESS);
 }
 
-static __noinline int read_outward(struct __sk_buff *skb, struct work *w)
+static __noinline int read_egress(struct __sk_buff *skb, struct scratch *s)
 {
-	return read_packet(skb, w, OUTWARD);
+	return read_packet(skb, s, EGRESS);
 }
 
-static __always_inline __u16 folded(__u64 sum)
+static __always_inline __u16 csum_fold(__u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -260,113 +270,113 @@ static __always_inline __u16 folded(__u64 sum)
 }
 
 /*
- * Whether the checksum is still to be made by the card, and so holds nothing but the addresses and the length. One that is
- * made already looks so once in 65,536; that packet is lost then. Only TIME_WAIT's and RST's are made here.
+ * Whether the checksum is CHECKSUM_PARTIAL: it holds the pseudo header alone, and the card is to complete it. One in
+ * 65,536 complete checksums looks the same; that packet is lost then. On egress only TIME_WAIT and RST are complete.
  */
-static __always_inline int is_partial(const struct tcphdr *tcp, const struct packet *p)
+static __always_inline bool is_partial(const struct tcphdr *tcp, const struct packet *p)
 {
-	__u64 sum = bpf_htonl(IPPROTO_TCP + p->header + p->payload);
+	__u64 sum = bpf_htonl(IPPROTO_TCP + p->tcp_header_len + p->payload);
 
 	for (int i = 0; i < 4; i++)
-		sum += (__u64)p->flow.peer[i] + p->flow.own[i]; /* mapped addresses add nothing */
-	return tcp->check == (__u16)~folded(sum);
+		sum += (__u64)p->flow.remote[i] + p->flow.local[i]; /* mapped addresses add nothing */
+	return tcp->check == (__u16)~csum_fold(sum);
 }
 
-/* The sum of the addresses and of what else TCP's checksum has beside a segment of `size` bytes (RFC 9293, 3.1). */
-static __always_inline __u32 pseudo_sum(struct packet *p, __u32 size)
+/* The sum of the pseudo header of a segment of `size` bytes (RFC 9293, 3.1). */
+static __always_inline __u32 pseudo_header_sum(struct packet *p, __u32 size)
 {
-	return bpf_csum_diff(0, 0, p->flow.peer, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
+	return bpf_csum_diff(0, 0, p->flow.remote, 32, bpf_htonl(size + IPPROTO_TCP)); /* mapped addresses add nothing */
 }
 
-struct summing {
+struct checksum_walk {
 	struct __sk_buff *skb;
-	struct work *work;
+	struct scratch *scratch;
 };
 
-/* What it counts with is in the map: on the stack the verifier would follow each value of it through the loop. */
-static long add_chunk(__u32 i, void *context)
+/* The state of the loop lies in a map: on the stack the verifier would follow each of its values through the loop. */
+static long sum_chunk(__u32 i, void *context)
 {
-	struct summing *summing = context;
-	struct work *w = summing->work;
-	__u32 left = w->left, size = left < CHUNK ? left : CHUNK;
+	struct checksum_walk *walk = context;
+	struct scratch *s = walk->scratch;
+	__u32 left = s->checksum_left, size = left < CHECKSUM_CHUNK ? left : CHECKSUM_CHUNK;
 
 	(void)i;
 	if (!size)
 		return 1;
-	__builtin_memset(w->chunk, 0, sizeof(w->chunk));
-	if (bpf_skb_load_bytes(summing->skb, w->place, w->chunk, length_of(size, CHUNK)))
+	__builtin_memset(s->checksum_chunk, 0, sizeof(s->checksum_chunk));
+	if (bpf_skb_load_bytes(walk->skb, s->checksum_at, s->checksum_chunk, bounded_len(size, CHECKSUM_CHUNK)))
 		return 1;
-	w->sum = bpf_csum_diff(0, 0, (__be32 *)w->chunk, sizeof(w->chunk), w->sum);
-	w->place += size;
-	w->left = left - size;
+	s->checksum = bpf_csum_diff(0, 0, (__be32 *)s->checksum_chunk, sizeof(s->checksum_chunk), s->checksum);
+	s->checksum_at += size;
+	s->checksum_left = left - size;
 	return 0;
 }
 
-/* Whether the sum of `size` bytes at `at` and of `before` is that of a right checksum (RFC 1071). */
-static __noinline int adds_up(struct __sk_buff *skb, struct work *w, __u32 at, __u32 size, __u32 before)
+/* Whether the checksum over `size` bytes at `at`, and over what `before` is the sum of, is valid (RFC 1071). */
+static __noinline bool checksum_is_valid(struct __sk_buff *skb, struct scratch *s, __u32 at, __u32 size, __u32 before)
 {
-	struct summing summing = { skb, w };
+	struct checksum_walk walk = { skb, s };
 
-	w->place = at;
-	w->left = size;
-	w->sum = before;
-	bpf_loop(65536 / CHUNK, add_chunk, &summing, 0);
-	return !w->left && !folded(w->sum);
+	s->checksum_at = at;
+	s->checksum_left = size;
+	s->checksum = before;
+	bpf_loop(65536 / CHECKSUM_CHUNK, sum_chunk, &walk, 0);
+	return !s->checksum_left && !csum_fold(s->checksum);
 }
 
 /*
- * Whether the kernel believes the checksum without looking: it was verified before (CHECKSUM_UNNECESSARY, and what is
- * merged), or is yet to be made, as in a packet from this node (CHECKSUM_PARTIAL). No field tells which of the four states
+ * Whether the kernel does not verify the checksum: it was verified before (CHECKSUM_UNNECESSARY, and packets merged by
+ * GRO), or is not complete yet, as in a packet from this node (CHECKSUM_PARTIAL). No field tells which of the four states
  * of ip_summed a packet has (include/linux/skbuff.h), but the helpers act on one of them each: bpf_csum_update() on
  * CHECKSUM_COMPLETE alone, and BPF_CSUM_LEVEL_INC makes CHECKSUM_NONE, which nobody has verified, look verified. That is
  * taken back at once.
  */
-static __always_inline int is_believed(struct __sk_buff *skb)
+static __always_inline bool kernel_skips_checksum(struct __sk_buff *skb)
 {
 	if (skb->gso_size || bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= 0)
-		return 1;
+		return true;
 	if (bpf_csum_update(skb, 0) >= 0)
-		return 0;
+		return false;
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_INC);
 	if (bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
-		return 1;
+		return true;
 	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
-	return 0;
+	return false;
 }
 
 /*
- * Whether the kernel would take the packet for what it says, by its checksums. It looks later than these programs do. A
- * packet of which this is not true is to be dropped: it may have been cut.
+ * Whether the kernel would accept the checksums of IPv4 and TCP; it verifies them after these programs have run. A packet
+ * for which this is false must be dropped: it may be truncated, too.
  */
-static __noinline int is_sound(struct __sk_buff *skb, struct work *w)
+static __noinline bool has_valid_checksums(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	__u32 size = p->header + p->payload;
+	struct packet *p = &s->packet;
+	__u32 size = p->tcp_header_len + p->payload;
 
-	if (!p->is_ipv6 && !adds_up(skb, w, ETH_HLEN, sizeof(struct iphdr), 0))
-		return 0;
-	return is_believed(skb) || adds_up(skb, w, p->tcp, size, pseudo_sum(p, size));
+	if (!p->is_ipv6 && !checksum_is_valid(skb, s, ETH_HLEN, sizeof(struct iphdr), 0))
+		return false;
+	return kernel_skips_checksum(skb) || checksum_is_valid(skb, s, p->tcp_offset, size, pseudo_header_sum(p, size));
 }
 
-/* Puts another number into the TCP header at `at`. */
-static __always_inline void replace(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 from, __u32 to)
+/* Replaces a 32-bit field of the TCP header. */
+static __always_inline void set_word(struct __sk_buff *skb, struct packet *p, __u32 at, __u32 from, __u32 to)
 {
 	__be32 value = bpf_htonl(to);
 
-	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htonl(from), value, sizeof(value));
-	bpf_skb_store_bytes(skb, p->tcp + at, &value, sizeof(value), 0);
+	bpf_l4_csum_replace(skb, p->tcp_offset + CHECK_AT, bpf_htonl(from), value, sizeof(value));
+	bpf_skb_store_bytes(skb, p->tcp_offset + at, &value, sizeof(value), 0);
 }
 
 static __always_inline void set_seq(struct __sk_buff *skb, struct packet *p, __u32 seq)
 {
-	replace(skb, p, SEQ_AT, p->seq, seq);
+	set_word(skb, p, SEQ_AT, p->seq, seq);
 }
 
 /*
- * A lower sequence number, and the same checksum: the urgent pointer, which has no meaning without URG, takes up the
- * difference. So nothing needs to be known of the state that the checksum is in.
+ * Lowers the sequence number and leaves the checksum: the urgent pointer, which has no meaning without URG, makes up for
+ * the difference. So it is right in every state of ip_summed.
  */
-static __always_inline void lower(struct tcphdr *tcp, __u32 seq, __u32 by)
+static __always_inline void lower_in_place(struct tcphdr *tcp, __u32 seq, __u32 by)
 {
 	__u32 less = ~(seq - by), sum = bpf_ntohs(tcp->urg_ptr);
 
@@ -376,89 +386,89 @@ static __always_inline void lower(struct tcphdr *tcp, __u32 seq, __u32 by)
 	tcp->seq = bpf_htonl(seq - by);
 }
 
-/* Lowers the sequence number of a packet for this machine. The usual one is changed where it lies, as it is read. */
+/* Lowers the sequence number of a packet on ingress, of most by direct access. */
 static __always_inline void lower_seq(struct __sk_buff *skb, struct packet *p, __u32 by)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
-	if (!IN_PLACE || p->flags & URG)
+	if (!DIRECT_ACCESS || p->flags & URG)
 		set_seq(skb, p, p->seq - by);
-	else if (p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
-		lower(begin + TCP_AT_IPV4, p->seq, by);
-	else if (p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
-		lower(begin + TCP_AT_IPV6, p->seq, by);
+	else if (p->tcp_offset == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
+		lower_in_place(begin + TCP_AT_IPV4, p->seq, by);
+	else if (p->tcp_offset == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
+		lower_in_place(begin + TCP_AT_IPV6, p->seq, by);
 	else
 		set_seq(skb, p, p->seq - by);
 }
 
-/* Raises the acknowledgement where it lies; 0: the checksum would have to follow. */
-static __always_inline int raise_in_place(struct tcphdr *tcp, const struct packet *p, __u32 by)
+/* Raises the acknowledgement by direct access. False: the checksum would have to be updated. */
+static __always_inline bool raise_ack_in_place(struct tcphdr *tcp, const struct packet *p, __u32 by)
 {
 	if (!is_partial(tcp, p))
-		return 0;
+		return false;
 	tcp->ack_seq = bpf_htonl(p->ack + by);
-	return 1;
+	return true;
 }
 
-/* Raises the acknowledgement of a packet that leaves. The usual one is changed where it lies. */
-static __always_inline void raise_number(struct __sk_buff *skb, struct packet *p, __u32 by)
+/* Raises the acknowledgement of a packet on egress, of most by direct access. */
+static __always_inline void raise_ack_seq(struct __sk_buff *skb, struct packet *p, __u32 by)
 {
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	int is_done = 0;
+	bool is_done = false;
 
-	if (IN_PLACE && p->tcp == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
-		is_done = raise_in_place(begin + TCP_AT_IPV4, p, by);
-	else if (IN_PLACE && p->tcp == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
-		is_done = raise_in_place(begin + TCP_AT_IPV6, p, by);
+	if (DIRECT_ACCESS && p->tcp_offset == TCP_AT_IPV4 && begin + TCP_AT_IPV4 + sizeof(struct tcphdr) <= end)
+		is_done = raise_ack_in_place(begin + TCP_AT_IPV4, p, by);
+	else if (DIRECT_ACCESS && p->tcp_offset == TCP_AT_IPV6 && begin + TCP_AT_IPV6 + sizeof(struct tcphdr) <= end)
+		is_done = raise_ack_in_place(begin + TCP_AT_IPV6, p, by);
 	if (is_done)
 		return;
-	replace(skb, p, ACK_AT, p->ack, p->ack + by);
+	set_word(skb, p, ACK_AT, p->ack, p->ack + by);
 }
 
 static __always_inline void set_flags(struct __sk_buff *skb, struct packet *p, __u32 flags)
 {
 	__be16 value = bpf_htons((p->flags & 0xf000) | flags);
 
-	bpf_l4_csum_replace(skb, p->tcp + CHECK_AT, bpf_htons(p->flags), value, sizeof(value));
-	bpf_skb_store_bytes(skb, p->tcp + FLAGS_AT, &value, sizeof(value), 0);
+	bpf_l4_csum_replace(skb, p->tcp_offset + CHECK_AT, bpf_htons(p->flags), value, sizeof(value));
+	bpf_skb_store_bytes(skb, p->tcp_offset + FLAGS_AT, &value, sizeof(value), 0);
 }
 
-/* The new length in the IP header, and the packet cut behind the TCP header. */
-static __always_inline int cut_payload(struct __sk_buff *skb, struct packet *p)
+/* Cuts the packet behind the TCP header and corrects the length in the IP header. */
+static __always_inline int truncate_payload(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 before = 0, after;
 
 	if (p->is_ipv6) {
-		after = bpf_htons(p->header);
+		after = bpf_htons(p->tcp_header_len);
 		bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, payload_len), &after, 2, BPF_F_RECOMPUTE_CSUM);
 	} else {
-		after = bpf_htons(p->tcp - ETH_HLEN + p->header);
+		after = bpf_htons(p->tcp_offset - ETH_HLEN + p->tcp_header_len);
 		bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct iphdr, tot_len), &before, 2);
 		bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), before, after, 2);
 		bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct iphdr, tot_len), &after, 2, 0);
 	}
-	return bpf_skb_change_tail(skb, p->tcp + p->header, 0);
+	return bpf_skb_change_tail(skb, p->tcp_offset + p->tcp_header_len, 0);
 }
 
-/* Leaves a bare segment with this sequence number: nothing of the payload. It is for this machine, never forwarded. */
-static __noinline int trim(struct __sk_buff *skb, struct work *w, __u32 seq)
+/* Leaves a bare segment with this sequence number. The checksum is new, so it must have been valid before. */
+static __noinline int strip_payload(struct __sk_buff *skb, struct scratch *s, __u32 seq)
 {
-	struct packet *p = &w->packet;
-	__u32 size = p->header;
+	struct packet *p = &s->packet;
+	__u32 size = p->tcp_header_len;
 	__s64 sum;
 	__u16 check;
 
-	if (cut_payload(skb, p))
+	if (truncate_payload(skb, p))
 		return -1;
-	__builtin_memset(w->tcp, 0, sizeof(w->tcp));
-	if (bpf_skb_load_bytes(skb, p->tcp, w->tcp, length_of(size, sizeof(w->tcp))))
+	__builtin_memset(s->tcp, 0, sizeof(s->tcp));
+	if (bpf_skb_load_bytes(skb, p->tcp_offset, s->tcp, bounded_len(size, sizeof(s->tcp))))
 		return -1;
-	((struct tcphdr *)w->tcp)->seq = bpf_htonl(seq);
-	((struct tcphdr *)w->tcp)->check = 0;
-	sum = bpf_csum_diff(0, 0, (__be32 *)w->tcp, sizeof(w->tcp), pseudo_sum(p, size));
-	check = folded(sum);
-	((struct tcphdr *)w->tcp)->check = check;
-	return bpf_skb_store_bytes(skb, p->tcp, w->tcp, sizeof(struct tcphdr), BPF_F_RECOMPUTE_CSUM);
+	((struct tcphdr *)s->tcp)->seq = bpf_htonl(seq);
+	((struct tcphdr *)s->tcp)->check = 0;
+	sum = bpf_csum_diff(0, 0, (__be32 *)s->tcp, sizeof(s->tcp), pseudo_header_sum(p, size));
+	check = csum_fold(sum);
+	((struct tcphdr *)s->tcp)->check = check;
+	return bpf_skb_store_bytes(skb, p->tcp_offset, s->tcp, sizeof(struct tcphdr), BPF_F_RECOMPUTE_CSUM);
 }
 
 #endif

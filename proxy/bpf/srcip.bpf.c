@@ -1,261 +1,265 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The client's address for an unmodified application, without a second connection. docs/ebpf.md has the drawing.
+ * The client's address for an unmodified application, without a second connection: see docs/ebpf.md.
  *
- * The handshake's last ACK is held back until the PROXY header is there. Then all sequence numbers of the peer are lowered
- * by the header's length, so that the header lies before what TCP expects; on the way out ACK and SACK are raised again.
- * accept() and getpeername() are told the client. The kernel's own sockets do everything else: they resend, they
- * acknowledge what is out of their window (so a held part of a header gets its ACK), and they refuse by RST.
+ * The last ACK of the handshake is held back until the PROXY header has arrived. Then all sequence numbers of the peer
+ * are lowered by the header's length, so that the header lies before the window of TCP; on egress ACK and SACK are raised
+ * by it. accept() and getpeername() return the client. The kernel's own sockets do everything else: they retransmit, they
+ * acknowledge segments out of their window (so a part of a header gets its ACK), and they refuse by RST.
  */
 #include "handshake.h"
-#include "peers.h"
+#include "getpeername.h"
 
-static __always_inline struct work *work_of(__u32 direction)
+static __always_inline struct scratch *get_scratch(__u32 direction)
 {
-	return bpf_map_lookup_elem(&works, &direction);
+	return bpf_map_lookup_elem(&scratch, &direction);
 }
 
-/* A packet of a connection whose client is known. Where it ends, nothing is read of the entry behind its removal. */
-static __always_inline int on_live(struct __sk_buff *skb, struct work *w, struct live *live)
+/* A packet of a connection whose client is known. The entry is not read once it is deleted. */
+static __always_inline int on_conn(struct __sk_buff *skb, struct scratch *s, struct conn *conn)
 {
-	struct packet *p = &w->packet;
-	__u32 isn = live->isn, shift = live->shift;
+	struct packet *p = &s->packet;
+	__u32 isn = conn->isn, header_len = conn->header_len;
 
 	if (p->flags & RST)
-		keep_untold(w, &p->flow, live);
-	if (live->is_ending && p->ack == live->own_end && is_sound(skb, w))
-		bpf_map_delete_elem(&lives, &p->flow);
-	if (!shift)
-		return PASS;
-	if (p->seq - isn - 1 < shift && (p->flags & (MASK & ~FIN)) == ACK) { /* the header again */
-		w->live.isn = isn;
-		w->live.shift = shift;
-		return deliver(skb, w, state_of(skb, &p->flow));
+		keep_unreported(s, &p->flow, conn);
+	if (conn->is_last_ack && p->ack == conn->local_end && has_valid_checksums(skb, s))
+		bpf_map_delete_elem(&conns, &p->flow);
+	if (!header_len)
+		return TC_ACT_UNSPEC;
+	if (p->seq - isn - 1 < header_len && (p->flags & (FLAG_MASK & ~FIN)) == ACK) { /* the header, retransmitted */
+		s->conn.isn = isn;
+		s->conn.header_len = header_len;
+		return deliver(skb, s, socket_state(skb, s, &p->flow));
 	}
-	lower_seq(skb, p, shift);
-	return PASS;
+	lower_seq(skb, p, header_len);
+	return TC_ACT_UNSPEC;
 }
 
-/* A SYN: from a trusted peer its data comes again, behind the handshake. */
-static __always_inline int on_syn(struct __sk_buff *skb, struct work *w)
+/* A SYN: from a trusted network data in it is cut, so that the peer retransmits it behind the handshake. */
+static __always_inline int on_syn(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
+	struct packet *p = &s->packet;
 
-	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(w) == OFF)
-		return PASS;
-	if (p->header != OPTIONS_AT)
-		withdraw_offers(skb, w);
+	if ((!p->payload && is_plain_syn(skb, p)) || policy_of(s) == OFF)
+		return TC_ACT_UNSPEC;
+	if (p->tcp_header_len != OPTIONS_AT)
+		strip_syn_options(skb, s);
 	if (!p->payload)
-		return PASS;
-	return is_sound(skb, w) && !trim(skb, w, p->seq) ? PASS : DROP; /* trim() makes a wrong checksum right */
+		return TC_ACT_UNSPEC;
+	/* strip_payload() would replace a wrong checksum by a right one */
+	return has_valid_checksums(skb, s) && !strip_payload(skb, s, p->seq) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
-/* Nobody accepts a connection that both sides opened, so nobody could be told its client: the other end learns it so. */
-static __always_inline void refuse_crossing(struct __sk_buff *skb, struct packet *p)
+/* No accept() returns a connection that both ends opened, so its client could not be shown: the other end gets an RST. */
+static __always_inline void reject_simultaneous_open(struct __sk_buff *skb, struct packet *p)
 {
 	set_flags(skb, p, RST | ACK);
 	set_seq(skb, p, p->seq + 1);
 }
 
-/* The answer to a SYN of the Pod's own; where both SYNs crossed, the connection is refused here, too. */
-static __always_inline int on_crossing(struct __sk_buff *skb, struct work *w)
+/* A SYN-ACK for a SYN of the Pod; a simultaneous open that was rejected is rejected here, too. */
+static __always_inline int on_own_syn_ack(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	struct pending *pending;
+	struct packet *p = &s->packet;
+	struct handshake *handshake;
 
-	w->attempt.flow = p->flow;
-	w->attempt.isn = p->seq;
-	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (pending && pending->is_refused)
-		refuse_crossing(skb, p);
-	return PASS;
+	s->handshake_key.flow = p->flow;
+	s->handshake_key.isn = p->seq;
+	handshake = bpf_map_lookup_elem(&handshakes, &s->handshake_key);
+	if (handshake && handshake->is_refused)
+		reject_simultaneous_open(skb, p);
+	return TC_ACT_UNSPEC;
 }
 
 /*
- * TCP that comes in pieces, or behind IPv6 extension headers. Nobody sends it like this, and it would go past the rules
- * or be read in part: from a trusted peer it is dropped where it is, or may be, for an intercepted port.
+ * TCP in fragments, or behind IPv6 extension headers or IPv4 options. No balancer sends it so, and it would pass unread:
+ * from a trusted network it is dropped if it is, or may be, for an intercepted port.
  */
-static __noinline int on_fragment(struct work *w)
+static __noinline int on_fragment(struct scratch *s)
 {
 	struct settings *settings = get_settings();
-	__be16 port = w->packet.flow.own_port;
+	__be16 port = s->packet.flow.local_port;
 
-	if (!settings || !settings->fingerprint || (port && !is_intercepted(port)) || policy_of(w) == OFF)
-		return PASS;
+	if (!settings || !settings->fingerprint || (port && !is_intercepted(port)) || policy_of(s) == OFF)
+		return TC_ACT_UNSPEC;
 	count(DROPPED_FRAGMENT);
-	return DROP;
+	return TC_ACT_SHOT;
 }
 
 SEC("tc")
 int srcip_ingress(struct __sk_buff *skb)
 {
-	struct work *w = work_of(INWARD);
-	struct live *live;
-	int reading;
+	struct scratch *s = get_scratch(INGRESS);
+	struct conn *conn;
+	int kind;
 
-	if (!w)
-		return DROP;
-	if (skb->pkt_type) /* for another host, or for many: TCP drops it */
-		return PASS;
-	reading = read_inward(skb, w);
-	if (reading == FRAGMENT)
-		return on_fragment(w);
-	if (reading == OTHER || !is_intercepted(w->packet.flow.own_port))
-		return PASS;
-	if (w->packet.flags & SYN)
-		return w->packet.flags & ACK ? on_crossing(skb, w) : on_syn(skb, w);
-	live = bpf_map_lookup_elem(&lives, &w->packet.flow);
-	if (live)
-		return on_live(skb, w, live);
-	return policy_of(w) == OFF ? PASS : on_unknown(skb, w);
+	if (!s)
+		return TC_ACT_SHOT;
+	if (skb->pkt_type) /* not PACKET_HOST: TCP drops it */
+		return TC_ACT_UNSPEC;
+	kind = read_ingress(skb, s);
+	if (kind == FRAGMENT)
+		return on_fragment(s);
+	if (kind == OTHER || !is_intercepted(s->packet.flow.local_port))
+		return TC_ACT_UNSPEC;
+	if (s->packet.flags & SYN)
+		return s->packet.flags & ACK ? on_own_syn_ack(skb, s) : on_syn(skb, s);
+	conn = bpf_map_lookup_elem(&conns, &s->packet.flow);
+	if (conn)
+		return on_conn(skb, s, conn);
+	return policy_of(s) == OFF ? TC_ACT_UNSPEC : on_handshake(skb, s);
 }
 
 /*
- * Whether a SYN-ACK answers the SYN that has just come in, on this CPU. Else the kernel says it again, and what it said
- * first, which the peer may echo, is known only where the handshake is still remembered.
+ * Whether a SYN-ACK answers the SYN that has just come in, on this CPU. Else the kernel retransmits it, and the TSval of
+ * the first one, which the peer may echo, is known only if the handshake is still in the map.
  */
-static __always_inline int is_first_answer(struct work *w)
+static __always_inline bool is_first_syn_ack(struct scratch *s)
 {
-	struct work *in = work_of(INWARD);
+	struct scratch *in = get_scratch(INGRESS);
 
-	return in && in->packet.flags & SYN && in->packet.seq == w->attempt.isn &&
-	       in->packet.flow.peer_port == w->packet.flow.peer_port && in->packet.flow.own_port == w->packet.flow.own_port;
+	return in && in->packet.flags & SYN && in->packet.seq == s->handshake_key.isn &&
+	       in->packet.flow.remote_port == s->packet.flow.remote_port &&
+	       in->packet.flow.local_port == s->packet.flow.local_port;
 }
 
-/* The kernel has taken a SYN: only now there is a handshake, with the numbers that count. */
-static __noinline int on_syn_ack(struct __sk_buff *skb, struct work *w)
+/* The kernel has accepted a SYN: only now there is a handshake, and both initial sequence numbers are known. */
+static __noinline int on_syn_ack(struct __sk_buff *skb, struct scratch *s)
 {
-	struct pending *known, *pending = &w->pending;
-	struct packet *p = &w->packet;
-	struct live *live = bpf_map_lookup_elem(&lives, &p->flow);
-	__u32 is_first;
+	struct handshake *known, *handshake = &s->handshake;
+	struct packet *p = &s->packet;
+	struct conn *conn = bpf_map_lookup_elem(&conns, &p->flow);
+	bool is_first;
 
-	w->attempt.flow = p->flow;
-	w->attempt.isn = p->ack - 1;
-	if (live) {
-		if (live->isn == w->attempt.isn && live->iss == p->seq)
-			return PASS; /* the queue of the listener was full: it comes again */
-		keep_untold(w, &p->flow, live);
-		bpf_map_delete_elem(&lives, &p->flow);
+	s->handshake_key.flow = p->flow;
+	s->handshake_key.isn = p->ack - 1;
+	if (conn) {
+		if (conn->isn == s->handshake_key.isn && conn->iss == p->seq)
+			return TC_ACT_UNSPEC; /* the listener's queue was full, and the kernel retransmits it */
+		keep_unreported(s, &p->flow, conn);
+		bpf_map_delete_elem(&conns, &p->flow);
 	}
-	is_first = is_first_answer(w);
-	__builtin_memset(pending, 0, sizeof(*pending));
-	pending->policy = policy_of(w);
-	if (pending->policy == OFF)
-		return PASS;
-	pending->since = bpf_ktime_get_coarse_ns();
-	pending->iss = p->seq;
-	pending->is_refused = is_crossing(skb);
-	if (read_times(skb, w)) {
-		pending->has_times = 1;
-		pending->first = pending->last = bpf_ntohl(w->times[0]);
+	is_first = is_first_syn_ack(s);
+	__builtin_memset(handshake, 0, sizeof(*handshake));
+	handshake->policy = policy_of(s);
+	if (handshake->policy == OFF)
+		return TC_ACT_UNSPEC;
+	handshake->since = bpf_ktime_get_coarse_ns();
+	handshake->iss = p->seq;
+	handshake->is_refused = is_simultaneous_open(skb);
+	if (read_timestamps(skb, s)) {
+		handshake->has_timestamps = true;
+		handshake->first = handshake->last = bpf_ntohl(s->timestamps[0]);
 		if (!is_first)
-			pending->first -= ANY_TIME_BEFORE;
-		pending->recent = bpf_ntohl(w->times[1]);
+			handshake->first -= HALF_TIMESTAMP_SPACE;
+		handshake->recent = bpf_ntohl(s->timestamps[1]);
 	}
-	if (is_cookie(skb, &p->flow)) {
-		pending->is_cookie = 1;
-		bpf_map_delete_elem(&attempts, &w->attempt);
-		note_cookie(w, pending);
-		return PASS;
+	if (is_syncookie(skb, s)) {
+		handshake->is_syncookie = true;
+		bpf_map_delete_elem(&handshakes, &s->handshake_key);
+		add_syncookie(s, handshake);
+		return TC_ACT_UNSPEC;
 	}
-	if (bpf_map_update_elem(&attempts, &w->attempt, pending, BPF_NOEXIST)) {
-		known = bpf_map_lookup_elem(&attempts, &w->attempt);
+	if (bpf_map_update_elem(&handshakes, &s->handshake_key, handshake, BPF_NOEXIST)) {
+		known = bpf_map_lookup_elem(&handshakes, &s->handshake_key);
 		if (known) {
-			known->iss = pending->iss;
-			known->last = pending->last;
-			known->is_cookie = 0;
+			known->iss = handshake->iss;
+			known->last = handshake->last;
+			known->is_syncookie = false;
 		}
-	} else if (pending->is_refused) {
+	} else if (handshake->is_refused) {
 		count(REFUSED_SIMULTANEOUS_OPEN);
 	}
-	if (!is_first && bpf_map_lookup_elem(&heard, &p->flow))
-		bpf_map_lookup_elem(&attempts, &w->attempt); /* an entry that was looked up is not the first to be forgotten */
-	if (pending->is_refused)
-		refuse_crossing(skb, p);
-	return PASS;
+	/* an entry that was looked up is not the next to be evicted */
+	if (!is_first && bpf_map_lookup_elem(&evicted_flows, &p->flow))
+		bpf_map_lookup_elem(&handshakes, &s->handshake_key);
+	if (handshake->is_refused)
+		reject_simultaneous_open(skb, p);
+	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int raise_ack(struct __sk_buff *skb, struct work *w, __u32 isn, __u32 by, __u32 timestamp)
+/* Raises the acknowledgement and SACK by `by`, and sets TSval to `timestamp`; 0: leave it. */
+static __always_inline int raise_ack(struct __sk_buff *skb, struct scratch *s, __u32 isn, __u32 by, __u32 timestamp)
 {
-	struct packet *p = &w->packet;
+	struct packet *p = &s->packet;
 
 	if (!(by || timestamp) || !(p->flags & ACK))
-		return PASS;
-	if (timestamp || !(has_no_sack(p) || hide_header_of(skb, p, isn, by)))
-		change_options(skb, w, by, timestamp);
+		return TC_ACT_UNSPEC;
+	if (timestamp || !(has_no_sack(p) || hide_dsack_in_place(skb, p, isn, by)))
+		change_options(skb, s, by, timestamp);
 	if (by)
-		raise_number(skb, p, by);
-	return PASS;
+		raise_ack_seq(skb, p, by);
+	return TC_ACT_UNSPEC;
 }
 
-/* A FIN of the Pod. If it comes behind the peer's, only its own acknowledgement is still to come. */
-static __always_inline void note_end(struct __sk_buff *skb, const struct packet *p, struct live *live)
+/* A FIN of the Pod. If it answers the peer's, its acknowledgement is the last packet of the connection. */
+static __always_inline void note_fin(struct __sk_buff *skb, const struct packet *p, struct conn *conn)
 {
-	live->own_end = p->seq + p->payload + 1;
-	live->is_ending = is_last(skb);
+	conn->local_end = p->seq + p->payload + 1;
+	conn->is_last_ack = is_last_ack(skb);
 }
 
 /*
- * The kernel acknowledges what a half-open connection cannot take. Since Linux 6.15 it refuses, in a handshake, the echo of
- * any timestamp but the SYN-ACK's: the acknowledgement has to bear that one.
+ * The kernel acknowledges segments that a request socket does not accept. Since Linux 6.15 it accepts in a handshake no
+ * TSecr but the TSval of the SYN-ACK: such an acknowledgement must have that one. 0 once the connection is established.
  */
-static __always_inline __u32 time_of_request(struct __sk_buff *skb, struct live *live)
+static __always_inline __u32 request_timestamp(struct __sk_buff *skb, struct conn *conn)
 {
-	if (live->timestamp && !is_of_request(skb))
-		live->timestamp = 0;
-	return live->timestamp;
+	if (conn->timestamp && !is_from_request_socket(skb))
+		conn->timestamp = 0;
+	return conn->timestamp;
 }
 
-/* An acknowledgement for a connection whose header is not whole yet. */
-static __noinline int on_request(struct __sk_buff *skb, struct work *w)
+/* An acknowledgement of the Pod in a handshake whose header is not whole yet. */
+static __noinline int on_handshake_ack(struct __sk_buff *skb, struct scratch *s)
 {
-	struct packet *p = &w->packet;
-	struct pending *pending;
-	struct held *held;
+	struct packet *p = &s->packet;
+	struct handshake *handshake;
+	struct partial_header *stored;
 	__u32 isn = p->ack - 1, timestamp = 0, have = 0;
 
-	w->attempt.flow = p->flow;
-	w->attempt.isn = isn;
-	pending = bpf_map_lookup_elem(&attempts, &w->attempt);
-	if (pending && pending->has_times)
-		timestamp = pending->last;
-	held = bpf_map_lookup_elem(&headers, &p->flow);
-	if (held && held->isn == isn)
-		have = held->scratch.have;
-	return raise_ack(skb, w, isn, have, timestamp);
+	s->handshake_key.flow = p->flow;
+	s->handshake_key.isn = isn;
+	handshake = bpf_map_lookup_elem(&handshakes, &s->handshake_key);
+	if (handshake && handshake->has_timestamps)
+		timestamp = handshake->last;
+	stored = bpf_map_lookup_elem(&partial_headers, &p->flow);
+	if (stored && stored->isn == isn)
+		have = stored->parser.have;
+	return raise_ack(skb, s, isn, have, timestamp);
 }
 
 SEC("tc")
 int srcip_egress(struct __sk_buff *skb)
 {
-	struct work *w = work_of(OUTWARD);
+	struct scratch *s = get_scratch(EGRESS);
 	struct packet *p;
-	struct live *live;
+	struct conn *conn;
 
-	if (!w)
-		return DROP;
-	p = &w->packet;
-	if (read_outward(skb, w) != WHOLE || !is_intercepted(p->flow.own_port))
-		return PASS;
+	if (!s)
+		return TC_ACT_SHOT;
+	p = &s->packet;
+	if (read_egress(skb, s) != SEGMENT || !is_intercepted(p->flow.local_port))
+		return TC_ACT_UNSPEC;
 	if ((p->flags & (SYN | ACK)) == (SYN | ACK))
-		return on_syn_ack(skb, w);
-	live = bpf_map_lookup_elem(&lives, &p->flow);
-	if (p->flags & SYN) { /* the Pod's own connection: what was known of the flow is over */
-		if (live) {
-			keep_untold(w, &p->flow, live);
-			bpf_map_delete_elem(&lives, &p->flow);
+		return on_syn_ack(skb, s);
+	conn = bpf_map_lookup_elem(&conns, &p->flow);
+	if (p->flags & SYN) { /* the Pod opens a connection: an earlier one of the flow is over */
+		if (conn) {
+			keep_unreported(s, &p->flow, conn);
+			bpf_map_delete_elem(&conns, &p->flow);
 		}
-		return PASS;
+		return TC_ACT_UNSPEC;
 	}
-	if (live) {
-		if (p->flags & RST) /* the kernel gives it up */
-			keep_untold(w, &p->flow, live);
+	if (conn) {
+		if (p->flags & RST) /* the kernel aborts it */
+			keep_unreported(s, &p->flow, conn);
 		if (p->flags & FIN)
-			note_end(skb, p, live);
-		return raise_ack(skb, w, live->isn, live->shift, time_of_request(skb, live));
+			note_fin(skb, p, conn);
+		return raise_ack(skb, s, conn->isn, conn->header_len, request_timestamp(skb, conn));
 	}
-	return p->payload || is_established(skb) ? PASS : on_request(skb, w);
+	return p->payload || is_established(skb) ? TC_ACT_UNSPEC : on_handshake_ack(skb, s);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -1,4 +1,4 @@
-"""`srcip-proxy init | render | check | outbound | ebpf`: the data plane of one Pod."""
+"""`srcip-proxy init | gate | render | check | outbound | ebpf`: the data plane of one Pod."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from srcip_proxy.pod import PodError
 
 USAGE = """usage: srcip-proxy COMMAND
 
-The first three read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP from the downward API.
+The first four read the plan from the environment: SRCIP_PLAN, and POD_IP, POD_IPS, HOST_IP from the downward API.
 
   init     set up interception and write HAProxy's configuration; needs CAP_NET_ADMIN
+  gate     wait until the agent of this node has attached the programs of ebpf mode; needs no capability
   render   print what init would apply and write, and touch nothing
   check    prove in the running Pod that interception, delivery and replies work; needs no capability
-  outbound set headers in the HTTP requests that this Pod sends, as its options say: srcip-proxy outbound --help
+  outbound set headers in the HTTP requests that this Pod sends: srcip-proxy outbound --help
   ebpf     attach the programs of ebpf mode, or print their counters: srcip-proxy ebpf --help; or serve the counters of
            a whole node: srcip-proxy ebpf exporter --help
 """
@@ -26,6 +27,12 @@ def _init() -> int:
     from srcip_proxy import init  # noqa: PLC0415 - each command loads what it needs: init runs in every Pod's start
 
     return init.main()
+
+
+def _gate() -> int:
+    from srcip_proxy import gate  # noqa: PLC0415
+
+    return gate.main()
 
 
 def _render() -> int:
@@ -68,7 +75,7 @@ def _ebpf(arguments: list[str]) -> int:
     return attach.main(arguments)
 
 
-COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "render": _render, "check": _check}
+COMMANDS: dict[str, Callable[[], int]] = {"init": _init, "gate": _gate, "render": _render, "check": _check}
 
 
 def main() -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NUMBERS = {"KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8, "NET_ADMIN": 12, "SYS_ADMIN": 21, "BPF": 39}
+NUMBERS = {
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "NET_ADMIN": 12,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+    "BPF": 39,
+}
 """Those that srcip-proxy looks for, as in linux/capability.h."""
 _STATUS = Path("/proc/self/status")
 

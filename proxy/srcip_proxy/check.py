@@ -72,7 +72,7 @@ def _application(version: int, plan: Plan, pod: Pod) -> str:
 
 def _programs_answer() -> str:
     if ebpf_counters.fingerprint() is None:
-        raise CheckError("nothing is attached to this Pod: see the log of its init container")
+        raise CheckError("no program is attached to this Pod: see the log of its init container")
     return "they are attached to this Pod"
 
 
@@ -82,9 +82,9 @@ def _sidecar_is_ready() -> str:
             connection.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
             answer = connection.recv(4096).split(b"\r\n")[0].decode("latin-1")
     except OSError as error:
-        raise CheckError(f"it does not answer on port {HEALTH_PORT} ({error}); see its log") from error
+        raise CheckError(f"the sidecar does not answer on port {HEALTH_PORT} ({error}): see its log") from error
     if " 200 " not in answer:
-        raise CheckError(f"it is not ready: {answer}")
+        raise CheckError(f"the sidecar is not ready: {answer}")
     return answer
 
 
@@ -102,8 +102,8 @@ def told(version: int, application: str, plan: Plan, pod: Pod) -> str:
         heard = _exchange(balancer, connection, answer)
     where = "in its headers" if is_http else "in a PROXY header"
     if (plan.http_headers if is_http else plan.emit_proxy_protocol != "off") and not _names(heard, CLIENTS[version][0]):
-        raise CheckError(f"the application was not told {CLIENTS[version][0]} {where}: {heard!r}")
-    return f"the application was told {CLIENTS[version][0]} {where}, and answered"
+        raise CheckError(f"the application did not receive {CLIENTS[version][0]} {where}: {heard!r}")
+    return f"the application received {CLIENTS[version][0]} {where}, and answered"
 
 
 def _names(data: bytes, address: str) -> bool:
@@ -147,7 +147,10 @@ def _balancer(pod: Pod, version: int, question: bytes) -> Iterator[socket.socket
             connection.sendall(header + question)
             yield connection
     except ConnectionRefusedError as error:
-        raise CheckError("interception is not in place: run `srcip-proxy init` in the init container") from error
+        raise CheckError(
+            "connections are not intercepted: check that the init container runs "
+            "`srcip-proxy init`, and that no other container removed table inet srcip"
+        ) from error
     except OSError as error:
         raise CheckError(f"the sidecar ended the connection ({error}); its log says why") from error
 
@@ -176,5 +179,5 @@ def _exchange(balancer: socket.socket, application: socket.socket, reply: bytes 
     except TimeoutError as error:
         raise CheckError("no reply came back: the policy routes of srcip are missing (`ip rule`)") from error
     if _QUESTION not in question or not answer.endswith(_ANSWER):
-        raise CheckError(f"the bytes were changed on the way: {question!r}, {answer!r}")
+        raise CheckError(f"the bytes were changed between client and application: {question!r}, {answer!r}")
     return question

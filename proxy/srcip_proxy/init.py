@@ -99,12 +99,15 @@ def _decided(plan: Plan, pod: Pod, environment: Mapping[str, str]) -> Plan:
     from srcip_proxy.ebpf import init as ebpf_init  # noqa: PLC0415
 
     try:
-        print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}; the sidecar idles")
+        print(f"{summary(plan, pod)}; {ebpf_init.set_up(plan, pod, environment)}; the sidecar is inactive")
     except NotPossibleError as error:
         if not error.is_untouched:
             raise
         for reason in error.reasons:
-            print(f"srcip-proxy init: no ebpf mode here, so {plan.fallback} mode: {reason}", file=sys.stderr)
+            print(
+                (f"srcip-proxy init: this node does not support ebpf mode, using {plan.fallback} mode: {reason}"),
+                file=sys.stderr,
+            )
         return plan.for_sidecar(attached=False)
     return plan.for_sidecar(attached=True)
 
@@ -119,7 +122,10 @@ def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
     except subprocess.CalledProcessError:
         if not (pod.ipv6 and preflight.only_ipv6_is_missing(*preflight.parts(plan))):
             raise
-        print("srcip-proxy: this node has no IPv6 interception; the Pod goes on with IPv4", file=sys.stderr)
+        print(
+            ("srcip-proxy: this node does not support IPv6 interception; the Pod continues with IPv4 only"),
+            file=sys.stderr,
+        )
         return set_up(plan, replace(pod, ipv6=False), put)
     return pod
 

@@ -70,7 +70,7 @@ def from_environment(environment: Mapping[str, str], ip: Callable[..., str]) -> 
     first_of_family = {a.version: a for a in reversed(addresses)}
     return Pod(
         addresses=tuple(first_of_family[v] for v in sorted(first_of_family)),
-        node=_distinct([*node, *_gateways()]),
+        node=_distinct([*node, *gateways()]),
         unusable=_distinct([*addresses, *(a for r in rows for a in _of_interface(r["local"], r["prefixlen"]))]),
         ipv6=_has_ipv6(),
         max_files=_max_files(Path("/proc/self/limits").read_text()),
@@ -102,7 +102,7 @@ def _addresses(name: str, environment: Mapping[str, str], errors: list[str]) -> 
     return found
 
 
-def _gateways(net: Path = Path("/proc/net")) -> list[Address]:
+def gateways(net: Path = Path("/proc/net")) -> list[Address]:
     """The default gateways of this network namespace (proc(5), route; ipv6_route has the same columns in hex)."""
     rows4 = (line.split() for line in _lines(net / "route")[1:])
     rows6 = (line.split() for line in _lines(net / "ipv6_route"))

@@ -214,7 +214,7 @@ def test_a_secret_of_another_type_stays_as_it_is(site: Installation) -> None:
     assert site.api.get(site.secret)["data"] == body["data"]
     assert replica.leaf is None
     status = replica.command("status")
-    assert status.returncode == 1 and "belongs to somebody else" in status.stdout
+    assert status.returncode == 1 and "srcip did not create it" in status.stdout
 
 
 def test_the_secret_names_its_deployment_as_owner(site: Installation) -> None:

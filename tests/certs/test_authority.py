@@ -131,7 +131,7 @@ def test_a_key_is_never_shown(signer: Authority, leaf: Leaf) -> None:
 def test_any_text_is_a_bundle_of_nothing(text: str) -> None:
     found = authority.bundle(text)
     assert found.certificates == ()
-    assert found.rubbish == bool(text.strip())
+    assert found.junk == bool(text.strip())
 
 
 @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
@@ -144,7 +144,7 @@ def test_a_damaged_certificate_is_read_or_refused(signer: Authority, leaf: Leaf,
             der[position] = data.draw(st.integers(0, 255))
         text = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(der).decode()}-----END CERTIFICATE-----\n"
         found = authority.bundle(text)
-        assert found.rubbish or found.certificates
+        assert found.junk or found.certificates
         with suppress(BadCertificate):
             authority.authority(text, signer.key)
         with suppress(BadCertificate):
@@ -152,10 +152,10 @@ def test_a_damaged_certificate_is_read_or_refused(signer: Authority, leaf: Leaf,
 
 
 def test_a_bundle_tells_rubbish_from_authorities(signer: Authority, leaf: Leaf) -> None:
-    """A leaf, a broken block, a comment and a second copy are rubbish; line ends are not."""
+    """A leaf, a broken block, a comment and a second copy are junk; line ends are not."""
     pem, other = signer.certificate.pem, authority.make(NOW, LIFE).certificate
     clean = authority.bundle(pem.replace("\n", "\r\n") + other.pem)
-    assert (clean.certificates, clean.rubbish) == ((signer.certificate, other), False)
+    assert (clean.certificates, clean.junk) == ((signer.certificate, other), False)
     for extra in (leaf.certificate.pem, pem, "# a comment\n", pem.replace("MII", "MIX")):
         found = authority.bundle(pem + extra)
-        assert (found.certificates, found.rubbish) == ((signer.certificate,), True)
+        assert (found.certificates, found.junk) == ((signer.certificate,), True)

@@ -20,7 +20,7 @@ def test_status_tells_what_is_in_force(site: Installation) -> None:
     text = replica.command("status")
     assert text.returncode == 0, text.stdout
     assert f"current    {leaf.issuer.fingerprint[:12]}" in text.stdout
-    assert "caBundle: has what it must; 1 certificates" in text.stdout
+    assert "caBundle: complete; 1 certificates" in text.stdout
     found = json.loads(replica.command("status", "--json").stdout)
     assert found["leaf"]["fingerprint"] == leaf.certificate.fingerprint
     assert found["caBundle"]["inForce"] is True
@@ -47,7 +47,7 @@ def test_injection_is_tested_and_the_webhook_is_removed(site: Installation) -> N
     assert site.api.find(site.configuration)
     assert replica.command("remove-webhook", **admin).returncode == 0
     assert site.api.find(site.configuration) is None
-    assert "gone already" in replica.command("remove-webhook", **admin).stdout
+    assert "does not exist" in replica.command("remove-webhook", **admin).stdout
 
 
 def test_without_a_secret_there_is_nothing_to_rotate(site: Installation) -> None:

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from srcip_certs import __main__, injection, logs, run, server
-from srcip_certs.kube import ApiError
-from srcip_certs.watch import Watch
+from srcip_certs.watch import watch
+from srcip_kube.client import ApiError
 from srcip_webhook.mutate import consider
 from srcip_webhook.settings import Settings
 
@@ -46,10 +46,10 @@ class Streams:
         return iter(stream)
 
     def follow(self, times: int) -> None:
-        watch = Watch(self, "srcip", self.got.append, lambda: None)  # type: ignore[arg-type]
+        watching = watch(self, "srcip", self.got.append, lambda: None)  # type: ignore[arg-type]
         for _ in range(times):
             try:
-                watch.follow()
+                watching.follow()
             except ApiError as error:
                 self.asked.append(f"failed {error.status}")
 
@@ -160,7 +160,7 @@ def test_without_any_credentials_a_command_says_so(monkeypatch: pytest.MonkeyPat
 
 
 def test_importing_the_package_does_not_import_the_client() -> None:
-    """It costs a quarter of a second; `kube` alone brings it, when a client is made."""
+    """It costs a quarter of a second; `srcip_kube.client` alone brings it, when a client is made."""
     code = "import sys, srcip_certs.__main__, srcip_certs.run; print('kubernetes' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

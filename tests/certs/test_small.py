@@ -159,11 +159,11 @@ def test_a_certificate_must_be_in_every_webhook() -> None:
 def test_strangers_are_remembered_for_a_while_after_they_left() -> None:
     """One that stays counts on; one that comes back after that time is new."""
     presence = Presence(longest_gap_s=10, keep_s=100)
-    assert presence.strangers((A, B, C), {C.fingerprint}, 0) == {A: 0, B: 0}
-    assert presence.strangers((A,), {C.fingerprint}, 90) == {A: 90, B: 90}
-    assert presence.strangers((A,), {C.fingerprint}, 110) == {A: 110}
-    assert presence.strangers((A, B), {C.fingerprint}, 120) == {A: 120, B: 0}
-    assert presence.strangers((A, B), {A.fingerprint}, 121) == {B: 1}
+    assert presence.unknown((A, B, C), {C.fingerprint}, 0) == {A: 0, B: 0}
+    assert presence.unknown((A,), {C.fingerprint}, 90) == {A: 90, B: 90}
+    assert presence.unknown((A,), {C.fingerprint}, 110) == {A: 110}
+    assert presence.unknown((A, B), {C.fingerprint}, 120) == {A: 120, B: 0}
+    assert presence.unknown((A, B), {A.fingerprint}, 121) == {B: 1}
 
 
 # the patch
@@ -178,7 +178,7 @@ def configuration(*bundles: str | None) -> dict[str, object]:
 def test_a_patch_fills_every_webhook_and_nothing_else() -> None:
     raw = configuration(None, "", base64.b64encode(A.pem.encode()).decode(), "%%%")
     before = published.read(raw)
-    assert [each.rubbish for each in before.bundles] == [False, False, False, True]
+    assert [each.junk for each in before.bundles] == [False, False, False, True]
     patched = jsonpatch.apply_patch(raw, published.patch(before, (B, A)))
     assert published.read(patched).equals((A, B))
     for entry in patched["webhooks"]:

@@ -9,7 +9,7 @@ from support.rendering import CASES, Helm, Json, containers, one, variables
 
 def exporter(helm: Helm, case: str = "exporter-of-ebpf-mode") -> Json:
     """The template of its Pods."""
-    found: Json = one(helm.objects(CASES[case]), "DaemonSet")["spec"]["template"]
+    found: Json = one(helm.objects(CASES[case]), "DaemonSet", "-exporter")["spec"]["template"]
     return found
 
 

@@ -145,7 +145,7 @@ def test_two_processes_of_one_pod_need_two_ports(name: str, port: int, helm: Hel
     assert helm.refusal(merged(TRUSTING, nested(name, port), nested("certificates.mode", "cert-manager"))) == ""
 
 
-@pytest.mark.parametrize("owner", ["webhook", "certs", "ebpfExporter"])
+@pytest.mark.parametrize("owner", ["webhook", "certs", "agent", "ebpfExporter"])
 def test_a_request_above_its_limit_is_refused(owner: str, helm: Helm) -> None:
     """The API server would refuse the Deployment halfway through an upgrade."""
     said = helm.refusal(merged(TRUSTING, nested(f"{owner}.resources.requests.memory", "1Gi")))
@@ -174,6 +174,7 @@ NAMES = [each.name for each in values((CHART / "values.yaml").read_text())]
 EVERYTHING_ON: Json = {
     "metrics": {name: {"enabled": True} for name in ("serviceMonitor", "podMonitor", "prometheusRule", "dashboard")},
     "networkPolicy": {"enabled": True},
+    "agent": {"enabled": True},
     "ebpfExporter": {"enabled": True},
 }
 

@@ -27,8 +27,10 @@ STRANGERS = ("cert-manager.io/", "monitoring.coreos.com/")
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 UNPROTECTED = {"everything-on"}
 """Cases that use the node's network, which Pod Security does not let through."""
-EXPORTER = "srcip-ebpf-exporter"
-"""The one Pod of the chart that needs a privileged namespace; off by default."""
+EXPORTER, AGENT = "srcip-ebpf-exporter", "srcip-agent"
+"""The Pods of the chart that need a privileged namespace; off by default."""
+PRIVILEGED = merged(CASES["agent"], CASES["exporter-of-ebpf-mode"])
+"""Both."""
 SECRET = {"name": "5", "caBundle": AUTHORITY}
 OUTSIDE_NAMESPACES = {"ClusterRole", "ClusterRoleBinding", "MutatingWebhookConfiguration", "Namespace"}
 
@@ -53,9 +55,10 @@ def test_kubernetes_accepts_every_object(version: str, objects: list[Json]) -> N
 
 
 def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -> None:
-    """The fields that the level `restricted` looks at, in every Pod of the chart but the exporter of ebpf mode."""
+    """The fields that the level `restricted` looks at, in every Pod of the chart but those that are off by default."""
     found = dict(pods(objects))
     found.pop(EXPORTER, None)
+    found.pop(AGENT, None)
     assert set(found) >= {"srcip-webhook", "srcip-test"}
     for name, spec in found.items():
         assert not {"hostPID", "hostIPC"} & spec.keys(), name
@@ -75,11 +78,12 @@ def test_the_pods_pass_pod_security_restricted(case: str, objects: list[Json]) -
 
 
 def test_by_default_no_pod_needs_more(helm: Helm) -> None:
-    """The exporter is nowhere: no object, no account, no line that helm says."""
+    """Exporter and agent are nowhere: no object, no account, no line that helm says."""
     for case, values in CASES.items():
         text = helm.template(values)
         assert ("exporter" in text) == ("ebpfExporter" in values), case
-        assert ("SYS_ADMIN" in text) == ("ebpfExporter" in values), case
+        needs_more = bool({"agent", "ebpfExporter"} & set(values))
+        assert ("kind: DaemonSet" in text) == ("SYS_ADMIN" in text) == needs_more, case
 
 
 def test_every_container_states_what_it_needs(objects: list[Json]) -> None:
@@ -92,7 +96,7 @@ def test_every_container_states_what_it_needs(objects: list[Json]) -> None:
             assert ":" in container["image"].rpartition("/")[2], name
 
 
-def test_only_srcip_certs_has_a_token(case: str, objects: list[Json]) -> None:
+def test_only_srcip_certs_and_the_agent_have_a_token(case: str, objects: list[Json]) -> None:
     """The webhook parses what strangers write; it holds nothing that the Kubernetes API would accept."""
     spec = one(objects, "Deployment")["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
@@ -146,6 +150,13 @@ def test_the_rights_are_exactly_these(helm: Helm) -> None:
             "srcip-system: get,update,patch secrets srcip-ca",
         ],
     }
+
+
+def test_the_agent_only_looks_at_pods(helm: Helm) -> None:
+    """And the other accounts may no more with it than without."""
+    with_agent = rights(helm.objects(CASES["agent"]))
+    assert with_agent.pop(AGENT) == ["everywhere: get,list,watch pods any"]
+    assert with_agent == rights(helm.objects({}))
 
 
 @pytest.mark.parametrize("case", ["cert-manager", "own-secret"])
@@ -290,7 +301,7 @@ def test_who_is_selected_is_labelled(objects: list[Json]) -> None:
     policies = [
         each["spec"]["podSelector"]
         for each in objects
-        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] != EXPORTER
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"] not in (EXPORTER, AGENT)
     ]
     spread = [each["labelSelector"] for each in deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]]
     for selector in (deployment["spec"]["selector"], *budgets, *policies, *spread):
@@ -313,7 +324,9 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
     """Not even those outside of namespaces, when name and namespace run together."""
 
     def identities(release: str, namespace: str) -> set[tuple[str, str, str]]:
-        found = helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace=namespace)
+        found = helm.objects(
+            merged(CASES["agent"], CASES["exporter-of-ebpf-mode"]), release=release, namespace=namespace
+        )
         return {(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]) for each in found}
 
     places = [("srcip", "a"), ("srcip", "b"), ("srcip-a", "b"), ("srcip", "a-b"), ("other", "a")]
@@ -324,7 +337,9 @@ def test_two_releases_share_no_object(helm: Helm) -> None:
 @pytest.mark.parametrize("release", ["a", "x" * 53, "srcip-" + "y" * 47, "a.b.c", "srcip." + "z" * 40 + "." + "q" * 5])
 def test_long_names_stay_legal(release: str, helm: Helm) -> None:
     """Names of Services, Jobs and namespaces are DNS labels of at most 63 characters."""
-    for each in helm.objects(CASES["exporter-of-ebpf-mode"], release=release, namespace="n" * 63):
+    for each in helm.objects(
+        merged(CASES["agent"], CASES["exporter-of-ebpf-mode"]), release=release, namespace="n" * 63
+    ):
         name = each["metadata"]["name"]
         if each["kind"] in ("Service", "Job", "Namespace", "Deployment", "DaemonSet", "Pod"):
             assert len(name) <= 63 and "." not in name and not name.endswith("-"), name

@@ -9,7 +9,7 @@ from srcip_certs import settings as certs
 from srcip_webhook import settings as webhook
 from support.rendering import CASES, TRUSTING, Helm, Json, containers, merged, nested, one, variables
 
-FIXED = {"listen_address", "tls_cert_file", "tls_key_file"}
+FIXED = {"agent", "listen_address", "tls_cert_file", "tls_key_file"}
 """Settings of the webhook that the chart itself decides, by leaving them at their defaults."""
 SET: dict[str, tuple[Json, Any]] = {
     "proxy_image": ({"proxy": {"image": {"repository": "a/b", "tag": "1"}}}, "a/b:1"),

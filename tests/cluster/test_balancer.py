@@ -117,7 +117,7 @@ def test_a_balancer_without_header_is_refused_and_told_why(kube: Kube, edge: Edg
             clients.ask(balancer.connect("plain"))
     log = kube.logs(pod, "srcip-proxy")
     assert f"refused connection from {edge.host.ips[0]}:" in log
-    assert "reason=no_header; what to do: the balancer must send the PROXY protocol" in log
+    assert "reason=no_header; what to do: configure the balancer to send the PROXY protocol" in log
     metrics = kube("get", "--raw", f"/api/v1/namespaces/{kube.namespace}/pods/{pod}:15320/proxy/metrics")
     assert 'srcip_refused_connections_total{reason="no_header"} 1' in metrics
     assert "203.0.113" not in kube.logs(pod), "nginx has seen nothing of it"

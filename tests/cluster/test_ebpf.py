@@ -249,7 +249,7 @@ def test_the_fallback_idles_where_the_node_can_have_ebpf_mode(kube: Kube, edge: 
     probe = {"httpGet": {"path": "/", "port": "main"}, "periodSeconds": 1}
     asked = {**web(edge, *edge.snat_ips, node_proxy_protocol="required").annotations, "mode": FALLBACK}
     made = alone_in_pod(kube, App("web", annotations=asked, container={"readinessProbe": probe}))
-    assert kube.logs("web", "srcip-init").endswith("; the sidecar idles\n")  # its only line
+    assert kube.logs("web", "srcip-init").endswith("; the sidecar is inactive\n")  # its only line
     with Balancer(edge.host, WEB) as balancer:
         balancer.serve("web", [(ip(made), 8080)])
         assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]
@@ -270,7 +270,7 @@ def test_the_fallback_is_tproxy_where_the_node_cannot(kube: Kube, edge: Edge) ->
     kube.apply(with_path(patched, cgroup["name"], "/usr"))
     kube.wait("condition=Ready", "pod/web")
     said = kube.logs("web", "srcip-init")
-    assert "no ebpf mode here, so tproxy mode: /host/cgroup, the node's /sys/fs/cgroup, is not cgroup v2" in said
+    assert "does not support ebpf mode, using tproxy mode: /host/cgroup, the node's /sys/fs/cgroup, is not" in said
     with Balancer(edge.host, WEB) as balancer:
         balancer.serve("web", [(ip(kube.get("pod", "web")), 8080)])
         assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]

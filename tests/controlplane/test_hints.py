@@ -27,7 +27,7 @@ KINDS = {
     "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
 }
 NO_LABEL = "the namespace has no label srcip.io/injection: enabled"
-NO_MODE = "without the annotation srcip.io/mode"
+NO_MODE = "set the annotation srcip.io/mode"
 FORGOT = {"srcip.io/trusted-cidrs": "192.0.2.0/24"}
 
 

@@ -52,7 +52,7 @@ def served(here: Node) -> Iterator[Exporter]:
 def loaded() -> Iterator[libbpf.Object]:
     """The programs, loaded and attached to nothing."""
     programs = libbpf.Object(bpf.compiled())
-    programs.resize("lives", 1)
+    programs.resize("conns", 1)
     programs.load()
     yield programs
     programs.close()

@@ -192,25 +192,25 @@ static void check_claim(const struct input *in, size_t count, const struct srcip
 		disagree(in, count, "usable or not");
 }
 
-/* The first `count` bytes. What lies behind them in the scratch is left over from other inputs. */
-static int check(const struct input *in, size_t count, struct srcip_scratch *scratch, const struct srcip_limits *limits)
+/* The first `count` bytes. What lies behind them in the parser is left over from other inputs. */
+static int check(const struct input *in, size_t count, struct srcip_parser *parser, const struct srcip_limits *limits)
 {
 	struct answer answer = reference_read(in->bytes, count, limits->versions, limits->max_header);
 	int verdict;
 
-	scratch->have = count < SRCIP_MAX_HEADER ? count : SRCIP_MAX_HEADER;
-	memcpy(scratch->bytes, in->bytes, scratch->have);
-	verdict = srcip_parse(scratch, limits);
+	parser->have = count < SRCIP_MAX_HEADER ? count : SRCIP_MAX_HEADER;
+	memcpy(parser->bytes, in->bytes, parser->have);
+	verdict = srcip_parse(parser, limits);
 	if ("mar"[verdict] != (answer.kind == 'n' ? 'r' : answer.kind))
 		disagree(in, count, "another verdict");
-	if ((verdict == SRCIP_REJECT) != !!scratch->reason || (scratch->reason == SRCIP_NO_HEADER) != (answer.kind == 'n'))
+	if ((verdict == SRCIP_REJECT) != !!parser->reason || (parser->reason == SRCIP_NO_HEADER) != (answer.kind == 'n'))
 		disagree(in, count, "another reason");
 	if (verdict == SRCIP_ACCEPT)
-		check_claim(in, count, &scratch->claim, &answer);
+		check_claim(in, count, &parser->claim, &answer);
 	return verdict;
 }
 
-static void round_of(struct input *in, struct srcip_scratch *scratch)
+static void round_of(struct input *in, struct srcip_parser *parser)
 {
 	struct srcip_limits limits = { .max_header = SRCIP_MAX_HEADER, .versions = below(8) ? 3 : below(4) };
 	int early, late;
@@ -220,8 +220,8 @@ static void round_of(struct input *in, struct srcip_scratch *scratch)
 	if (limits.max_header > SRCIP_MAX_HEADER)
 		limits.max_header = SRCIP_MAX_HEADER;
 	make(in);
-	early = check(in, below(in->count + 1), scratch, &limits);
-	late = check(in, in->count, scratch, &limits);
+	early = check(in, below(in->count + 1), parser, &limits);
+	late = check(in, in->count, parser, &limits);
 	if (early != SRCIP_MORE && early != late)
 		disagree(in, in->count, "changed its mind");
 	verdicts[late]++;
@@ -230,14 +230,14 @@ static void round_of(struct input *in, struct srcip_scratch *scratch)
 int main(int count, char **arguments)
 {
 	static struct input input;
-	static struct srcip_scratch scratch;
+	static struct srcip_parser parser;
 
 	if (count != 3)
 		return 2;
 	state = strtoull(arguments[2], NULL, 0);
 	read_corpus();
 	for (unsigned long left = strtoul(arguments[1], NULL, 0); left; left--)
-		round_of(&input, &scratch);
+		round_of(&input, &parser);
 	printf("%lu more, %lu accepted, %lu refused\n", verdicts[0], verdicts[1], verdicts[2]);
 	return 0;
 }

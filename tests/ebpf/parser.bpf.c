@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Runs the parser on what user space wrote into the map, so that the tests see what it says inside the kernel. */
+/* Runs the parser inside the kernel on bytes that user space wrote into the map. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
@@ -14,8 +14,8 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct srcip_scratch);
-} scratches SEC(".maps");
+	__type(value, struct srcip_parser);
+} parsers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -25,19 +25,19 @@ struct {
 } questions SEC(".maps");
 
 SEC("tc")
-int parser(struct __sk_buff *skb)
+int parse(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
-	struct srcip_scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
+	struct srcip_parser *parser = bpf_map_lookup_elem(&parsers, &zero);
 	struct question *question = bpf_map_lookup_elem(&questions, &zero);
 	int verdict;
 
 	(void)skb;
-	if (!scratch || !question)
+	if (!parser || !question)
 		return -1;
-	verdict = srcip_parse(scratch, &question->limits);
+	verdict = srcip_parse(parser, &question->limits);
 	if (verdict == SRCIP_ACCEPT)
-		question->usable = srcip_usable(&scratch->claim);
+		question->usable = srcip_usable(&parser->claim);
 	return verdict;
 }
 

@@ -77,9 +77,9 @@ def readable() -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["--interface", "lo"], "interface lo is no Ethernet"),
+        (["--interface", "lo"], "interface lo is not Ethernet"),
         (["--interface", "eth7"], "interface eth7: No such device"),
-        (["--cgroup", "/proc"], "/proc is no directory of cgroup v2"),
+        (["--cgroup", "/proc"], "/proc is not a directory of cgroup v2"),
         (["--object", "/nothing"], "/nothing is missing"),
     ],
 )
@@ -93,13 +93,13 @@ def test_what_is_missing_is_named(pod: Pod, wrong: list[str], said: str) -> None
     ("release", "fits"), [("5.16.9", False), ("5.17.0-1-generic", True), ("6.1", True), ("4.19", False)]
 )
 def test_the_oldest_kernel(release: str, fits: bool) -> None:
-    assert (ebpf_preflight._kernel(release) == []) == fits
+    assert (ebpf_preflight.kernel(release) == []) == fits
 
 
 def test_kernels_that_refuse_the_first_object_take_the_second() -> None:
     """It has the same programs, which copy each packet's headers rather than look into it."""
     with running(attached=False) as pod:
-        refused, copies = bpf.compiled(HERE / "refused.bpf.c"), bpf.compiled(bpf.BOTH[1])
+        refused, copies = bpf.compiled(HERE / "unverifiable.bpf.c"), bpf.compiled(bpf.BOTH[1])
         words = ["ebpf", "attach", "--cgroup", str(pod.cgroup)]
         said = pod.proxy(*words, "--object", str(refused), prefix=ONLY_BPF_AND_NET_ADMIN)
         assert (said.returncode, "load: Permission denied" in said.stderr, pod.programs()) == (1, True, [])
@@ -121,7 +121,7 @@ def test_attaching_again_changes_nothing(pod: Pod) -> None:
         client.send(v1())
         assert client.seen(quiet=0.02).peer == CLIENT4
         said = pod.attach()
-        assert (said.returncode, said.stdout) == (0, "srcip-proxy ebpf: in place already\n")
+        assert (said.returncode, said.stdout) == (0, "srcip-proxy ebpf: already attached\n")
         client.got = b"\n"
         client.send(b"again")
         assert client.seen(rest=5, quiet=0.02).rest == b"again"
@@ -178,7 +178,14 @@ def test_others_on_the_same_hooks_go_on(others: str, hook: str, is_first: bool) 
         if not is_first:
             assert pod.attach("--hook", hook).returncode == 0
         before = len(pod.programs())
-        words = [sys.executable, "-c", BESIDE, str(bpf.compiled(HERE / "beside.bpf.c")), str(pod.cgroup), others]
+        words = [
+            sys.executable,
+            "-c",
+            ATTACH_CNI_PLUGIN,
+            str(bpf.compiled(HERE / "cni_plugin.bpf.c")),
+            str(pod.cgroup),
+            others,
+        ]
         said = pod.run(words)
         if "no tcx" in said.stderr:
             pytest.skip(f"Linux {platform.release()} has no tcx")
@@ -188,12 +195,12 @@ def test_others_on_the_same_hooks_go_on(others: str, hook: str, is_first: bool) 
         assert len(pod.programs()) == 6
         assert pod.seen(v1()).peer == CLIENT4
         assert pod.stats()["accepted proxy"] == 1
-        packets, questions = seen_beside(pod)
+        packets, calls = counts_of_cni_plugin(pod)
         assert packets >= 4
-        assert questions >= 1
+        assert calls >= 1
 
 
-BESIDE = """
+ATTACH_CNI_PLUGIN = """
 import subprocess, sys
 from pathlib import Path
 from srcip_proxy.ebpf.libbpf import GETPEERNAME4, TC_INGRESS, Object
@@ -201,17 +208,17 @@ program, cgroup, hook = sys.argv[1:]
 other = Object(Path(program))
 other.load()
 if hook == "clsact":
-    other.attach_clsact("beside_packets", "eth0", TC_INGRESS, 9000)
-elif not other.attach_tcx("beside_packets", "eth0", TC_INGRESS):
+    other.attach_clsact("cni_ingress", "eth0", TC_INGRESS, 9000)
+elif not other.attach_tcx("cni_ingress", "eth0", TC_INGRESS):
     sys.exit("no tcx")
-other.attach_cgroup("beside_peer4", Path(cgroup), GETPEERNAME4)
+other.attach_cgroup("cni_getpeername4", Path(cgroup), GETPEERNAME4)
 """
 
 
-def seen_beside(pod: Pod) -> list[int]:
-    """What the others have counted: packets, and questions for a peer."""
+def counts_of_cni_plugin(pod: Pod) -> list[int]:
+    """What the CNI plugin's programs have counted: packets, and calls of getpeername()."""
     shown = [json.loads(pod.sh("pod", f"bpftool -j prog show id {number}")) for number in pod.programs()]
-    (number,) = {n for program in shown if program["name"].startswith("beside") for n in program["map_ids"]}
+    (number,) = {n for program in shown if program["name"].startswith("cni_") for n in program["map_ids"]}
     return [entry["formatted"]["value"] for entry in json.loads(pod.sh("pod", f"bpftool -j map dump id {number}"))]
 
 
@@ -239,8 +246,8 @@ def test_accept_and_getpeername_in_c(pod: Pod, peers: dict[str, int], case: tupl
 @pytest.fixture(scope="module")
 def peers(pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """The C application listens, by the family of its sockets."""
-    program = tmp_path_factory.mktemp("peers") / "peers"
-    run("cc", "-O1", "-o", str(program), str(HERE / "peers.c"))
+    program = tmp_path_factory.mktemp("getpeername") / "getpeername"
+    run("cc", "-O1", "-o", str(program), str(HERE / "getpeername.c"))
     ports = {"4": 7021, "6": 7022}
     for family, port in ports.items():
         pods().start([str(program), family, str(port)])

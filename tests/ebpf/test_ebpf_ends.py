@@ -23,7 +23,7 @@ def entries(pod: Pod) -> int:
     """How many connections the programs remember."""
     shown = [json.loads(pod.sh("pod", f"bpftool -j prog show id {number}")) for number in pod.programs()]
     for number in {n for program in shown for n in program["map_ids"]}:
-        if json.loads(pod.sh("pod", f"bpftool -j map show id {number}"))["name"] == "lives":
+        if json.loads(pod.sh("pod", f"bpftool -j map show id {number}"))["name"] == "conns":
             return len(json.loads(pod.sh("pod", f"bpftool -j map dump id {number}")))
     raise AssertionError("no map of connections")
 

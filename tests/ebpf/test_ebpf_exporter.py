@@ -84,15 +84,15 @@ def test_a_pod_without_a_name_is_counted_and_left_out(here: Node, served: Export
 
 def test_programs_of_others_are_not_counted(here: Node, served: Exporter) -> None:
     """A Pod with somebody else's program on the same hook is none of ours."""
-    other = libbpf.Object(bpf.compiled(HERE / "beside.bpf.c"))
+    other = libbpf.Object(bpf.compiled(HERE / "cni_plugin.bpf.c"))
     other.load()
-    other.attach_cgroup("beside_peer4", here.cgroup(1), GETPEERNAME4)
+    other.attach_cgroup("cni_getpeername4", here.cgroup(1), GETPEERNAME4)
     assert served.states() == {}
 
 
 def test_a_program_of_our_name_with_another_map_is_told(here: Node, served: Exporter, loaded: libbpf.Object) -> None:
     """Nothing is read into numbers that mean something else; other Pods are shown as ever."""
-    other = libbpf.Object(bpf.compiled(HERE / "bystander.bpf.c"))
+    other = libbpf.Object(bpf.compiled(HERE / "counters_of_32_bits.bpf.c"))
     other.load()
     for number, programs in ((1, other), (2, loaded)):
         programs.attach_cgroup("srcip_peer4", here.cgroup(number), GETPEERNAME4)
@@ -104,18 +104,18 @@ def test_the_programs_of_an_older_version_are_read_as_far_as_they_go(
     here: Node, served: Exporter, loaded: libbpf.Object
 ) -> None:
     """A Pod keeps the programs of its first day. Counters are only ever added behind those that there are."""
-    elder = libbpf.Object(bpf.compiled(HERE / "elder.bpf.c"))
-    elder.load()
+    older = libbpf.Object(bpf.compiled(HERE / "fewer_counters.bpf.c"))
+    older.load()
     loaded.put("counters", struct.pack("=I", 0), struct.pack("=Q", 5))
     for index, value in enumerate((1, 2**40, 2**63)):
-        elder.put("counters", struct.pack("=I", index), struct.pack("=Q", value))
-    for programs, numbers in ((elder, (1, 2)), (loaded, (2,))):
+        older.put("counters", struct.pack("=I", index), struct.pack("=Q", value))
+    for programs, numbers in ((older, (1, 2)), (loaded, (2,))):
         for number in numbers:
             programs.attach_cgroup("srcip_peer4", here.cgroup(number), GETPEERNAME4)
     here.name(1, "shop", "old")
     here.name(2, "shop", "both")
-    elders = {"accepted local": 2**40, "accepted none": 2**63}
-    wanted = {"old": {"accepted proxy": 1, **elders}, "both": {"accepted proxy": 6, **elders}}
+    values = {"accepted local": 2**40, "accepted none": 2**63}
+    wanted = {"old": {"accepted proxy": 1, **values}, "both": {"accepted proxy": 6, **values}}
     assert served.counters() == {("shop", pod, name): n for pod, its in wanted.items() for name, n in its.items()}
 
 
@@ -129,7 +129,7 @@ def test_pods_that_come_and_go_all_the_time_break_no_page(here: Node, loaded: li
     def come_and_go() -> None:
         for number in itertools.cycle(range(50)):
             cgroup = stayer.with_name(stayer.name.replace(uid(1000)[:8], uid(number)[:8]))
-            programs = libbpf.Object(bpf.compiled(HERE / "elder.bpf.c"))
+            programs = libbpf.Object(bpf.compiled(HERE / "fewer_counters.bpf.c"))
             programs.load()
             cgroup.mkdir()
             programs.attach_cgroup("srcip_peer4", cgroup, GETPEERNAME4)

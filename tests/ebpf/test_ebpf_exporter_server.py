@@ -178,7 +178,7 @@ def test_neither_process_stays_without_the_other(here: Node) -> None:
         os.kill(served.child(), signal.SIGKILL)
         assert served.process.wait(TEST_DEADLINE_S) == 1
         assert served.process.stderr
-        assert "the process that speaks HTTP has ended: signal 9" in served.process.stderr.read()
+        assert "the HTTP process ended: signal 9" in served.process.stderr.read()
     with exporter(here.root, here.logs) as served:
         child = served.child()
         served.process.kill()

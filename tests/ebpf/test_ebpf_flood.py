@@ -17,7 +17,7 @@ from support.rig import APP, POD4, POD6, Client, v1
 pytestmark = pytest.mark.dataplane
 
 ROOM = 8192
-"""Of the maps `attempts` and `cookies`."""
+"""Of the maps `handshakes` and `syncookies`."""
 SYNS = 3 * ROOM
 BURST = 200
 BACKLOG = {"requests": "65535", "SYN cookies": "128"}

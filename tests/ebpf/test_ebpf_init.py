@@ -79,7 +79,7 @@ def test_init_finds_its_pod_and_the_application_sees_the_client(fresh: Fresh) ->
     assert re.fullmatch(rf"attached to eth0 \((tcx|clsact)\) and {fresh.pod.cgroup}\n", done.stdout)
     fresh.pod.log = fresh.pod.start([sys.executable, str(APP), *ALL_PORTS])
     assert fresh.pod.seen(v2() + b"x").peer == CLIENT4
-    assert fresh.set_up().stdout == "in place already\n"
+    assert fresh.set_up().stdout == "already attached\n"
 
 
 @pytest.mark.parametrize(
@@ -200,5 +200,5 @@ def test_no_mode_takes_the_place_of_programs_that_are_at_work(fresh: Fresh) -> N
     assert fresh.set_up().returncode == 0
     fresh.pod.wanted = replace(fresh.pod.wanted, header_timeout_ms=4000)
     done = fresh.set_up()
-    assert "another configuration is attached to this Pod" in done.stderr
+    assert "programs with another configuration are attached to this Pod" in done.stderr
     assert done.stdout == "is_untouched=False\n"

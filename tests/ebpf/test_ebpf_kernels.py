@@ -16,6 +16,8 @@ from support import ebpf_rig
 pytestmark = pytest.mark.dataplane
 
 OLDEST = "6.1"
+PATIENT = ("-p", "no:cacheprovider", "-o", "timeout=1200")
+"""Options of pytest: what takes seconds takes minutes where the processor runs no guests."""
 ATTACH = "tests/ebpf/test_ebpf_attach.py"
 FORGED = "tests/ebpf/test_ebpf_judged.py::test_a_segment_that_tcp_drops_states_no_client"
 TESTS = (
@@ -42,16 +44,16 @@ def oldest() -> package.Kernel:
     return pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_the_oldest_kernel_of_debian_shows_the_client(oldest: package.Kernel) -> None:
     """BPF and NET_ADMIN alone attach the programs there, a connection with a header shows its client, any process reads
     the counters, and a forged packet is told from one whose checksum the card has still to make. In software, where the
-    processor runs no guests, it takes about two minutes."""
+    processor runs no guests, it takes some minutes."""
     for source in bpf.BOTH:
         bpf.compiled(source)  # here, where it is faster
     said = io.StringIO()
-    words = ["sh", "-c", 'uname -r; exec "$@"', "sh", sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
-    code = machine.run_in(oldest, words, said, seconds=500, PATH=machine_path(), CI="1", TERM="dumb")
+    words = ["sh", "-c", 'uname -r; exec "$@"', "sh", sys.executable, "-m", "pytest", *PATIENT, *TESTS]
+    code = machine.run_in(oldest, words, said, PATH=machine_path(), CI="1", TERM="dumb")
     assert code == 0, said.getvalue()
-    assert said.getvalue().startswith(oldest.release)
+    assert oldest.release in said.getvalue().splitlines()  # a kernel on a busy machine may say something before
     assert "6 passed" in said.getvalue()

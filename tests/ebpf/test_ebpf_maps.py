@@ -19,7 +19,7 @@ HERE = 9
 """The cookie of the network namespace."""
 POD = Pod((ipaddress.ip_address("10.0.0.2"),))
 STATE = (bpf.SOURCES / "state.h").read_text()
-PEERS = (bpf.SOURCES / "peers.h").read_text()
+GETPEERNAME = (bpf.SOURCES / "getpeername.h").read_text()
 PORTS = st.integers(1, 65535).filter(lambda port: not 15300 < port < 15330)
 
 
@@ -32,16 +32,16 @@ def test_counters_have_the_order_of_the_c() -> None:
     body = re.search(r"enum counter \{(.*?)\};", STATE, re.DOTALL)
     assert body
     names = re.findall(r"^\t([A-Z_]+),", body[1], re.MULTILINE)
-    assert names == [f"{series}_{label}".upper() for series, label in COUNTERS] + ["COUNTER_SETS"]
+    assert names == [f"{series}_{label}".upper() for series, label in COUNTERS] + ["COUNTER_COUNT"]
 
 
 def test_constants_are_those_of_the_c() -> None:
-    assert f"#define STATS_ADDRESS {int(ipaddress.ip_address(ADDRESS)):#x}" in PEERS
-    assert f"#define FINGERPRINT_PORT {FINGERPRINT_PORT}" in PEERS
+    assert f"#define STATS_ADDRESS {int(ipaddress.ip_address(ADDRESS)):#x}" in GETPEERNAME
+    assert f"#define FINGERPRINT_PORT {FINGERPRINT_PORT}" in GETPEERNAME
     assert "enum { OFF, REQUIRED, OPTIONAL };" in STATE
     assert maps.POLICIES == {"off": 0, "required": 1, "optional": 2}
     header = (bpf.SOURCES / "header.h").read_text()
-    assert f"#define SRCIP_MAX_HEADER {maps.LONGEST_HEADER}" in header
+    assert f"#define SRCIP_MAX_HEADER {maps.MAX_HEADER}" in header
 
 
 @given(st.lists(PORTS, min_size=1, max_size=20))

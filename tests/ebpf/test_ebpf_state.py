@@ -14,7 +14,7 @@ from support.waiting import DEADLINE_S, until
 pytestmark = pytest.mark.dataplane
 
 HELD = 256
-"""Room of the map `headers`."""
+"""Entries of the map `partial_headers`."""
 
 
 def test_a_full_table_refuses_and_a_closed_connection_makes_room() -> None:

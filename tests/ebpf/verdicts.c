@@ -29,7 +29,7 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static int program, scratches, questions;
+static int program, parsers, questions;
 
 static void prepare(const char *path)
 {
@@ -39,23 +39,23 @@ static void prepare(const char *path)
 
 	if (!object || bpf_object__load(object))
 		fail("loading the object");
-	program = bpf_program__fd(bpf_object__find_program_by_name(object, "parser"));
-	scratches = bpf_object__find_map_fd_by_name(object, "scratches");
+	program = bpf_program__fd(bpf_object__find_program_by_name(object, "parse"));
+	parsers = bpf_object__find_map_fd_by_name(object, "parsers");
 	questions = bpf_object__find_map_fd_by_name(object, "questions");
 	if (bpf_obj_get_info_by_fd(program, &info, &size))
 		fail("asking for the program");
 	fprintf(stderr, "verified %u instructions\n", info.verified_insns);
 }
 
-static int ask(struct srcip_scratch *scratch, struct question *question)
+static int ask(struct srcip_parser *parser, struct question *question)
 {
 	__u32 zero = 0;
 	char packet[64] = { 0 };
 	LIBBPF_OPTS(bpf_test_run_opts, run, .data_in = packet, .data_size_in = sizeof(packet));
 
-	if (bpf_map_update_elem(scratches, &zero, scratch, BPF_ANY) ||
+	if (bpf_map_update_elem(parsers, &zero, parser, BPF_ANY) ||
 	    bpf_map_update_elem(questions, &zero, question, BPF_ANY) || bpf_prog_test_run_opts(program, &run) ||
-	    bpf_map_lookup_elem(scratches, &zero, scratch) || bpf_map_lookup_elem(questions, &zero, question))
+	    bpf_map_lookup_elem(parsers, &zero, parser) || bpf_map_lookup_elem(questions, &zero, question))
 		fail("running the program");
 	return run.retval;
 }
@@ -65,24 +65,24 @@ static void prepare(const char *path)
 	(void)path;
 }
 
-static int ask(struct srcip_scratch *scratch, struct question *question)
+static int ask(struct srcip_parser *parser, struct question *question)
 {
-	int verdict = srcip_parse(scratch, &question->limits);
+	int verdict = srcip_parse(parser, &question->limits);
 
 	if (verdict == SRCIP_ACCEPT)
-		question->usable = srcip_usable(&scratch->claim);
+		question->usable = srcip_usable(&parser->claim);
 	return verdict;
 }
 #endif
 
-static void print(int verdict, const struct srcip_scratch *scratch, const struct question *question)
+static void print(int verdict, const struct srcip_parser *parser, const struct question *question)
 {
-	const struct srcip_claim *claim = &scratch->claim;
+	const struct srcip_claim *claim = &parser->claim;
 
 	if (verdict == SRCIP_MORE)
 		printf("wait");
 	else if (verdict != SRCIP_ACCEPT)
-		printf("refuse %s", REASONS[scratch->reason]);
+		printf("refuse %s", REASONS[parser->reason]);
 	else if (!claim->family)
 		printf("local %u", claim->length);
 	else if (!question->usable)
@@ -95,17 +95,17 @@ static void print(int verdict, const struct srcip_scratch *scratch, const struct
 	}
 }
 
-static void add_piece(struct srcip_scratch *scratch, const char *hex)
+static void add_piece(struct srcip_parser *parser, const char *hex)
 {
 	unsigned int byte;
 
-	for (; sscanf(hex, "%2x", &byte) == 1 && scratch->have < SRCIP_MAX_HEADER; hex += 2)
-		scratch->bytes[scratch->have++] = byte;
+	for (; sscanf(hex, "%2x", &byte) == 1 && parser->have < SRCIP_MAX_HEADER; hex += 2)
+		parser->bytes[parser->have++] = byte;
 }
 
 int main(int count, char **arguments)
 {
-	static struct srcip_scratch scratch;
+	static struct srcip_parser parser;
 	static struct question question;
 	char *line = NULL;
 	size_t size = 0;
@@ -116,11 +116,11 @@ int main(int count, char **arguments)
 	question.limits.max_header = atoi(arguments[2]);
 	prepare(arguments[3]);
 	while (getline(&line, &size, stdin) > 0) {
-		scratch.have = 0;
+		parser.have = 0;
 		for (char *piece = strtok(line, " \n"), *mark = ""; piece; piece = strtok(NULL, " \n"), mark = ", ") {
-			add_piece(&scratch, piece);
+			add_piece(&parser, piece);
 			printf("%s", mark);
-			print(ask(&scratch, &question), &scratch, &question);
+			print(ask(&parser, &question), &parser, &question);
 		}
 		printf("\n");
 	}

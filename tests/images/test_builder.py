@@ -14,7 +14,7 @@ from srcip_lab.errors import LabError
 
 
 def test_an_unknown_image_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(LabError, match=r"a: no such image\. Allowed: proxy, webhook, certs\nb: no such image"):
+    with pytest.raises(LabError, match=r"a: no such image\. Allowed: proxy, webhook, certs, agent\nb: no such image"):
         images.build(["proxy", "b", "a"])
 
 

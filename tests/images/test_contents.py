@@ -17,19 +17,21 @@ from srcip_lab.tools import machine_path
 pytestmark = pytest.mark.images
 
 MEGABYTE = 1_000_000
-LARGEST = {"proxy": (18, 48), "webhook": (23, 67), "certs": (35, 150)}
+LARGEST = {"proxy": (18, 48), "webhook": (23, 67), "certs": (35, 150), "agent": (32, 140)}
 """MB compressed and unpacked; docs/images.md says what they consist of."""
-USERS = {"proxy": "7363:7363", "webhook": "65532:65532", "certs": "65532:65532"}
+USERS = {"proxy": "7363:7363", "webhook": "65532:65532", "certs": "65532:65532", "agent": "0:0"}
 STARTS = {
     "proxy": {"Cmd": ["srcip-proxy", "--help"], "StopSignal": "SIGUSR1"},
     "webhook": {"Entrypoint": ["srcip-webhook"], "ExposedPorts": {"8443/tcp": {}}},
     "certs": {"Entrypoint": ["srcip-certs"], "ExposedPorts": {"9443/tcp": {}}},
+    "agent": {"Entrypoint": ["srcip-agent"], "ExposedPorts": {"15330/tcp": {}}},
 }
 PYTHON = {"python3", "python3.N"}
 PROGRAMS = {
     "proxy": PYTHON | {"haproxy", "ip", "nft", "setpriv", "srcip-proxy"},
     "webhook": PYTHON | {"srcip-webhook"},
     "certs": PYTHON | {"srcip-certs"},
+    "agent": PYTHON | {"srcip-agent"},
 }
 """Everything on PATH. No shell, no package manager, no compiler."""
 NOT_PYTHON = {"pip", "setuptools", "wheel", "ensurepip", "venv", "pytest", "aiohttp", "srcip_lab"}
@@ -153,11 +155,12 @@ def test_bytecode_is_there_for_every_module_and_never_looks_at_the_source(image:
 
 
 def test_our_own_modules_are_those_of_the_tree(image: Any) -> None:
-    """Of the data plane the webhook has the plan alone, certs nothing."""
+    """Of the data plane the webhook has the plan alone, certs nothing, the agent all."""
     whole = {
         "proxy": ("proxy/srcip_proxy",),
         "webhook": ("webhook/srcip_webhook", "proxy/srcip_proxy/plan"),
-        "certs": ("certs/srcip_certs",),
+        "certs": ("certs/srcip_certs", "certs/srcip_kube"),
+        "agent": ("proxy/srcip_agent", "proxy/srcip_proxy", "certs/srcip_kube"),
     }
     extra = {"webhook": ("proxy/srcip_proxy/__init__.py",)}
     sources = [path for folder in whole[image.name] for path in files(ROOT / folder)]

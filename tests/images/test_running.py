@@ -97,7 +97,7 @@ def pod_with_programs(root: Path) -> Iterator[None]:
     assert top, "needs cgroup v2"
     cgroup = top / f"pod{UID}"
     programs = libbpf.Object(bpf.compiled())
-    programs.resize("lives", 1)
+    programs.resize("conns", 1)
     programs.load()
     cgroup.mkdir()
     try:

@@ -164,7 +164,7 @@ def test_labs_of_one_manifest_have_pods_of_their_own():
 def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
     with Lab.up(annotated("ebpf,tproxy")) as current:
         assert list(current.containers) == ["srcip-init", "srcip-proxy", "app"]
-        assert "the sidecar idles" in current.log("srcip-init")
+        assert "the sidecar is inactive" in current.log("srcip-init")
         assert seen(name=current.name) == "203.0.113.7 54321"
         assert counters(current.name) == {ACCEPTED: 1}
 
@@ -181,14 +181,14 @@ def test_what_is_missing_is_told_in_the_init_containers_words(without_programs, 
         Lab.up(annotated("ebpf"), name=clean_lab)
     first, second, _ = caught.value.errors
     assert first == "init container srcip-init: exit code 1"
-    assert "srcip.bpf.o is missing: it is part of the image" in second
+    assert "srcip.bpf.o is missing: use the image of srcip-proxy unchanged" in second
     assert clean_lab not in names() and cgroup.of_pod(clean_lab) is None
 
 
 def test_tproxy_takes_over_where_something_is_missing(without_programs, clean_lab):
     """The log has the reason, the status says that nothing is attached, and the client is seen all the same."""
     current = Lab.up(annotated("ebpf,tproxy"), name=clean_lab)
-    assert "no ebpf mode here, so tproxy mode:" in current.log("srcip-init")
+    assert "this node does not support ebpf mode, using tproxy mode:" in current.log("srcip-init")
     assert current.facts()["programs"]["counters"] is None
     assert (
         "programs: not attached; what the init container says: srcip lab logs" in lab("status", name=clean_lab).stdout

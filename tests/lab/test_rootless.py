@@ -25,7 +25,10 @@ def test_ebpf_mode_goes_on_in_tproxy_mode_without_root(tmp_path):
         done = srcip("lab", "up", "--name", name, "-f", path)
         assert done.returncode == 0, done.stderr
         assert "programs: not attached, as the kernel takes none without root" in done.stdout
-        assert "no ebpf mode here, so tproxy mode:" in srcip("lab", "logs", "--name", name, "srcip-init").stdout
+        assert (
+            "this node does not support ebpf mode, using tproxy mode:"
+            in srcip("lab", "logs", "--name", name, "srcip-init").stdout
+        )
         send = ("lab", "send", "--name", name, "--client", "203.0.113.7:54321", "--port", "8080")
         assert srcip(*send).stdout.strip() == "203.0.113.7 54321"
     finally:

@@ -13,7 +13,7 @@ from srcip_lab import places
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import Plan
 from support.outbound_command_rig import Pods
-from support.outward import HTTP, Leave, Outward, Server, outbound, servers
+from support.outbound_servers import HTTP, Leave, Outward, Server, outbound, servers
 from support.rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
 
 

@@ -107,8 +107,7 @@ def test_exact_refuses_a_port_that_the_pod_listens_at(rigs: RigFactory) -> None:
     rig = rigs(plan(client_address="exact", drain_timeout_s=5), app=("::", "7003"))
     with rig.lab.pod.listen(5353, "0.0.0.0"):
         assert rig.seen(v1(("203.0.113.96", 5353)), 7003).refused
-    cure = "the client's port may be in use in the Pod, see srcip.io/client-address"
-    rig.waited(f"reason=undelivered; what to do: {cure}")
+    rig.waited("reason=undelivered; what to do: set srcip.io/client-address: ip or best-effort")
 
 
 OLD_KERNEL = """

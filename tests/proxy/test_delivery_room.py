@@ -121,7 +121,7 @@ def test_a_full_set_refuses_at_once_and_is_told(rigs: RigFactory) -> None:
     assert rig.seen(v1(("203.0.113.44", 43100)) + b"hello").refused
     assert time.monotonic() - began < AT_ONCE_S
     assert rig.metric(UNDELIVERED) == before + 1
-    rig.waited("did not reach the application, though one listens there; reason=undelivered")
+    rig.waited("did not reach the application, though a socket listens there; reason=undelivered")
     counted = rig.lab.pod.run(["nft", "list", "chain", "inet", "srcip", "begin4"], stdout=-1, check=True).stdout
     assert int(re.findall(r"counter packets (\d+)", counted)[0]) > 0
     for client in held:

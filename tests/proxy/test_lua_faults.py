@@ -146,7 +146,7 @@ def test_no_error_shows_another_client(faulty: Pods, case: str) -> None:
     if name != "srcip_next":  # HAProxy knows no more of that one than that it has no value
         assert 0 < pod.rig.metric(INTERNAL) - before <= failed
         assert f"error in {name}: " in pod.rig.log()
-        assert "reason=internal; what to do: this is a fault of srcip" in pod.rig.log()
+        assert "reason=internal; what to do: report this line as a bug of srcip" in pod.rig.log()
 
 
 def gets(pod: Faulty, request: bytes, headers: dict[str, list[str]], to: str = POD4, client: bytes = v2()) -> bool:

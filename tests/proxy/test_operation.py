@@ -268,7 +268,7 @@ def test_each_refusal_is_logged_with_source_reason_and_cure(own: Rig) -> None:
     line = own.waited("reason=no_header")
     assert "refused connection from 10.77.1.2:" in line
     assert f"to port {PORT}" in line
-    assert "what to do: the balancer must send the PROXY protocol" in line
+    assert "what to do: configure the balancer to send the PROXY protocol" in line
 
 
 def test_the_log_is_limited_and_says_what_it_left_out(own: Rig) -> None:
@@ -282,9 +282,9 @@ def test_the_log_is_limited_and_says_what_it_left_out(own: Rig) -> None:
     time.sleep(1.1)
     assert own.seen(b"GET / HTTP/1.1\r\n\r\n").refused
     seconds = time.monotonic() - began + 2
-    own.waited("more lines were left out")
+    own.waited("similar lines suppressed")
     shown = own.log().count("refused connection")
-    left_out = sum(map(int, re.findall(r"(\d+) more lines were left out", own.log())))
+    left_out = sum(map(int, re.findall(r"(\d+) similar lines suppressed", own.log())))
     assert shown <= 5 * seconds
     assert shown + left_out == own.metric('srcip_refused_connections_total{reason="no_header"}') == 201
 
@@ -339,7 +339,7 @@ def test_the_self_check_proves_a_running_pod_and_names_what_is_broken(own: Rig) 
     assert "policy routes" in done.stderr
     assert in_image(own.lab, "nft delete table inet srcip", {}).returncode == 0
     done = own.lab.exec("srcip-proxy", ["srcip-proxy", "check"], capture_output=True)
-    assert "interception is not in place" in done.stderr
+    assert "connections are not intercepted" in done.stderr
 
 
 def test_init_without_its_capability_says_so() -> None:

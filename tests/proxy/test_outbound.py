@@ -9,7 +9,7 @@ import pytest
 from srcip_proxy.plan import PortRange
 from support import h2frames
 from support.h2frames import PREFACE, SETTINGS, Connection, Headers
-from support.outward import HTTP, HTTP2, UNLISTED, Leave
+from support.outbound_servers import HTTP, HTTP2, UNLISTED, Leave
 from support.rig import LB4, LB6, OTHER4, OTHER6, POD4, POD6
 from support.web import get, read
 

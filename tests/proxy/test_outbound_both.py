@@ -4,7 +4,7 @@ import pytest
 from test_outbound_raw import echo, serve_once
 
 from srcip_proxy.plan import PortRange, ProbeAlias
-from support.outward import ANY, GREETS, HTTP, Leave, Outward
+from support.outbound_servers import ANY, GREETS, HTTP, Leave, Outward
 from support.rig import CLIENT4, CLIENT6, LB4, LB6, LB_NETWORKS, NODE4, OTHER4, OTHER6, POD4, POD6, v1, v2
 from support.waiting import DEADLINE_S
 from support.web import ask, get, read

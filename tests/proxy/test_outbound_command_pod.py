@@ -102,7 +102,7 @@ def test_when_haproxy_dies_requests_are_refused_until_the_container_has_started_
     kill_inside(lab, inside)
     exit_code, log = ended(lab)
     assert exit_code == 1, log
-    assert "HAProxy ended with exit code 137; the application is told to end" in log
+    assert "HAProxy ended with exit code 137; stopping the application" in log
     assert "told\n" in log
     with pytest.raises(ConnectionRefusedError):
         lab.pod.connect(OTHER4, PORT)
@@ -168,7 +168,7 @@ def test_rules_of_an_injected_pod_are_left_alone(held: Lab) -> None:
     table = "table inet srcip {\n chain intercept {\n type filter hook prerouting priority raw;\n }\n}\n"
     held.pod.run(["nft", "-f", "-"], input=table, check=True)
     held.release("app")
-    log = waited(held, "srcip runs in this Pod already; where it is injected use srcip.io/outbound-ports")
+    log = waited(held, "srcip is injected into this Pod already; remove this command and set srcip.io/outbound-ports")
     assert "chain intercept" in rules(held)
     assert log.count("ran") == before
 

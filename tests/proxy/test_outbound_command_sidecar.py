@@ -65,7 +65,7 @@ def test_a_second_one_in_the_same_pod_leaves_the_first_alone(pods: Pods) -> None
     assert wait_until(lambda: answers(lab), 10)
     before = rules(lab)
     done = lab.exec("app", ["srcip-proxy", "outbound", "-H", "a:b"], capture_output=True)
-    assert (done.returncode, "srcip runs in this Pod already" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "srcip is injected into this Pod already" in done.stderr) == (1, True), done.stderr
     assert rules(lab) == before
     assert ask(lab.pod, OTHER4)[1]["x-team"] == ["shop"]
 

@@ -40,7 +40,7 @@ def test_who_may_run_haproxy_as_its_user_is_let_through(user: int, effective: in
 @pytest.mark.parametrize(
     ("user", "effective", "with_application", "said"),
     [
-        (7363, ALL, True, "the application would run as user 7363, whose connections get no headers"),
+        (7363, ALL, True, "the application would run as user 7363, whose connections are exempt from the headers"),
         (0, NET_ADMIN | SETGID, True, "root lacks the capabilities KILL, SETUID"),
         (0, NET_ADMIN, False, "root lacks the capabilities SETGID, SETUID"),
         (1000, 0, True, "user 1000 may not start it so: start the container as root (securityContext.runAsUser: 0)"),

@@ -20,7 +20,7 @@ from srcip_proxy.haproxy import outbound as sections
 from srcip_proxy.netfilter import ruleset
 from srcip_proxy.plan import Plan, PlanError, PortRange
 from srcip_proxy.pod import Pod, PodError
-from support.outward import outbound
+from support.outbound_servers import outbound
 from support.rig import needs_root
 
 FIELDS = {

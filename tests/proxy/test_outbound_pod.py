@@ -16,7 +16,7 @@ from srcip_proxy.haproxy import config
 from srcip_proxy.netfilter import ruleset
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import ENV, OUTBOUND_PORT
-from support.outward import HTTP, UNLISTED, Leave, Outward, outbound, servers
+from support.outbound_servers import HTTP, UNLISTED, Leave, Outward, outbound, servers
 from support.rig import HTTP_APP, OTHER4, OTHER6, POD4, POD6, Rig, in_image, start
 from support.waiting import DEADLINE_S, until
 from support.web import get, read

@@ -12,7 +12,7 @@ import pytest
 from test_first_bytes import NOT_HTTP
 
 from support import keypairs
-from support.outward import ANY, GREETS, HTTP, OUT, WAIT, Leave, Outward
+from support.outbound_servers import ANY, GREETS, HTTP, OUT, WAIT, Leave, Outward
 from support.rig import OTHER4, OTHER6, POD4
 from support.waiting import AT_ONCE_S, DEADLINE_S
 from support.web import get, read

@@ -10,7 +10,7 @@ import pytest
 from test_outbound_raw import serve_once
 from test_web import memory
 
-from support.outward import ANY, HTTP, Leave, Outward
+from support.outbound_servers import ANY, HTTP, Leave, Outward
 from support.rig import OTHER4, OTHER6, POD4
 from support.waiting import DEADLINE_S
 from support.web import get, read

@@ -89,7 +89,7 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1 is not known"),
+        ({"version": 1}, "version 1 is not supported"),
         ({"colour": "red"}, "unknown field 'colour'"),
         ({"inbound_ports": ["80-79"]}, "inbound_ports"),
         ({"inbound_ports": ["0"]}, "inbound_ports"),
@@ -109,32 +109,35 @@ def test_every_plan_survives_the_environment(plan: Plan) -> None:
         ({"mode": "ebpf,"}, "mode: 'ebpf,' is not one of"),
         ({"fallback": "tproxy"}, "unknown field 'fallback'"),
         ({"is_idle": True}, "unknown field 'is_idle'"),
-        ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: ebpf mode"),
-        ({"mode": "ebpf", "max_header_bytes": 4097}, "max_header_bytes: ebpf mode holds at most 4096, not 4097"),
-        ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: ebpf mode has none"),
-        ({"client_from": "toa"}, "client_from: toa is for ebpf mode alone, not tproxy"),
-        ({"mode": "redirect", "client_from": "toa"}, "client_from: toa is for ebpf mode alone, not redirect"),
-        ({"mode": FALLBACK, "client_from": "toa"}, "client_from: toa is for ebpf mode alone, not ebpf,tproxy"),
-        ({"http_ports": ["26"]}, "http_ports: not all of them are inbound_ports"),
+        ({"mode": "ebpf", "outbound_ports": ["80"]}, "outbound_ports: not available in ebpf mode"),
+        (
+            {"mode": "ebpf", "max_header_bytes": 4097},
+            "max_header_bytes: 4097 is more than the limit of ebpf mode, 4096",
+        ),
+        ({"mode": "ebpf", "probe_aliases": {"15100": 25}}, "probe_aliases: not available in ebpf mode"),
+        ({"client_from": "toa"}, "client_from: toa needs ebpf mode, not tproxy"),
+        ({"mode": "redirect", "client_from": "toa"}, "client_from: toa needs ebpf mode, not redirect"),
+        ({"mode": FALLBACK, "client_from": "toa"}, "client_from: toa needs ebpf mode, not ebpf,tproxy"),
+        ({"http_ports": ["26"]}, "http_ports: must be part of inbound_ports"),
         ({"http_headers": ["forwarded", "real-ip"]}, "in this order"),
         ({"http_headers": ["via"]}, "http_headers"),
         ({"forwarded_for_header": "X-A\r\nX-B"}, "not a header's name"),
         ({"forwarded_for_header": "%[src]"}, "not a header's name"),
-        ({"forwarded_for_header": "Host"}, "not srcip's to write"),
-        ({"forwarded_for_header": "X_Real-IP"}, "there twice"),
+        ({"forwarded_for_header": "Host"}, "can not be set"),
+        ({"forwarded_for_header": "X_Real-IP"}, "given twice"),
         ({"tlv_headers": [["cookie", "X-A"]]}, "tlv_headers: 'cookie'"),
-        ({"tlv_headers": [["alpn", "x-forwarded-for"]]}, "there twice"),
+        ({"tlv_headers": [["alpn", "x-forwarded-for"]]}, "given twice"),
         ({"tlv_headers": [["alpn"]]}, "not a list of pairs"),
         ({"outbound_headers": [["X-A", "a\r\nb"]]}, "not a header's value"),
         ({"outbound_headers": [["X-A", " a"]]}, "not a header's value"),
         ({"outbound_headers": [["X-A", "ü"]]}, "not a header's value"),
         ({"outbound_headers": [["X-A", "a" * 1025]]}, "not a header's value"),
-        ({"outbound_headers": [["Content-Length", "0"]]}, "not srcip's to write"),
+        ({"outbound_headers": [["Content-Length", "0"]]}, "can not be set"),
         ({"outbound_forwarded_for": "a\nb"}, "outbound_forwarded_for"),
         ({"outbound_client_hostname": "\u0000"}, "outbound_client_hostname"),
         ({"outbound_headers": [["X-A", "a  b"]]}, "not a header's value"),
         ({"outbound_headers": [["X-A", "a\tb"]]}, "not a header's value"),
-        ({"outbound_headers": [["x_forwarded-for", "a"]], "outbound_forwarded_for": "default"}, "there twice"),
+        ({"outbound_headers": [["x_forwarded-for", "a"]], "outbound_forwarded_for": "default"}, "given twice"),
         ({"outbound_ports": ["15301"]}, "sidecar's own port"),
         ({"inbound_ports": ["15306"]}, "sidecar's own port"),
         ({"outbound_ports": ["1-4097"]}, "outbound_ports: more than 4096 ports"),
@@ -156,7 +159,7 @@ def test_a_fallback_may_have_nothing_left_for_the_sidecar() -> None:
     assert either.for_sidecar(attached=False) == replace(either, mode="tproxy", fallback="")
     with pytest.raises(PlanError, match="inbound_ports: none"):
         replace(SAMPLE, inbound_ports=())
-    with pytest.raises(PlanError, match="holds at most 4096"):
+    with pytest.raises(PlanError, match="limit of ebpf mode, 4096"):
         replace(SAMPLE, mode="ebpf", fallback="tproxy", max_header_bytes=4097)
 
 

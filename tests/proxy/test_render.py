@@ -202,7 +202,7 @@ def test_every_bad_address_of_the_environment_is_named() -> None:
     ("environment", "arguments", "code", "said"),
     [
         ({}, ["init"], 1, "SRCIP_PLAN"),
-        ({"SRCIP_PLAN": "{}"}, ["render"], 1, "version None is not known here"),
+        ({"SRCIP_PLAN": "{}"}, ["render"], 1, "version None is not supported"),
         ({"SRCIP_PLAN": "{"}, ["check"], 1, "not JSON"),
         ({}, [], 2, "usage: srcip-proxy"),
         ({}, ["init", "now"], 2, "usage: srcip-proxy"),

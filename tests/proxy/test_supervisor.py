@@ -162,7 +162,7 @@ def test_when_the_proxy_ends_the_application_is_told_and_the_exit_code_is_1(star
     script = f"trap 'echo told; exit 0' TERM; : > {up}; while :; do sleep 0.05; done"
     code, out, err = said(start("sh", "-c", script, wait=f"until [ -e {up} ]; do sleep 0.05; done; exit 9"))
     assert (code, out) == (1, "told\n")
-    assert "HAProxy ended with exit code 9; the application is told to end" in err
+    assert "HAProxy ended with exit code 9; stopping the application" in err
     assert err.splitlines()[-1] == "broken"
 
 
@@ -185,7 +185,7 @@ def test_a_proxy_that_does_not_start_is_the_end_and_its_output_is_shown(start: S
 def test_a_proxy_that_never_listens_is_the_end(start: Start) -> None:
     code, out, err = said(start("echo", "never", proxy=WAIT, limit_s=SHORT_S))
     assert (code, out) == (1, "")
-    assert "HAProxy does not listen after 1 s" in err
+    assert "HAProxy does not listen within 1 s" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

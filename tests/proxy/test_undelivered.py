@@ -34,7 +34,10 @@ def test_an_application_that_delivery_does_not_reach_refuses(rigs: RigFactory, m
     assert rig.seen(header + b"hello", to=POD4).refused
     assert time.monotonic() - began < AT_ONCE_S
     assert is_told(rig, before)
-    assert "did not reach the application; reason=undelivered; what to do: let the application listen" in rig.log()
+    assert (
+        "did not reach the application; reason=undelivered; what to do: configure the application to listen"
+        in rig.log()
+    )
 
 
 @pytest.mark.parametrize("deliver_to", ["auto", "loopback", "pod"])
@@ -49,7 +52,7 @@ def test_a_listener_for_ipv6_alone_is_shown_the_balancer(rigs: RigFactory, deliv
         client.finish()
         assert client.seen(rest=10).rest == b"hello<end>"
     assert rig.metric(FALLBACK) == before + 1
-    rig.waited(f"the application sees the balancer, not client {CLIENT4[0]}; reason=family")
+    rig.waited(f"the application sees the balancer's address instead of client {CLIENT4[0]}; reason=family")
     with rig.connect(7002, to=POD6) as client:
         client.send(v2(CLIENT4))
         assert client.end().end == "end", "an end passes as an end"

@@ -194,7 +194,7 @@ def programs(host: Host, cgroup: Path) -> list[str]:
     script = f"""
         {sys.executable} {Path(__file__).parent / "tcx.py"} eth0
         tc filter show dev eth0 ingress; tc filter show dev eth0 egress
-        bpftool cgroup show {cgroup} effective | awk '/ (srcip|beside)_/ {{print " id " $1}}'"""
+        bpftool cgroup show {cgroup} effective | awk '/ (srcip|cni)_/ {{print " id " $1}}'"""
     done = host.run(["sh", "-c", script], capture_output=True)
     assert done.returncode == 0, done.stderr
     return re.findall(r" id (\d+)", str(done.stdout))

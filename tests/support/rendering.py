@@ -63,6 +63,17 @@ CASES: dict[str, Json] = {
             "prometheusRule": {"enabled": True},
             "dashboard": {"enabled": True, "annotations": {"grafana_folder": "network"}},
         },
+        "agent": {
+            "enabled": True,
+            "port": 9101,
+            "nodeSelector": {"ebpf": "yes"},
+            "tolerations": [],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "",
+            "updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "podLabels": {"srcip.io/inject": "true", "scrape": "yes"},
+            "podAnnotations": {"srcip.io/mode": "ebpf"},
+        },
         "ebpfExporter": {
             "enabled": True,
             "port": 9100,
@@ -76,6 +87,7 @@ CASES: dict[str, Json] = {
         },
         "test": {"namespace": "apps"},
     },
+    "agent": {"agent": {"enabled": True}},
     "exporter-of-ebpf-mode": {"ebpfExporter": {"enabled": True}},
     "without-what-can-be-left-out": {
         "admission": {"hints": False},

@@ -14,10 +14,10 @@ import jsonpatch
 from srcip_certs import authority, published
 from srcip_certs.authority import Certificate, Leaf
 from srcip_certs.clock import Clock
-from srcip_certs.kube import ApiError
 from srcip_certs.published import Published
 from srcip_certs.replica import Replica
 from srcip_certs.settings import Settings
+from srcip_kube.client import ApiError
 
 Json = dict[str, Any]
 

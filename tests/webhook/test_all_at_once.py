@@ -19,8 +19,8 @@ FAULTS = {
     "a quote that is left open": ('b: 1\na: "x\n\n\n', 2, "not YAML: while scanning a quoted scalar"),
     "a character": ("b: 1\na: \x01\n", 2, "not YAML: the character U+0001"),
     "bytes": ("b: 1\n# \udcff\n", 2, "not UTF-8: the byte 0xff"),
-    "a key": ("spec: 1\nkind: A\nspec: 2\n", 3, 'key "spec" is there twice'),
-    "another key": ("x: 1\ny: {z: 1, z: 2}\n", 2, 'key "z" is there twice'),
+    "a key": ("spec: 1\nkind: A\nspec: 2\n", 3, 'duplicate key "spec"'),
+    "another key": ("x: 1\ny: {z: 1, z: 2}\n", 2, 'duplicate key "z"'),
     "an annotation": (
         POD + "metadata:\n  annotations:\n    srcip.io/mode: magic\nspec: {containers: [{name: a}]}\n",
         5,
@@ -49,7 +49,7 @@ FAULTS = {
     "an annotation that nobody reads": (
         "kind: Deployment\napiVersion: apps/v1\nmetadata:\n  annotations:\n    srcip.io/mode: tproxy\n",
         5,
-        "warning: Deployment/(no name): srcip.io/mode: nobody reads it there",
+        "warning: Deployment/(no name): srcip.io/mode: no effect there",
     ),
 }
 """A document, and the fault that it must be told: its line and its beginning."""
@@ -117,7 +117,12 @@ IN_ONE_POD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
                 {"name": "srcip-proxy", "securityContext": {"runAsUser": 7363}},
             ]
         },
-        ("ports[0].containerPort", "has a name of srcip's", "runs as user 7363", "0.0.0.0/0 lets anybody"),
+        (
+            "ports[0].containerPort",
+            "a name that is reserved for srcip",
+            "runs as user 7363",
+            "0.0.0.0/0 lets any source",
+        ),
     ),
     "a status beside an annotation and the node's network": (
         {"srcip.io/status": "x", "srcip.io/deliver-to": "there"},
@@ -127,12 +132,17 @@ IN_ONE_POD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     "a status, a value without quotes and a field": (
         {"srcip.io/status": "{}", "srcip.io/inbound-ports": 80},
         {"containers": [{"name": 5}], "hostNetwork": True},
-        ("srcip.io/status does not hold", "srcip.io/inbound-ports: 80 is not a string", "name: 5", "spec.hostNetwork"),
+        (
+            "srcip.io/status is not as srcip",
+            "srcip.io/inbound-ports: 80 is not a string",
+            "name: 5",
+            "spec.hostNetwork",
+        ),
     ),
     "a missing mode beside a value that is not allowed": (
         {"srcip.io/mode": None, "srcip.io/deliver-to": "there"},
         {},
-        ("without the annotation srcip.io/mode", 'srcip.io/deliver-to: "there" is not known'),
+        ("set the annotation srcip.io/mode", 'srcip.io/deliver-to: "there" is not known'),
     ),
 }
 
@@ -168,7 +178,7 @@ def test_a_key_that_is_there_twice_in_a_pod_that_asks_stops_nothing(twice: str) 
     for said in ({}, {"srcip.io/deliver-to": "there"}):
         result = run("inject", twice + manifests.dump(pod(said)))
         assert (result.exit_code, result.stdout) == (2, "")
-        assert "is there twice" in result.stderr
+        assert "duplicate key" in result.stderr
         assert all(key in result.stderr for key in said)
 
 
@@ -176,4 +186,4 @@ def test_the_lines_of_json_are_told() -> None:
     text = json.dumps(pod({"srcip.io/mode": "magic"}), indent="\t").replace('"spec"', '"kind": "Pod",\n\t"spec"')
     told = run("inject", text).stderr
     assert '<stdin>:7: Pod/web: refused: srcip.io/mode: "magic"' in told
-    assert 'key "kind" is there twice, in line 3 and in line 11' in told
+    assert 'duplicate key "kind", in line 3 and in line 11' in told

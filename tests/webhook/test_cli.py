@@ -122,13 +122,13 @@ def test_any_string_survives_the_way_through_yaml(value: str) -> None:
 
 
 DUPLICATES = {
-    "spec": ("kind: Pod\nspec: {}\nmetadata: {}\nspec: {}\n", 'key "spec" is there twice, in line 2 and in line 4'),
+    "spec": ("kind: Pod\nspec: {}\nmetadata: {}\nspec: {}\n", 'duplicate key "spec", in line 2 and in line 4'),
     "an annotation": (
         "kind: Pod\nmetadata:\n  annotations:\n    srcip.io/mode: tproxy\n    'srcip.io/mode': redirect\n",
-        'key "srcip.io/mode" is there twice, in line 4 and in line 5',
+        'duplicate key "srcip.io/mode", in line 4 and in line 5',
     ),
-    "one by another name": ("a:\n  0x10: 1\n  16: 2\n", 'key "16" is there twice, in line 2 and in line 3'),
-    "JSON": ('{"kind": "Pod", "spec": {"a": 1, "a": 2}}', 'key "a" is there twice'),
+    "one by another name": ("a:\n  0x10: 1\n  16: 2\n", 'duplicate key "16", in line 2 and in line 3'),
+    "JSON": ('{"kind": "Pod", "spec": {"a": 1, "a": 2}}', 'duplicate key "a"'),
 }
 
 
@@ -184,12 +184,12 @@ MISPLACED = {
         {"apiVersion": "apps/v1", "kind": "Deployment", **BARE},
         "spec.template.metadata.annotations",
     ),
-    "a kind in small letters": ({**pod(), "kind": "pod"}, "this kind of object holds no Pod"),
-    "a Service's": ({"apiVersion": "v1", "kind": "Service", "metadata": TEMPLATE["metadata"]}, "holds no Pod"),
-    "in a list": ([pod()], "a list of objects is no manifest"),
+    "a kind in small letters": ({**pod(), "kind": "pod"}, "srcip knows no Pod template"),
+    "a Service's": ({"apiVersion": "v1", "kind": "Service", "metadata": TEMPLATE["metadata"]}, "no Pod template"),
+    "in a list": ([pod()], "a list of objects is not a manifest"),
     "in items": (
         {"kind": "List", "items": [{"apiVersion": "apps/v1", "kind": "Deployment", **BARE}]},
-        "nobody reads it",
+        "no effect there",
     ),
 }
 

@@ -43,6 +43,7 @@ TEXTS = {
 PORT = {"containerPort": 8080, "name": "http"}
 CONTAINER = {"name": "app", "ports": [PORT, {"containerPort": 9000}], "readinessProbe": {"httpGet": {"port": 8080}}}
 BESIDE: dict[str, dict[str, str]] = {
+    "privilege": {"mode": "ebpf"},
     "trust-any-source": {"trusted-cidrs": "0.0.0.0/0"},
     "outbound-ports": {"set-forwarded-for": "default", "outbound-ports": "80"},
     "outbound-headers": {"outbound-ports": "80", "set-client-hostname": "default"},

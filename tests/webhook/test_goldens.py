@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from srcip_proxy.plan import ENV, Plan, PortRange
 from srcip_webhook import manifests
 from srcip_webhook.app import create_app
 from srcip_webhook.cli import main
+from srcip_webhook.settings import Settings
 from support.reviews import SETTINGS, body, post
 
 FOLDER = Path(__file__).parents[1] / "golden" / "webhook"
 INPUTS = sorted(FOLDER.glob("*.input.yaml"))
 RESULTS = ("output.yaml", "refused.txt", "skipped.txt", "warnings.txt")
-APP = create_app(SETTINGS)
+WITH_AN_AGENT = replace(SETTINGS, agent=True)
+APPS = {settings: create_app(settings) for settings in (SETTINGS, WITH_AN_AGENT)}
 USUAL = json.loads(Plan(inbound_ports=(PortRange(1, 1),), trusted_cidrs=("192.0.2.1/32",)).to_env())
 """A plan with every default."""
 NEW_FIELDS = {"keeps-fields-it-does-not-know", "refuses-an-annotation-that-is-no-string"}
@@ -34,8 +37,13 @@ def behaviour(path: Path) -> str:
     return path.name.removesuffix(".input.yaml")
 
 
-def ask(pod: dict[str, Any]) -> dict[str, Any]:
-    answer = post(APP, body(pod))
+def settings_of(path: Path) -> Settings:
+    """Those of a cluster with an agent where the behaviour says so."""
+    return WITH_AN_AGENT if behaviour(path).startswith("with-an-agent-") else SETTINGS
+
+
+def ask(pod: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    answer = post(APPS[settings], body(pod))
     assert answer.status_code == 200, answer.text
     response: dict[str, Any] = answer.json()["response"]
     return response
@@ -66,7 +74,7 @@ def lines(items: list[str]) -> str | None:
 @pytest.mark.parametrize("path", INPUTS, ids=behaviour)
 def test_the_webhook_answers_as_the_golden_says(path: Path, golden: Golden) -> None:
     pod = yaml.safe_load(path.read_text())
-    response = ask(pod)
+    response = ask(pod, settings_of(path))
     after = patched(pod, response)
     reason = response["auditAnnotations"]["reason"]
     verdict = response["auditAnnotations"]["decision"]
@@ -84,15 +92,15 @@ def test_the_webhook_answers_as_the_golden_says(path: Path, golden: Golden) -> N
 
 @pytest.mark.parametrize("path", INPUTS, ids=behaviour)
 def test_a_second_run_changes_nothing(path: Path) -> None:
-    after = patched(pod := yaml.safe_load(path.read_text()), ask(pod))
-    assert "patch" not in ask(after)
+    after = patched(pod := yaml.safe_load(path.read_text()), ask(pod, settings_of(path)))
+    assert "patch" not in ask(after, settings_of(path))
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=behaviour)
 def test_the_command_line_does_the_same_as_the_webhook(path: Path) -> None:
-    image = ["--image", SETTINGS.proxy_image]
-    result = CliRunner().invoke(main, ["inject", "-f", str(path), *image], catch_exceptions=False)
-    response = ask(pod := yaml.safe_load(path.read_text()))
+    options = ["--image", SETTINGS.proxy_image, *(["--agent"] if settings_of(path).agent else [])]
+    result = CliRunner().invoke(main, ["inject", "-f", str(path), *options], catch_exceptions=False)
+    response = ask(pod := yaml.safe_load(path.read_text()), settings_of(path))
     if response["allowed"]:
         assert result.exit_code == 0, result.stderr
         assert yaml.safe_load(result.stdout) == patched(pod, response)
@@ -108,7 +116,7 @@ def test_the_command_line_does_the_same_as_the_webhook(path: Path) -> None:
 
 @pytest.mark.parametrize("path", INPUTS, ids=behaviour)
 def test_every_patched_pod_is_valid_for_kubernetes(path: Path) -> None:
-    after = patched(pod := yaml.safe_load(path.read_text()), response := ask(pod))
+    after = patched(pod := yaml.safe_load(path.read_text()), response := ask(pod, settings_of(path)))
     if response["allowed"] and behaviour(path) not in NEW_FIELDS:
         kubernetes_validate.validate(after, "1.36", strict=True)
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from srcip_webhook.app import JUDGES, create_app
 from srcip_webhook.hints import MOST
-from srcip_webhook.holders import PATHS
 from srcip_webhook.mutate import consider
+from srcip_webhook.pod_templates import PATHS
 from srcip_webhook.review import MAX_WARNING
 from support.reviews import TRUSTING, pod, post, review
 
 UNLABELLED, LABELLED = "/hint/unlabelled", "/hint"
 EXCLUDED = {"/hint/excluded/namespace": "namespaceMatchExpressions", "/hint/excluded/pod": "podMatchExpressions"}
 LABEL = "kubectl label --overwrite namespace default srcip.io/injection=enabled"
-MODE = "without the annotation srcip.io/mode"
+MODE = "set the annotation srcip.io/mode"
 WORKLOADS = [(group, kind) for group, kind in PATHS if kind not in ("Pod", "PodTemplate")]
 
 
@@ -92,7 +92,7 @@ def test_an_annotation_of_the_deployment_itself_is_named() -> None:
     thing = holding({**pod(), "metadata": {}}, annotations={"srcip.io/mode": "tproxy"})
     for path in (LABELLED, UNLABELLED):
         (warning,) = told(thing, path)
-        assert "write it into spec.template.metadata.annotations" in warning
+        assert "move it to spec.template.metadata.annotations" in warning
 
 
 def test_what_the_pods_will_be_told_the_deployment_is_told() -> None:
@@ -127,7 +127,7 @@ def test_long_lists_of_warnings_are_cut() -> None:
     }
     said = told(holding(pod({**many, **{f"srcip.io/max-{n}": "1" for n in range(9)}})), LABELLED)
     assert len(said) == MOST + 1
-    assert said[-1].endswith("srcip explain tells all")
+    assert said[-1].endswith("run srcip explain for all of them")
 
 
 @given(
@@ -158,7 +158,7 @@ def test_whoever_the_installation_leaves_out_is_told_which_value_does(path: str)
     for thing in (pod(), holding(pod())):
         (warning,) = told(thing, path)
         assert f"admission.{EXCLUDED[path]}" in warning
-        assert "whoever installed srcip" in warning
+        assert "administrator of srcip" in warning
     assert told(pod({"srcip.io/inject": "false"}), path) == []
     assert told({**pod(), "metadata": {}}, path) == []
 

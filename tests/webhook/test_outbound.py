@@ -151,7 +151,7 @@ def test_explain_tells_what_goes_out_and_what_cannot() -> None:
         "X-Team: blue",
         "X-Forwarded-For: (the Pod's address)",
         "X-Client-Hostname: web.example",
-        "headers can't be added",
+        "other protocols pass unchanged, without headers",
         "while the sidecar is down, connections to these ports are refused",
         "then nothing",
     ):

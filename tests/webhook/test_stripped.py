@@ -116,7 +116,7 @@ def test_what_only_has_a_name_of_srcips_is_somebody_elses() -> None:
     for env in (None, 5, [5], [], [{"name": "SRCIP_PLAN", "value": "{}"}], [{"name": "SRCIP_PLAN"}]):
         foreign = {"name": "srcip-init", "image": "evil", **({"env": env} if env is not None else {})}
         (message,) = consider(pod(initContainers=[foreign]), SETTINGS).messages
-        assert "was not added by it" in message
+        assert "is reserved for srcip" in message
     real = stripped()["spec"]["initContainers"][0]
     forged = pod(initContainers=[{**real, "command": ["sh"]}])
     assert isinstance(consider(forged, SETTINGS).decision, Refuse)

@@ -101,7 +101,7 @@ def test_it_is_ready_only_with_a_certificate_that_has_not_ended(tmp_path: Path) 
     assert certificates.not_ready() == "no certificate"
     write(tmp_path, *pair("old", end=datetime(2001, 1, 1, tzinfo=UTC)))
     certificates.poll()
-    assert certificates.not_ready() == "the certificate has ended"
+    assert certificates.not_ready() == "the certificate has expired"
     write(tmp_path, *pair("new"))
     certificates.poll()
     assert certificates.not_ready() is None

@@ -19,7 +19,7 @@ def test_a_pod_without_ports_is_refused_and_told_the_way_out() -> None:
     """By default, as a container that forgot its ports would take a header for data."""
     outcome = consider(pod(**HELPER), TRUSTING)
     assert outcome.reason == Reason.NO_PORTS
-    assert f"{KEY}: skip leaves a Pod alone" in outcome.messages[0]
+    assert f"set {KEY}: skip" in outcome.messages[0]
     assert consider(pod({KEY: "refuse"}, **HELPER), TRUSTING).reason == Reason.NO_PORTS
 
 

@@ -10,7 +10,7 @@ from srcip_proxy.plan import WRITTEN_MODES
 from srcip_proxy.plan.headers import HEADERS
 from srcip_webhook.annotation_rows import PREFIX, Annotation, Scope, planned, quantity
 from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, HeaderValue, TlvHeaders, WordList
-from srcip_webhook.intent import Intent
+from srcip_webhook.intent import BY_AGENT, BY_POD, Intent
 from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
 from srcip_webhook.values import Flag, NetworkList, Versions, Word
@@ -26,13 +26,21 @@ TABLE: tuple[Annotation, ...] = (
         "mode",
         "mode",
         Word(tuple(WRITTEN_MODES)),
-        "none: the Pod is left alone",
+        "none: the Pod is not changed",
         "Asks for srcip. `tproxy`: the application sees the client's IP and port as its TCP peer. `redirect`: in "
         "HTTP headers or in a PROXY header of its own, and the sidecar has no capability. `ebpf`: as `tproxy`, by "
-        "programs in the kernel that an init container attaches; there is no sidecar. `ebpf,tproxy`: `ebpf` where the "
-        "node can have it, else `tproxy`; the sidecar is there in either case.",
+        "BPF programs that an init container attaches; there is no sidecar. `ebpf,tproxy`: `ebpf` where the "
+        "node supports it, else `tproxy`; the sidecar is injected in either case.",
     ),
     Annotation("inject", "inject", Flag(), "true", "`false` opts the Pod out, whatever else its annotations say."),
+    Annotation(
+        "privilege",
+        "privilege",
+        Word((BY_AGENT, BY_POD)),
+        "`agent` in mode `ebpf` where the chart's agent is enabled, else `pod`",
+        "Who does what needs privilege. `agent`: the agent on the Pod's node, in mode `ebpf` alone; what srcip adds to "
+        "the Pod has no privilege then, and the Pod Security level `restricted` takes it. `pod`: an init container.",
+    ),
     Annotation(
         "inbound-ports",
         "inbound_ports",
@@ -47,23 +55,24 @@ TABLE: tuple[Annotation, ...] = (
         "exclude_inbound_ports",
         PortList(),
         "none",
-        "Ports taken out of the intercepted ones.",
+        "Ports that are not intercepted.",
     ),
     Annotation(
         "without-ports",
         "without_ports",
         Word(("refuse", "skip")),
         "refuse",
-        "What becomes of a Pod without a TCP port to intercept, and without `outbound-ports`. `skip` leaves it alone: "
+        "What happens to a Pod without a TCP port to intercept, and without `outbound-ports`. `skip` injects nothing: "
         "for helper Jobs of an operator that writes the same annotations on all its Pods. A port that is named and not "
-        "declared is refused all the same.",
+        "declared is refused in either case.",
     ),
     Annotation(
         "trusted-cidrs",
         "trusted_cidrs",
         NetworkList(),
         "the webhook's setting; without one the Pod is refused",
-        "The load balancers: the only sources that may state a client's address. Replaces the webhook's setting.",
+        "The load balancers: the only sources whose PROXY header or X-Forwarded-For counts. Replaces the "
+        "webhook's setting.",
         _INBOUND,
     ),
     Annotation(
@@ -71,14 +80,15 @@ TABLE: tuple[Annotation, ...] = (
         "trust_any_source",
         Flag(),
         "false",
-        "`true` allows 0.0.0.0/0 or ::/0 in `trusted-cidrs`: then anybody who reaches the Pod can state any address.",
+        "`true` allows 0.0.0.0/0 or ::/0 in `trusted-cidrs`: any source that reaches the Pod can claim any address.",
         _INBOUND,
     ),
     planned(
         "proxy-protocol",
         "proxy_protocol",
         _INBOUND,
-        "What a trusted source must send. `optional` takes connections with and without a header; `off` takes none.",
+        "Whether a trusted source must send a header. `optional` accepts connections with and without; "
+        "`off` intercepts none.",
     ),
     planned(
         "node-proxy-protocol",
@@ -111,8 +121,9 @@ TABLE: tuple[Annotation, ...] = (
         "client-address",
         "client_address",
         _INBOUND,
-        "When the exact address and port can't be had: `best-effort` delivers with what can be had, `ip` insists on "
-        "the address, `exact` on address and port; otherwise the connection is refused.",
+        "How exact the client must be: `best-effort` delivers with port or address replaced where they "
+        "can't be used, `ip` "
+        "requires the address, `exact` address and port; otherwise the connection is refused.",
     ),
     planned("max-connections", "max_connections", Scope.ALWAYS, "Open connections through the sidecar."),
     planned(
@@ -148,15 +159,16 @@ TABLE: tuple[Annotation, ...] = (
         "http-headers",
         "http_headers",
         _REDIRECT,
-        "Which headers are written; all of them are taken out first.",
+        "Which headers are written; those of the request are removed first.",
         WordList(HEADERS),
     ),
     planned(
         "forwarded-for",
         "forwarded_for",
         _REDIRECT,
-        "What becomes of a list of addresses that comes in. `replace`: it goes. `append`: the client is put behind it. "
-        "`trusted`: where a trusted network states it, its right-most address that is not trusted is the client.",
+        "What happens to the list of addresses in a request. `replace`: it is removed. `append`: the "
+        "client is appended. "
+        "`trusted`: where a trusted network sends it, its right-most address that is not trusted is the client.",
     ),
     planned(
         "forwarded-for-header",
@@ -169,8 +181,9 @@ TABLE: tuple[Annotation, ...] = (
         "http-other",
         "http_other",
         _REDIRECT,
-        "What an HTTP port does with what is not HTTP. `pass`, for ports that carry both, leads TLS and text that no "
-        "server could take for a request to the application as it is; nothing is added to it or taken out.",
+        "What an HTTP port does with other protocols. `pass`, for ports that carry both, forwards TLS, "
+        "and text that no "
+        "server could mistake for a request, unchanged to the application.",
     ),
     planned(
         "emit-proxy-protocol",
@@ -182,42 +195,46 @@ TABLE: tuple[Annotation, ...] = (
         "tlv-headers",
         "tlv_headers",
         _REDIRECT,
-        "`redirect`: what the PROXY header says besides addresses, as HTTP headers.",
+        "`redirect`: TLVs of the PROXY header as HTTP headers.",
         TlvHeaders(),
     ),
     planned(
         "remove-headers",
         "remove_headers",
         _REDIRECT,
-        "`redirect`: further headers that no request may bring, in any spelling: names that this application reads a "
-        "client from. The usual ones go anyhow.",
+        "`redirect`: further headers that are removed from requests, in any spelling: names from which "
+        "this application "
+        "reads a client. The usual ones are always removed.",
         HeaderNames(),
     ),
     planned(
         "http-request-timeout",
         "request_timeout_ms",
         _DELIVERY,
-        "How long the headers of an HTTP request may take; then the connection ends, with status 408 where one began.",
+        "How long the headers of an HTTP request may take; then the connection is closed, with status "
+        "408 if a request began.",
     ),
     planned(
         "http-keep-alive-timeout",
         "keep_alive_timeout_s",
         _DELIVERY,
-        "How long an HTTP connection may be idle between requests. Longer than that of your load balancers.",
+        "How long an HTTP connection may be idle between requests. Set it longer than that of your load balancers.",
     ),
     planned(
         "tcp-keepalive",
         "tcp_keepalive_s",
         _DELIVERY,
-        "After how long a silence TCP asks the balancer whether it is still there: the application's own keep-alives "
-        "end at the sidecar. Without an answer the connection ends after as long again. Keep it shorter than the idle "
-        "time-out of the load balancer (350 s on AWS NLB, 240 s on Azure).",
+        "Idle time after which TCP keep-alives are sent to the balancer: the application's own ones end "
+        "at the sidecar. "
+        "Without an answer the connection is closed after the same time again. Set it shorter than the idle timeout "
+        "of the load balancer (350 s on AWS NLB, 240 s on Azure).",
     ),
     planned(
         "client-from",
         "client_from",
         _INBOUND,
-        "`tproxy`: what states the client on `http-ports`. `x-forwarded-for` is for balancers that speak HTTP and no "
+        "`tproxy`: where the client's address comes from on `http-ports`. `x-forwarded-for` is for "
+        "balancers that speak HTTP and no "
         "PROXY protocol: each request has its own client; these ports take HTTP alone. `toa` (`ebpf` alone): the TCP "
         "option of this name, in place of the PROXY protocol on every port.",
     ),
@@ -226,14 +243,14 @@ TABLE: tuple[Annotation, ...] = (
         "outbound_ports",
         _OUTBOUND,
         "Destination ports: HTTP requests that the Pod's containers send to them get the headers of the next three "
-        "annotations, of which there must be one. In both modes.",
+        "annotations, of which one must be set. Not in `ebpf` mode.",
         PortNumbers(),
     ),
     planned(
         "outbound-headers",
         "outbound_headers",
         _OUTBOUND,
-        "Headers of outgoing requests. Each replaces every line of its name.",
+        "Headers of outgoing requests. They replace headers of the same name.",
         HeaderLines(),
     ),
     planned(

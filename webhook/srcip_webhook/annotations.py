@@ -13,7 +13,7 @@ from typing import Any
 
 from srcip_proxy.plan import WRITTEN_MODES
 from srcip_webhook.annotation_table import PREFIX, TABLE, Annotation, Intent
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 from srcip_webhook.reasons import Fault, Reason, about
 from srcip_webhook.values import BadValue
 
@@ -26,6 +26,8 @@ LABEL = PREFIX + "injection"
 """Label of namespaces; only Pods of those where it is `enabled` reach the webhook."""
 INJECTED = PREFIX + "injected"
 """Label of Pods that got the sidecar, which has metrics to be read."""
+AGENT = PREFIX + "agent"
+"""Label of Pods for which the agent on their node does the privileged work; its value is the mode."""
 
 
 _BY_KEY = {row.key: row for row in TABLE}
@@ -73,8 +75,8 @@ def _read(said: Said) -> Reading:
                 faults.append(about(key, Reason.INVALID_ANNOTATION, why))
     if "mode" in values:
         values["mode"], values["fallback"] = WRITTEN_MODES[values["mode"]]
-    strangers = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
-    warnings = (f"{shown(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in strangers)
+    unknown = sorted(key for key, _ in said if key not in _BY_KEY)[:10]
+    warnings = (f"{printable(key, 80)} is not an annotation of srcip{_suggestion(key)}" for key in unknown)
     return Reading(
         Intent(**values, stated=frozenset(stated)),
         tuple(sorted(faults, key=lambda fault: fault.message)),

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,10 +23,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from srcip_webhook import hints, logs, pods, review
+from srcip_webhook.body_slots import Turns
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
-from srcip_webhook.turns import Turns
 
 MAX_LOGGED = 5
 """Messages and warnings of one decision that are logged; all of them go to the API server."""
@@ -115,7 +116,18 @@ def create_app(
     return app
 
 
-def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Request, Outcome, bytes]:
+@dataclass(frozen=True)
+class Answered:
+    """What the work of one review comes to, little enough for the event loop whatever its size."""
+
+    verb: str
+    reason: str
+    content: bytes
+    """The AdmissionReview that carries it back."""
+    logged: dict[str, Any]
+
+
+def _answered(path: str, body: bytearray, settings: Settings) -> Answered:
     """The work of one review. Raises HttpFault."""
     if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
         raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
@@ -124,7 +136,8 @@ def _answered(path: str, body: bytearray, settings: Settings) -> tuple[review.Re
     except review.ReviewError as error:
         raise HttpFault(400, str(error)) from None
     outcome = JUDGES[path](asked, settings)
-    return asked, outcome, json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    content = json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
+    return Answered(outcome.verb, str(outcome.reason), content, _logged(asked, outcome))
 
 
 async def _reviewed(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
@@ -133,21 +146,21 @@ async def _reviewed(request: Request, settings: Settings, metrics: Metrics, larg
         body = await _body(request, settings, large.turns, stack)
         started = time.perf_counter()
         if len(body) <= LARGE:
-            asked, outcome, content = _answered(request.scope["path"], body, settings)
+            answered = _answered(request.scope["path"], body, settings)
         else:
             run = asyncio.get_running_loop().run_in_executor
-            asked, outcome, content = await run(large.worker, _answered, request.scope["path"], body, settings)
-        metrics.observe(outcome.verb, outcome.reason, time.perf_counter() - started)
-        _log(asked, outcome)
-        answered = Answer(content)
-        answered.turn = stack.pop_all()
-    return answered
+            answered = await run(large.worker, _answered, request.scope["path"], body, settings)
+        metrics.observe(answered.verb, answered.reason, time.perf_counter() - started)
+        logs.event("decision", **answered.logged)
+        sent = Answer(answered.content)
+        sent.turn = stack.pop_all()
+    return sent
 
 
 def _check_headers(request: Request, settings: Settings) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise HttpFault(415, f"Content-Type {pods.shown(media_type)}: application/json is expected")
+        raise HttpFault(415, f"Content-Type {pods.printable(media_type)}: application/json is expected")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpFault(415, "Content-Encoding: only identity is understood")
     length = request.headers.get("content-length", "")
@@ -180,7 +193,7 @@ def _too_long(settings: Settings) -> HttpFault:
 
 def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
     metrics.rejected[fault.status] += 1
-    logs.event("rejected", logging.WARNING, status=fault.status, error=pods.shown(str(fault), 500))
+    logs.event("rejected", logging.WARNING, status=fault.status, error=pods.printable(str(fault), 500))
     # The rest of the body may still be on its way: without the connection it can't be taken for a request.
     return JSONResponse({"error": str(fault)}, fault.status, {"connection": "close"})
 
@@ -190,7 +203,8 @@ def _name(asked: review.Request, outcome: Outcome) -> str:
     return str(given or (f"{generated}*" if generated else asked.name))[:253]
 
 
-def _log(asked: review.Request, outcome: Outcome) -> None:
+def _logged(asked: review.Request, outcome: Outcome) -> dict[str, Any]:
+    """The fields of the line about a decision."""
     fields: dict[str, Any] = {
         "decision": outcome.verb,
         "reason": str(outcome.reason),
@@ -199,8 +213,8 @@ def _log(asked: review.Request, outcome: Outcome) -> None:
         "uid": asked.uid,
         "dryRun": bool(asked.dry_run),
     }
-    if outcome.messages:
-        fields["errors"] = outcome.messages[:MAX_LOGGED]
+    if messages := outcome.messages:
+        fields["errors"] = messages[:MAX_LOGGED]
     if outcome.decision.warnings:
         fields["warnings"] = outcome.decision.warnings[:MAX_LOGGED]
-    logs.event("decision", **fields)
+    return fields

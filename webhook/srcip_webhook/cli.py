@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from srcip_webhook import __version__, holders, manifests, places, reference, unified
+from srcip_webhook import __version__, levels, manifests, pod_templates, reference, source_lines, unified
 from srcip_webhook.annotations import schema as annotations_schema
 from srcip_webhook.explain import explained
 from srcip_webhook.mutate import Outcome, consider
@@ -77,6 +77,7 @@ def _pod_options(command: Callable[..., None]) -> Callable[..., None]:
             "--trusted-cidrs", envvar="SRCIP_TRUSTED_CIDRS", help="Load balancers trusted by Pods that name none."
         ),
         click.option("--image", envvar="SRCIP_PROXY_IMAGE", help=f"Image of the sidecar (default {DEFAULT_IMAGE})."),
+        click.option("--agent", is_flag=True, help="For a cluster whose chart has agent.enabled; or SRCIP_AGENT=true."),
     )
     for option in reversed(options):
         command = option(command)
@@ -105,19 +106,23 @@ class Seen:
 
     def line(self, sentence: str) -> int:
         """The line that a sentence about the Pod is about."""
-        return places.line_of(self.document, self.place.path, sentence)
+        return source_lines.line_of(self.document, self.place.path, sentence)
+
+    def level(self, known: Mapping[str, str]) -> str | None:
+        """What the level of its namespace says, by the levels of the manifest's Namespaces."""
+        return levels.verdict(self.outcome, levels.namespace_of(self.document.value, self.place.path), known)
 
 
 @main.command()
 @_pod_options
 @click.option("--diff", is_flag=True, help="Show the change as a unified diff.")
-def inject(file: BinaryIO, trusted_cidrs: str | None, image: str | None, diff: bool) -> None:
+def inject(file: BinaryIO, trusted_cidrs: str | None, image: str | None, agent: bool, diff: bool) -> None:
     """Print the manifest with the sidecar in every Pod that asks for it; everything else stays as it is, comments too.
 
     Nothing is printed if a Pod is refused. Exit status: 0 done, 1 a Pod is refused or an annotation stands where nobody
     reads it, 2 bad call or file.
     """
-    found = _manifest(file, _settings(trusted_cidrs, image))
+    found = _manifest(file, _settings(trusted_cidrs, image, agent))
     status = _tell(found, with_pods=True)
     if not found.faults and not any(pod.outcome.messages for pod in found.pods):
         text = _diff(found) if diff else "".join(result.text for result in found.results)
@@ -127,14 +132,16 @@ def inject(file: BinaryIO, trusted_cidrs: str | None, image: str | None, diff: b
 
 @main.command()
 @_pod_options
-def explain(file: BinaryIO, trusted_cidrs: str | None, image: str | None) -> None:
-    """Say what happens to each Pod of a manifest, and why.
+def explain(file: BinaryIO, trusted_cidrs: str | None, image: str | None, agent: bool) -> None:
+    """Say what happens to each Pod of a manifest, and why. Where the manifest holds the Pod's Namespace, say what its
+    Pod Security level makes of it, too.
 
     Exit status: 0 no Pod is refused, 1 a Pod is refused or an annotation stands where nobody reads it, 2 bad call or
     file.
     """
-    found = _manifest(file, _settings(trusted_cidrs, image))
-    texts = [explained(pod.place.owner, pod.outcome, pod.line) for pod in found.pods]
+    found = _manifest(file, _settings(trusted_cidrs, image, agent))
+    known = levels.of(document.value for document in found.documents)
+    texts = [explained(pod.place.owner, pod.outcome, pod.line, pod.level(known)) for pod in found.pods]
     click.echo("\n".join(texts) or "no Pods\n", nl=False)
     sys.exit(_tell(found, with_pods=False))
 
@@ -146,11 +153,12 @@ def annotations_(schema: bool) -> None:
     click.echo(json.dumps(annotations_schema(), indent=2) if schema else reference.page())
 
 
-def _settings(trusted_cidrs: str | None, image: str | None) -> Settings:
+def _settings(trusted_cidrs: str | None, image: str | None, agent: bool) -> Settings:
     environ: Mapping[str, str] = {
         **os.environ,
         "SRCIP_TRUSTED_CIDRS": trusted_cidrs or "",
         "SRCIP_PROXY_IMAGE": image or DEFAULT_IMAGE,
+        **({"SRCIP_AGENT": "true"} if agent else {}),
     }
     try:
         return from_environ(environ)
@@ -193,8 +201,8 @@ def _tell(found: Manifest, with_pods: bool) -> int:
 def _misplaced(found: Manifest) -> Iterator[tuple[int, str]]:
     """Annotations that nobody reads."""
     for document in found.documents:
-        for path, text in holders.misplaced_at(document.value):
-            yield places.line_at(document, path), f"warning: {text}"
+        for path, text in pod_templates.misplaced_at(document.value):
+            yield source_lines.line_at(document, path), f"warning: {text}"
 
 
 def _about_pods(found: Manifest) -> Iterator[tuple[int, str]]:

@@ -31,7 +31,8 @@ class Rendered:
     """What a Pod gains. Shared between Pods: nobody may change the dicts inside."""
 
     containers: tuple[dict[str, Any], ...]
-    """Init container and sidecar, in the order in which they start; in ebpf mode there is no sidecar."""
+    """Init container and sidecar, in the order in which they start; in ebpf mode there is no sidecar, and the init
+    container is a gate where the agent does its work."""
     volumes: tuple[dict[str, Any], ...]
     """What their mounts name."""
     digest: str
@@ -54,10 +55,10 @@ def rendered(decision: Inject, settings: Settings) -> Rendered:
     others = {} if decision.shares_resources else {field: getattr(settings, field) for field in RESOURCES}
     chosen = tuple(others.get(field) if own[field] is None else own[field] for field in RESOURCES)
     short = len(decision.plan.to_env()) <= MOST_REMEMBERED
-    return (_remembered if short else for_plan)(decision.plan, chosen, settings)
+    return (_remembered if short else for_plan)(decision.plan, chosen, settings, decision.is_by_agent)
 
 
-def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> Rendered:
+def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings, is_by_agent: bool = False) -> Rendered:
     """What this plan adds, with these RESOURCES."""
     env, resources = _env(plan), _resources(chosen)
     init = _init(settings, env, resources)
@@ -68,6 +69,8 @@ def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings) -> 
     if not plan.has_sidecar:
         containers = [_attaching({**init, "volumeMounts": [_mount(CGROUP, TOKEN_DIR)]})]
         volumes = [_cgroup_volume()]
+    if is_by_agent:
+        containers, volumes = [_gate(init)], [volume()]
     text = json.dumps([*containers, *volumes], sort_keys=True)
     return Rendered(tuple(containers), tuple(volumes), hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -91,13 +94,27 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
 
 def _attaching(init: dict[str, Any]) -> dict[str, Any]:
     """The init container with what it needs to attach programs to the Pod's network and cgroup; they stay."""
-    uid = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     return {
         **init,
-        "env": [*init["env"], uid],
+        "env": [*init["env"], _own_uid()],
         "securityContext": _security("BPF", "NET_ADMIN"),
         "volumeMounts": [_mount(CGROUP, CGROUP_MOUNT), *init["volumeMounts"]],
     }
+
+
+def _gate(init: dict[str, Any]) -> dict[str, Any]:
+    """Waits until the agent has attached the programs, then ends. Has nothing that level `restricted` refuses."""
+    return {
+        **init,
+        "command": ["srcip-proxy", "gate"],
+        "env": [*init["env"], _own_uid()],
+        "securityContext": _security(),
+        "volumeMounts": [_no_token()],
+    }
+
+
+def _own_uid() -> dict[str, Any]:
+    return {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
 def _cgroup_volume() -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from srcip_proxy.plan import Plan
 from srcip_proxy.plan.headers import DEFAULT, FIXED, OUTBOUND
 from srcip_webhook.containers import capabilities
+from srcip_webhook.intent import BY_AGENT, BY_POD
 from srcip_webhook.mutate import Outcome
 from srcip_webhook.policy import REASONS, Inject
 from srcip_webhook.ports import subtract
 from srcip_webhook.values import duration_text
 
-_VERBS = {"inject": "gets the sidecar", "skip": "is left alone", "refuse": "is refused"}
+_VERBS = {"inject": "gets the sidecar", "skip": "is not changed", "refuse": "is refused"}
 _REQUIRED = {
     "required": "must send a PROXY header",
     "optional": "may send a PROXY header",
@@ -31,28 +32,32 @@ _FIDELITY = {
 
 
 _CLAIMS = {
-    "replace": "addresses that come in with a request are taken out",
-    "append": "a list that comes in is kept, and the client put behind it",
-    "trusted": "a list that comes in counts where a trusted network states it, up to the first address that is not one",
+    "replace": "addresses in a request's headers are removed",
+    "append": "the list in a request is kept, and the client appended",
+    "trusted": "the list in a request counts where a trusted network sends it, from the right to the "
+    "first untrusted address",
 }
 _OTHER = {
-    "pass": "what is not HTTP on an HTTP port, TLS among it, passes as it is",
-    "refuse": "what is not HTTP on an HTTP port, TLS among it, is refused",
+    "pass": "what is not HTTP on an HTTP port, such as TLS, passes unchanged",
+    "refuse": "what is not HTTP on an HTTP port, such as TLS, is refused",
 }
 _EMITTED = {
-    "off": "the application learns no client",
+    "off": "the application learns no client address",
     "v1": "each connection begins with a PROXY header of version 1",
     "v2": "each connection begins with a PROXY header of version 2",
 }
 
 
+_KERNEL = "Linux 5.17, cgroup v2, sch_ingress, cls_bpf"
 _OWN = {"outbound_forwarded_for": "(the Pod's address)", "outbound_client_hostname": "(the Pod's host name)"}
 """What `default` stands for."""
 
 
-def explained(owner: str, outcome: Outcome, line_of: Callable[[str], int]) -> str:
-    """Some lines about one Pod. `line_of` tells the line of the manifest that a sentence is about."""
-    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome, line_of)]) + "\n"
+def explained(owner: str, outcome: Outcome, line_of: Callable[[str], int], level: str | None = None) -> str:
+    """Some lines about one Pod. `line_of` tells the line of the manifest that a sentence is about, `level` what the Pod
+    Security level of its namespace says."""
+    said = [f"  level:     {level}"] if level else []
+    return "\n".join([f"{owner} {_verb(outcome)} ({outcome.reason})", *_body(outcome, line_of), *said]) + "\n"
 
 
 def _verb(outcome: Outcome) -> str:
@@ -62,7 +67,7 @@ def _verb(outcome: Outcome) -> str:
 
 def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     if isinstance(outcome.decision, Inject):
-        yield from _plan(outcome.decision.plan)
+        yield from _plan(outcome.decision.plan, outcome.decision.is_by_agent)
     elif outcome.messages:
         for line, message in sorted((line_of(message), message) for message in outcome.messages):
             yield f"  error:     line {line}: {message}"
@@ -71,15 +76,20 @@ def _body(outcome: Outcome, line_of: Callable[[str], int]) -> Iterator[str]:
     yield from (f"  warning:   {warning}" for warning in outcome.decision.warnings)
 
 
-def _plan(plan: Plan) -> Iterator[str]:
-    yield from _inbound(plan) if plan.inbound_ports else ("  ports:     none; what comes in is not intercepted",)
+def _plan(plan: Plan, is_by_agent: bool) -> Iterator[str]:
+    yield from (
+        _inbound(plan) if plan.inbound_ports else ("  ports:     none; incoming connections are not intercepted",)
+    )
     yield from _outbound(plan) if plan.outbound_ports else ()
     if not plan.has_sidecar:
-        yield from _of_the_node()
+        yield from _of_the_agent() if is_by_agent else _of_the_node()
         return
     if plan.may_fall_back:
-        yield "  kernel:    where the node can, programs do all this without a second connection, and the sidecar idles"
-        yield "  which:     the log of the init container says it"
+        yield (
+            "  kernel:    where the node supports it, BPF programs do all this without a second "
+            "connection, and the sidecar is inactive"
+        )
+        yield "  which:     see the log of the init container"
         yield "  hostPath:  the node's /sys/fs/cgroup, read-only, and BPF, both for the init container alone"
     later = " and ".join(capabilities(plan)) or "nothing"
     yield f"  needs:     NET_ADMIN at its start, then {later}; Pod Security baseline and restricted refuse it"
@@ -99,10 +109,10 @@ def _inbound(plan: Plan) -> Iterator[str]:
         yield from _in_kernel(plan)
         return
     yield f"  delivery:  {_DELIVERY[plan.deliver_to]}"
-    yield from _told(plan) if plan.redirects else (f"  client:    {_FIDELITY[plan.client_address]}",)
+    yield from _client_delivery(plan) if plan.redirects else (f"  client:    {_FIDELITY[plan.client_address]}",)
     if plan.spoofs_source and plan.http_ports:
         ports = ", ".join(map(str, plan.http_ports))
-        yield f"  HTTP:      ports {ports}: the client is what trusted networks state in {plan.forwarded_for_header}"
+        yield f"  HTTP:      ports {ports}: the client is what trusted networks send in {plan.forwarded_for_header}"
     limit = plan.max_connections_per_client
     yield f"  limits:    {plan.max_connections} connections{f', {limit} of one client' if limit else ''}"
     if plan.probe_aliases:
@@ -111,39 +121,53 @@ def _inbound(plan: Plan) -> Iterator[str]:
 
 def _in_kernel(plan: Plan) -> Iterator[str]:
     """What differs where programs in the kernel do it all."""
-    without = "the connection is refused" if plan.client_address != "best-effort" else "the load balancer's is shown"
+    without = (
+        "the connection is refused"
+        if plan.client_address != "best-effort"
+        else "the application sees the load balancer's"
+    )
     yield "  client:    address and port, by accept() and getpeername(); ss and NetworkPolicy see the load balancer"
-    yield f"  family:    where an IPv4 socket can't show an IPv6 client, {without}"
+    yield f"  family:    where an IPv4 socket can't represent an IPv6 client, {without}"
     yield f"  limits:    {plan.max_connections} connections with a header; more are refused"
     yield "  probes:    stay as they are; one that only connects is answered by the kernel"
-    yield "  down:      nothing of srcip runs in the Pod, so nothing can be down"
+    yield "  down:      no process of srcip runs in the Pod, so none can be down"
 
 
 def _of_the_node() -> Iterator[str]:
+    yield f"  privilege: {BY_POD}: the init container attaches the programs"
     yield "  needs:     BPF and NET_ADMIN at its start, then nothing; Pod Security baseline and restricted refuse it"
     yield "  hostPath:  the node's /sys/fs/cgroup, read-only, for the init container alone; the same levels refuse it"
-    yield "  node:      Linux 5.17, cgroup v2, sch_ingress, cls_bpf; else the init container says what is missing"
+    yield f"  node:      {_KERNEL}; else the init container fails and names what is missing"
+
+
+def _of_the_agent() -> Iterator[str]:
+    yield f"  privilege: {BY_AGENT}: the agent on the node attaches the programs; the init container waits for them"
+    yield "  needs:     nothing; Pod Security restricted allows what srcip adds"
+    yield f"  node:      an agent, {_KERNEL}; else the init container waits, and no application starts"
 
 
 def _outbound(plan: Plan) -> Iterator[str]:
     """What the Pod's own requests get."""
-    yield f"  outbound:  HTTP requests to ports {', '.join(map(str, plan.outbound_ports))} of others get these headers"
+    yield (
+        f"  outbound:  HTTP requests to ports {', '.join(map(str, plan.outbound_ports))} of other "
+        f"hosts get these headers"
+    )
     said = [(name, _OWN[field], getattr(plan, field)) for field, name in OUTBOUND.items()]
     own = [(name, default if value == DEFAULT else value) for name, default, value in said]
     written = (*plan.outbound_headers, *own)
     yield from (f"  header:    {name}: {value}" for name, value in written if value)
-    yield "  TLS:       and whatever else is not HTTP passes as it is; headers can't be added to it"
+    yield "  TLS:       and other protocols pass unchanged, without headers"
     yield "  down:      while the sidecar is down, connections to these ports are refused, not sent without headers"
 
 
-def _told(plan: Plan) -> Iterator[str]:
+def _client_delivery(plan: Plan) -> Iterator[str]:
     """How the application learns its client in redirect mode."""
     if plan.http_ports:
         names = {**FIXED, "forwarded-for": plan.forwarded_for_header}
         written = [names[header] for header in plan.http_headers] + [name for _, name in plan.tlv_headers]
         yield f"  HTTP:      ports {', '.join(map(str, plan.http_ports))}: {', '.join(written) or 'no header'}"
         yield f"  claims:    {_CLAIMS[plan.forwarded_for]}"
-        yield f"  TLS:       {_OTHER[plan.http_other]}; headers can't be added to it, as only its two ends can read it"
+        yield f"  TLS:       {_OTHER[plan.http_other]}; no header can be added to TLS"
     others = subtract(plan.inbound_ports, plan.http_ports)
     if others:
         yield f"  other:     ports {', '.join(map(str, others))}: {_EMITTED[plan.emit_proxy_protocol]}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_proxy.plan.headers import LONGEST_NAME, LONGEST_VALUE, MOST, TLVS, Pairs, name_fault, same, value_fault
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 from srcip_webhook.values import MAX_TEXT, BadValue, collected, each
 
 MOST_TEXT = 4096
@@ -36,7 +36,7 @@ class WordList:
 
     def _word(self, item: str) -> str:
         if item not in self.words:
-            raise BadValue([f"{shown(item)} is not known"])
+            raise BadValue([f"{printable(item)} is not known"])
         return item
 
 
@@ -52,7 +52,7 @@ class HeaderName:
 
     def parse(self, text: str) -> str:
         if name_fault(text):
-            raise BadValue([f"{shown(text)} is not the name of a header that srcip may write"])
+            raise BadValue([f"{printable(text)} is not the name of a header that srcip may write"])
         return text
 
 
@@ -90,14 +90,14 @@ class TlvHeaders:
         names = [same(name) for _, name in pairs]
         twice = [name for _, name in pairs if names.count(same(name)) > 1]
         if twice:
-            raise BadValue([f"{shown(twice[0])} is there twice"])
+            raise BadValue([f"{printable(twice[0])} is given twice"])
         return pairs
 
     @staticmethod
     def _pair(item: str) -> tuple[str, str]:
         tlv, _, name = item.partition("=")
         if tlv not in TLVS:
-            raise BadValue([f"{shown(item)} begins with no known TLV"])
+            raise BadValue([f"{printable(item)} begins with no known TLV"])
         return tlv, HeaderName().parse(name)
 
 
@@ -113,7 +113,7 @@ class HeaderValue:
 
     def parse(self, text: str) -> str:
         if fault := _value_fault(text):
-            raise BadValue([f"{shown(text)} {fault}"])
+            raise BadValue([f"{printable(text)} {fault}"])
         return text
 
 
@@ -133,24 +133,24 @@ class HeaderLines:
     def parse(self, text: str) -> Pairs:
         lines = [line for line in text.split("\n") if line.strip(" \t")]
         if len(text) > MOST_TEXT or not 1 <= len(lines) <= MOST:
-            raise BadValue([f"{shown(text)} has {len(lines)} headers in {len(text)} characters"])
+            raise BadValue([f"{printable(text)} has {len(lines)} headers in {len(text)} characters"])
         pairs = tuple(collected(lines, self._pair))
         names = [same(name) for name, _ in pairs]
         twice = [name for index, (name, _) in enumerate(pairs) if same(name) in names[:index]]
         if twice:
-            raise BadValue(f"{shown(name)} is there twice" for name in twice)
+            raise BadValue(f"{printable(name)} is given twice" for name in twice)
         return pairs
 
     @staticmethod
     def _pair(line: str) -> tuple[str, str]:
         name, colon, value = line.partition(":")
         if not colon:
-            raise BadValue([f"{shown(line)} has no colon"])
+            raise BadValue([f"{printable(line)} has no colon"])
         if name_fault(name):
-            raise BadValue([f"{shown(line)} does not begin with the name of a header that srcip may write"])
+            raise BadValue([f"{printable(line)} does not begin with the name of a header that srcip may write"])
         value = value.strip(" \t")
         if fault := _value_fault(value):
-            raise BadValue([f"{shown(line)} has a value that {fault}"])
+            raise BadValue([f"{printable(line)} has a value that {fault}"])
         return name, value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from srcip_webhook import holders
+from srcip_webhook import pod_templates
 from srcip_webhook.annotations import INJECT, INJECTED, LABEL, PREFIX, STATUS
 from srcip_webhook.mutate import Outcome, consider
 from srcip_webhook.pods import lookup
@@ -23,33 +23,33 @@ MOST = 10
 
 def of_opted_in(request: Request, settings: Settings) -> Outcome:
     """About what holds a Pod template, in a namespace that is opted in: what will become of its Pods."""
-    return _outcome(request, Reason.NOT_A_POD, _told(request, settings, None))
+    return _outcome(request, Reason.NOT_A_POD, _warnings(request, settings, None))
 
 
 def of_unlabelled(request: Request, settings: Settings) -> Outcome:
     """About a Pod, or what holds its template, in a namespace without the label: nothing is injected there."""
-    unheard = (
+    no_effect = (
         f"srcip: nothing is injected, as the namespace has no label {LABEL}: enabled: "
         f"kubectl label --overwrite namespace {request.namespace or 'NAME'} {LABEL}=enabled"
     )
-    return _outcome(request, Reason.NOT_LABELLED, _told(request, settings, unheard))
+    return _outcome(request, Reason.NOT_LABELLED, _warnings(request, settings, no_effect))
 
 
 def of_excluded_namespace(request: Request, settings: Settings) -> Outcome:
     """About the same in a namespace with the label, where a selector of the chart's leaves it out."""
-    unheard = _excluded("the namespace", "namespaceMatchExpressions")
-    return _outcome(request, Reason.EXCLUDED, _told(request, settings, unheard))
+    no_effect = _excluded("the namespace", "namespaceMatchExpressions")
+    return _outcome(request, Reason.EXCLUDED, _warnings(request, settings, no_effect))
 
 
 def of_excluded_pod(request: Request, settings: Settings) -> Outcome:
     """About a Pod that a selector or a condition of the chart's leaves out."""
-    unheard = _excluded("the Pod", "podMatchExpressions or matchConditions")
-    return _outcome(request, Reason.EXCLUDED, _told(request, settings, unheard))
+    no_effect = _excluded("the Pod", "podMatchExpressions or matchConditions")
+    return _outcome(request, Reason.EXCLUDED, _warnings(request, settings, no_effect))
 
 
 def _excluded(what: str, values: str) -> str:
     where = f"its chart's admission.{values}"
-    return f"srcip: nothing is injected, as {where} leave out {what}: whoever installed srcip can change that"
+    return f"srcip: nothing is injected, as {where} exclude {what}: ask the administrator of srcip to change them"
 
 
 def _outcome(request: Request, reason: Reason, warnings: Iterator[str]) -> Outcome:
@@ -59,23 +59,23 @@ def _outcome(request: Request, reason: Reason, warnings: Iterator[str]) -> Outco
 
 def _short(warnings: list[str]) -> tuple[str, ...]:
     more = len(warnings) - MOST
-    return (*warnings[:MOST], *([f"srcip: and {more} more; srcip explain tells all"] if more > 0 else []))
+    return (*warnings[:MOST], *([f"srcip: and {more} more; run srcip explain for all of them"] if more > 0 else []))
 
 
-def _told(request: Request, settings: Settings, unheard: str | None) -> Iterator[str]:
-    """`unheard` says why nothing will be injected, and what can be done."""
+def _warnings(request: Request, settings: Settings, no_effect: str | None) -> Iterator[str]:
+    """`no_effect` says why nothing will be injected, and what can be done."""
     found = request.object or {}
-    yield from (f"srcip: {text}" for text in holders.misplaced(found))
-    path = holders.path_of(found)
+    yield from (f"srcip: {text}" for text in pod_templates.misplaced(found))
+    path = pod_templates.path_of(found)
     pod = lookup(found, *path) if path is not None else None
     if not isinstance(pod, dict) or not asks(pod):
         return
-    if unheard:
-        yield unheard
+    if no_effect:
+        yield no_effect
     outcome = consider(pod, settings)
-    if not unheard or isinstance(outcome.decision, Skip):
+    if not no_effect or isinstance(outcome.decision, Skip):
         yield from outcome.decision.warnings
-    if not unheard and isinstance(outcome.decision, Refuse):
+    if not no_effect and isinstance(outcome.decision, Refuse):
         yield from (f"srcip: its Pods will be refused: {text}" for text in outcome.messages)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from srcip_webhook import pods, status
-from srcip_webhook.annotations import INJECTED, STATUS
+from srcip_webhook.annotations import AGENT, INJECTED, STATUS
 from srcip_webhook.containers import Rendered, rendered
 from srcip_webhook.pods import Container, Pod
 from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
@@ -25,8 +25,8 @@ def injected(pod: Pod, decision: Inject, settings: Settings) -> Pod:
         "volumes": [*pods.named(pod, "volumes"), *added.volumes],
     }
     names = {field: _names(getattr(added, field)) for field in ("containers", "volumes")}
-    said = status.text(decision.plan, before, names, added.digest)
-    return {**pod, "metadata": _metadata(pod, said, added), "spec": spec}
+    said = status.text(decision.plan, before, names, added.digest, is_by_agent=decision.is_by_agent)
+    return {**pod, "metadata": _metadata(pod, said, added, _labels(decision, added)), "spec": spec}
 
 
 def is_whole(pod: Pod, after: Pod) -> bool:
@@ -43,7 +43,7 @@ _OURS = {"initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
 def _marks(pod: Pod) -> tuple[Any, ...]:
     """What tells one Pod of ours from another: the status holds the digest of all that was rendered."""
     found = {field: sorted(n for n in _names(pods.named(pod, field)) if n in ours) for field, ours in _OURS.items()}
-    return found, pods.annotations_of(pod).get(STATUS), pods.labels_of(pod).get(INJECTED)
+    return found, pods.annotations_of(pod).get(STATUS), [pods.labels_of(pod).get(label) for label in (INJECTED, AGENT)]
 
 
 def _names(items: Iterable[dict[str, Any]]) -> list[str]:
@@ -64,12 +64,18 @@ def _probes_rewritten(pod: Pod, decision: Inject) -> tuple[dict[str, list[Contai
     return fields, before
 
 
-def _metadata(pod: Pod, said: str, added: Rendered) -> dict[str, Any]:
+def _labels(decision: Inject, added: Rendered) -> dict[str, str]:
+    """By which others find the Pod: Prometheus its sidecar, the agent what it has to do."""
+    sidecar = {INJECTED: "true"} if PROXY in _names(added.containers) else {}
+    return sidecar | ({AGENT: decision.plan.mode} if decision.is_by_agent else {})
+
+
+def _metadata(pod: Pod, said: str, added: Rendered, labels: dict[str, str]) -> dict[str, Any]:
     ours, annotations = _names(added.volumes), dict(pods.annotations_of(pod))
     evictable = [item for item in annotations.get(status.EVICT, "").split(",") if item.strip()]
     annotations[status.EVICT] = ",".join([*(item for item in evictable if item.strip() not in ours), *ours])
     annotations[STATUS] = said
     changed = {**pods.metadata(pod), "annotations": annotations}
-    if PROXY in _names(added.containers):
-        changed["labels"] = {**pods.labels_of(pod), INJECTED: "true"}
+    if labels:
+        changed["labels"] = {**pods.labels_of(pod), **labels}
     return changed

@@ -7,6 +7,9 @@ from typing import Any
 
 from srcip_proxy.plan import Options, PortRange
 
+BY_AGENT, BY_POD = "agent", "pod"
+"""Who does the privileged work for a Pod: the agent on its node, or its own init container."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Intent(Options):
@@ -14,6 +17,7 @@ class Intent(Options):
     decide."""
 
     inject: bool = True
+    privilege: str | None = None
     inbound_ports: tuple[PortRange | str, ...] | None = None
     exclude_inbound_ports: tuple[PortRange | str, ...] = ()
     without_ports: str = "refuse"

@@ -1,4 +1,4 @@
-"""Accepts connections so that strangers cost little: TLS begins with the first byte, and the room is shared.
+"""Accepts connections so that unknown clients cost little: TLS begins with the first byte, and the room is shared.
 
 TLS takes a third of a MiB for each connection (asyncio's SSLProtocol), a silent socket one KiB. So a connection waits
 as a bare socket in the lobby until its client says something, and then for its place in the room.
@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from srcip_webhook import room
-from srcip_webhook.lobby import Lobby
+from srcip_webhook import tls_slots
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.protocol import Patient
+from srcip_webhook.waiting import Lobby
 
 MOST_WAITING = 1024
 """Sockets that have said nothing yet, or wait for room; beyond, one leaves for each new one."""
@@ -29,7 +29,7 @@ BACKLOG = 1024
 PAUSE_S = 0.1
 """How often the room is looked at again."""
 
-Place = room.Place[Patient | asyncio.Task[None]]
+Place = tls_slots.Place[Patient | asyncio.Task[None]]
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Listener:
 
     def _look(self) -> None:
         self._wanted = None
-        change = room.change(self._places(), self._lobby.speakers, time.monotonic())
+        change = tls_slots.change(self._places(), self._lobby.speakers, time.monotonic())
         for place in change.end:
             self._end(place)
         for accepted in change.begin:
@@ -127,7 +127,7 @@ class Listener:
     def _begin(self, accepted: socket.socket) -> None:
         source = self._lobby.remove(accepted).source
         task = asyncio.get_running_loop().create_task(self._handshake(accepted))
-        self._starting[task] = room.Place(task, source, "handshake", time.monotonic())
+        self._starting[task] = tls_slots.Place(task, source, "handshake", time.monotonic())
         task.add_done_callback(self._starting.pop)
         task.add_done_callback(self._wish)
 
@@ -160,11 +160,11 @@ class Listener:
 def room_for_waiting() -> int:
     """How many sockets may wait, so that the process never runs out of files; it takes as many as it may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_WAITING + room.MOST_OPEN + OTHER_FILES
+    wanted = MOST_WAITING + tls_slots.MOST_OPEN + OTHER_FILES
     if soft < wanted:
         soft = min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(soft - room.MOST_OPEN - OTHER_FILES, MOST_WAITING))
+    return max(1, min(soft - tls_slots.MOST_OPEN - OTHER_FILES, MOST_WAITING))
 
 
 def bound(address: str, port: int) -> tuple[socket.socket, ...]:

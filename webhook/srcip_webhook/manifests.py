@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from srcip_webhook import yaml_tree
-from srcip_webhook.holders import path_of, title
+from srcip_webhook.pod_templates import path_of, title
 from srcip_webhook.pods import lookup
 from srcip_webhook.yaml_edit import UnfitError, edited, same
 from srcip_webhook.yaml_reader import Dumper, Loader, Twice, load, scalar
@@ -115,7 +115,7 @@ def _document(text: str, line: int) -> Document:
 
 
 def _told_twice(twice: list[Twice], line: int) -> tuple[Fault, ...]:
-    said = 'key "{}" is there twice, in line {} and in line {}'
+    said = 'duplicate key "{}", in line {} and in line {}'
     lines = [(each.name, line + each.lines[0], line + each.lines[1]) for each in twice]
     return tuple(Fault(second, said.format(name, first, second)) for name, first, second in lines)
 
@@ -171,7 +171,7 @@ def _twice_in_json(text: str, line: int) -> tuple[Fault, ...]:
     try:
         return _told_twice(load(_without_tabs(text))[1], line)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return tuple(Fault(line, f'key "{name}" is there twice in one object of JSON') for name in names)
+        return tuple(Fault(line, f'duplicate key "{name}" in one object of JSON') for name in names)
 
 
 def _without_tabs(text: str) -> str:

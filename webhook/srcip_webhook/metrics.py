@@ -45,7 +45,9 @@ class Metrics:
         yield from _head("srcip_webhook_decisions_total", "counter", "Reviews answered, by decision and reason.")
         for (decision, reason), count in sorted(self.decisions.items()):
             yield f'srcip_webhook_decisions_total{{decision="{decision}",reason="{reason}"}} {count}'
-        yield from _head("srcip_webhook_rejected_requests_total", "counter", "Requests that were no review, by status.")
+        yield from _head(
+            "srcip_webhook_rejected_requests_total", "counter", "Requests that were not a review, by status."
+        )
         for status, count in sorted(self.rejected.items()):
             yield f'srcip_webhook_rejected_requests_total{{code="{status}"}} {count}'
         yield from self._histogram()
@@ -53,16 +55,16 @@ class Metrics:
         for result, count in sorted(self.reloads.items()):
             yield f'srcip_webhook_certificate_reloads_total{{result="{result}"}} {count}'
         name = "srcip_webhook_closed_connections_total"
-        yield from _head(name, "counter", "Connections closed before their client did, by reason.")
+        yield from _head(name, "counter", "Connections that the webhook closed, by reason.")
         for reason, count in sorted(self.closed.items()):
             yield f'{name}{{reason="{reason}"}} {count}'
         name = "srcip_webhook_certificate_not_after_seconds"
-        yield from _head(name, "gauge", "When the served certificate ends, in Unix seconds; 0 without one.")
+        yield from _head(name, "gauge", "When the served certificate expires, in Unix seconds; 0 without one.")
         yield f"{name} {self.certificate_not_after:.0f}"
 
     def _histogram(self) -> Iterator[str]:
         name = "srcip_webhook_review_seconds"
-        yield from _head(name, "histogram", "Time from a whole request to its answer.")
+        yield from _head(name, "histogram", "Time from a complete request to its response.")
         total = 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._durations, strict=True):
             total += count

@@ -12,7 +12,7 @@ from srcip_webhook import patch, pods, review, status, stripped, unquoted
 from srcip_webhook.inject import injected, is_whole
 from srcip_webhook.patch import Operation
 from srcip_webhook.pods import Pod
-from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, declined
+from srcip_webhook.policy import Decision, Fault, Inject, Reason, Refuse, Skip, decide, skip_reason
 from srcip_webhook.review import Request
 from srcip_webhook.settings import Settings
 
@@ -54,7 +54,7 @@ def consider(pod: Any, settings: Settings) -> Outcome:
         base = status.undo(pod)
     except ValueError:
         return _unreadable(pod, settings)
-    if base is pod and not declined(pod) and (said := stripped.status_of(pod)):
+    if base is pod and not skip_reason(pod) and (said := stripped.status_of(pod)):
         return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
     if isinstance(decision, Inject):
@@ -85,14 +85,14 @@ def _stripped(pod: Pod, base: Pod, settings: Settings) -> Outcome:
 def _unreadable(pod: Pod, settings: Settings) -> Outcome:
     """Refused for its status and for whatever else can be seen beside it, unless the Pod never asked for us: then its
     faults are not ours to tell."""
-    if why := declined(pod):
+    if why := skip_reason(pod):
         return Outcome(Skip(why), why, pod, pod)
     return Outcome(_beside(pod, settings), Reason.INVALID_STATUS, pod, pod)
 
 
 def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
     """Refused for fields of the wrong type, and for whatever else can be seen beside them."""
-    if why := declined(pod):
+    if why := skip_reason(pod):
         return Outcome(Skip(why), why, pod, pod)
     own = unquoted.faults(pod)
     keys = {fault.key for fault in own}

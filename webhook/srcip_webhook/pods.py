@@ -94,9 +94,9 @@ def _check(shape: Any) -> Check:
     if isinstance(shape, list):
         return _check_list(_check(shape[0]))
     if isinstance(shape, _Port):
-        return lambda value: (f": {shown(value)} {error}",) if (error := shape.error(value)) else ()
+        return lambda value: (f": {printable(value)} {error}",) if (error := shape.error(value)) else ()
     types = shape if isinstance(shape, tuple) else (shape,)
-    return lambda value: () if type(value) in types else (f": {shown(value)} is not {_WORDS[shape]}",)
+    return lambda value: () if type(value) in types else (f": {printable(value)} is not {_WORDS[shape]}",)
 
 
 def _check_object(shape: dict[str, Any]) -> Check:
@@ -104,7 +104,7 @@ def _check_object(shape: dict[str, Any]) -> Check:
 
     def check(value: Any) -> Sequence[str]:
         if not isinstance(value, dict):
-            return (f": {shown(value)} is not an object",)
+            return (f": {printable(value)} is not an object",)
         errors: list[str] = []
         for key, inner in checks.items():
             if (item := value.get(key)) is not None and (found := inner(item)):
@@ -120,7 +120,7 @@ def _check_map(shape: Any) -> Check:
 
     def check(value: Any) -> Sequence[str]:
         if not isinstance(value, dict):
-            return (f": {shown(value)} is not an object",)
+            return (f": {printable(value)} is not an object",)
         errors: list[str] = []
         for key, item in value.items():
             if item is None:
@@ -128,7 +128,7 @@ def _check_map(shape: Any) -> Check:
             else:
                 found = inner(item)
             hint = "; quote it" if found and is_text and isinstance(item, bool | int | float) else ""
-            errors += [f"[{shown(key)}]{error}{hint}" for error in found]
+            errors += [f"[{printable(key)}]{error}{hint}" for error in found]
         return errors
 
     return check
@@ -137,7 +137,7 @@ def _check_map(shape: Any) -> Check:
 def _check_list(inner: Check) -> Check:
     def check(value: Any) -> Sequence[str]:
         if not isinstance(value, list):
-            return (f": {shown(value)} is not a list",)
+            return (f": {printable(value)} is not a list",)
         errors: list[str] = []
         for index, item in enumerate(value):
             if found := (": null is not an object",) if item is None else inner(item):
@@ -178,7 +178,7 @@ def _fitting_object(value: dict[str, Any], shape: dict[str, Any]) -> dict[str, A
     return value if len(found) == len(value) and all(found[key] is value[key] for key in found) else found
 
 
-def shown(value: Any, limit: int = 60) -> str:
+def printable(value: Any, limit: int = 60) -> str:
     """A foreign value for a message or a log line: in quotes if text, ASCII, one line, at most about `limit` long."""
     if isinstance(value, str):
         cut = value[:limit] + ("..." if len(value) > limit else "")

@@ -16,17 +16,18 @@ from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
-from srcip_webhook.pods import Pod, shown
+from srcip_webhook.pod_warnings import warnings_about, without_mode
+from srcip_webhook.pods import Pod, printable
 from srcip_webhook.ports import Ports, has_mesh, resolve
+from srcip_webhook.privilege import is_by_agent, label_faults, privilege_faults
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
 from srcip_webhook.reasons import REASONS, Fault, Reason, about
 from srcip_webhook.settings import Settings
-from srcip_webhook.surprises import surprises, without_mode
 from srcip_webhook.values import everyone
 from srcip_webhook.windows import windows_by
 
-__all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "declined"]
+__all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "skip_reason"]
 
 INIT = "srcip-init"
 PROXY = "srcip-proxy"
@@ -46,6 +47,8 @@ class Inject:
     shares_resources: bool = False
     """The Pod as a whole has resources (KEP-2837): what srcip's containers request would come out of these."""
     warnings: tuple[str, ...] = ()
+    is_by_agent: bool = False
+    """The agent on the Pod's node does what needs privilege."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     """What happens to a Pod whose shape is right and that bears nothing of ours."""
     reading = read(pods.annotations_of(pod))
     intent, warnings = reading.intent, reading.warnings
-    if reason := declined(pod):
+    if reason := skip_reason(pod):
         told = (*warnings, *without_mode(pod), *(f"srcip: {text}" for text in reading.faults))
         return Skip(reason, told if reason == Reason.NOT_REQUESTED else ())
     ports = resolve(pod, intent)
@@ -87,6 +90,7 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     faults += ebpf_faults(intent) if intent.attaches_programs else redirect_faults(intent, ports)
     faults += toa_faults(intent)
     faults += outbound_faults(intent) if outbound and intent.has_sidecar else ()
+    faults += privilege_faults(intent, settings)
     try:
         probe_aliases = aliases(pod, intent, ports.intercepted)
     except NoAliasError as error:
@@ -96,13 +100,14 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
     if has_mesh(pod):
         plan = replace(plan, mesh=True)
-    return Inject(plan, intent, pods.has_resources(pod), (*warnings, *surprises(pod, intent, ports, plan)))
+    told = (*warnings, *warnings_about(pod, intent, ports, plan))
+    return Inject(plan, intent, pods.has_resources(pod), told, is_by_agent(intent, settings))
 
 
 def _no_alias(error: NoAliasError) -> Fault:
     text = (
         f"{error.wanted} probed ports need alias ports, and {error.free} of the ports from {FIRST_ALIAS} on are free: "
-        f'leave {error.wanted} of them out with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
+        f'exclude {error.wanted} of them with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
     )
     return Fault(Reason.PORT_CLASH, text)
 
@@ -114,7 +119,7 @@ def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...
     return intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
 
 
-def declined(pod: Pod) -> Reason | None:
+def skip_reason(pod: Pod) -> Reason | None:
     """Why a Pod is none of our business, or None if it asks for us. Takes a Pod of any shape, however wrong."""
     annotations, labels = (pods.lookup(pod, "metadata", field) for field in ("annotations", "labels"))
     if "false" in (pods.lookup(annotations, INJECT), pods.lookup(labels, INJECT)):
@@ -139,11 +144,11 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
         yield Fault(Reason.INVALID_POD, text)
     label = pods.labels_of(pod).get(INJECT)
     if label not in (None, "true", "false"):
-        text = f"label {INJECT}: {shown(label)} is not allowed. Allowed: true, false"
+        text = f"label {INJECT}: {printable(label)} is not allowed. Allowed: true, false"
         yield Fault(Reason.INVALID_ANNOTATION, text)
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
-    yield from _name_faults(pod)
+    yield from (*_name_faults(pod), *label_faults(pod))
     yield from _uid_faults(pod) if intent.has_sidecar else ()
 
 
@@ -152,9 +157,7 @@ def _name_faults(pod: Pod) -> Iterable[Fault]:
     for field, names in taken.items():
         for item in pods.named(pod, field):
             if item.get("name") in names:
-                text = (
-                    f"spec.{field}: {item['name']} has a name of srcip's but was not added by it; rename or remove it"
-                )
+                text = f"spec.{field}: {item['name']} has a name that is reserved for srcip; rename or remove it"
                 yield Fault(Reason.NAME_CLASH, text)
 
 
@@ -165,7 +168,8 @@ def _uid_faults(pod: Pod) -> Iterable[Fault]:
         if (everywhere if own is None else own) == UID:
             where = "the Pod's securityContext" if own is None else "its securityContext"
             text = (
-                f"container {shown(container.get('name'))} runs as user {UID} (runAsUser in {where}), which is srcip's"
+                f"container {printable(container.get('name'))} runs as user {UID} (runAsUser in {where}), "
+                f"reserved for srcip"
             )
             yield Fault(Reason.UID_CLASH, f"{text}; choose another")
 
@@ -174,8 +178,8 @@ def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:
     yield from (*ports.undeclared, *ports.clashes)
     if _serves_nothing(pod, ports, outbound):
         text = (
-            "no TCP port to intercept: declare containerPorts, or look at inbound-ports and exclude-inbound-ports; "
-            f"{PREFIX}without-ports: skip leaves a Pod alone that serves nothing, such as a helper Job"
+            "no TCP port to intercept: declare containerPorts, or correct inbound-ports and exclude-inbound-ports; "
+            f"for a Pod that serves nothing, such as a helper Job, set {PREFIX}without-ports: skip"
         )
         yield Fault(Reason.NO_PORTS, text)
 
@@ -190,13 +194,13 @@ def _trust_faults(intent: Intent, cidrs: tuple[str, ...]) -> Iterable[Fault]:
     key = PREFIX + "trusted-cidrs"
     if not cidrs and "trusted_cidrs" not in intent.stated:
         text = (
-            f"missing, and the webhook's settings name no load balancers. Name yours, e.g. {key}: 192.0.2.0/24"
+            f"missing, and the webhook's settings name no load balancers. Set yours, e.g. {key}: 192.0.2.0/24"
             f"{FOR_OUTBOUND_ALONE if stated_outbound(intent) else ''}"
         )
         yield about(key, Reason.NO_TRUSTED_CIDRS, text)
     for cidr in everyone(cidrs):
         if not intent.trust_any_source:
-            text = f'{cidr} lets anybody state any address; if that is meant, add {PREFIX}trust-any-source: "true"'
+            text = f'{cidr} lets any source claim any client address; to allow it, set {PREFIX}trust-any-source: "true"'
             yield about(key, Reason.TRUSTS_EVERYONE, text)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from srcip_proxy.plan import MOST_REDIRECTED, RESERVED_PORTS, PortRange, merge, port_range
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 from srcip_webhook.values import MAX_TEXT, BadValue, each
 
 MAX_PORTS = 256
@@ -40,7 +40,7 @@ class InboundPorts(PortList):
             return ()
         ports = super().parse(text)
         if "none" in ports:
-            raise BadValue([f"{shown(text)} says none and something besides"])
+            raise BadValue([f"{printable(text)} combines none with other ports"])
         return ports
 
 
@@ -60,7 +60,7 @@ class PortNumbers:
     def parse(self, text: str) -> tuple[PortRange, ...]:
         ports = merge(each(text, self._range, MAX_PORTS))
         if (count := sum(r.last - r.first + 1 for r in ports)) > MOST_REDIRECTED:
-            raise BadValue([f"{shown(text)} has {count} ports"])
+            raise BadValue([f"{printable(text)} has {count} ports"])
         return ports
 
     @staticmethod
@@ -68,9 +68,9 @@ class PortNumbers:
         try:
             ports = port_range(item)
         except ValueError:
-            raise BadValue([f"{shown(item)} is neither a port nor a range"]) from None
+            raise BadValue([f"{printable(item)} is neither a port nor a range"]) from None
         if own := [str(port) for port in sorted(RESERVED_PORTS) if port in ports]:
-            raise BadValue([f"{shown(item)} holds the sidecar's own {', '.join(own)}"])
+            raise BadValue([f"{printable(item)} holds the sidecar's own {', '.join(own)}"])
         return ports
 
 
@@ -80,4 +80,4 @@ def _port_item(item: str) -> PortRange | str:
     try:
         return port_range(item)
     except ValueError:
-        raise BadValue([f"{shown(item)} is neither a port, a range nor a port's name"]) from None
+        raise BadValue([f"{printable(item)} is neither a port, a range nor a port's name"]) from None

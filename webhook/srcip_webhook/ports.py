@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from srcip_proxy.plan import PortRange, merge
 from srcip_webhook import pods
 from srcip_webhook.annotations import PREFIX, Intent
-from srcip_webhook.pods import DeclaredPort, Pod, shown
+from srcip_webhook.pods import DeclaredPort, Pod, printable
 from srcip_webhook.reasons import Fault, Reason, about
 
 INBOUND = PREFIX + "inbound-ports"
@@ -44,8 +44,9 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    of_meshes = tuple(port for port in declared if port.container in MESHES and intent.inbound_ports is None)
-    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port not in of_meshes))
+    left_out = MESHES if intent.inbound_ports is None else ()
+    of_meshes = tuple(port for port in declared if port.container in left_out)
+    wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
     excluded, unknown = _excluded(intent, declared)
     intercepted = subtract(merge(wanted), merge(excluded))
     http, strange = _http(intent, declared, intercepted)
@@ -125,7 +126,7 @@ def _numbers(
         ranges += [PortRange(port.number, port.number) for port in found if port.protocol == "TCP"]
         if not any(port.protocol == "TCP" for port in found):
             why = f"is a {found[0].protocol} port" if found else "is declared by no container"
-            faults.append(_undeclared(key, f"port {shown(item)} {why} ({known})"))
+            faults.append(_undeclared(key, f"port {printable(item)} {why} ({known})"))
     return ranges, faults
 
 
@@ -180,7 +181,9 @@ def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple
     for own in intent.reserved_ports:
         owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
         if owners:
-            text = f"port {own} of container {shown(owners[0])} is the sidecar's own; move the application to another"
+            text = (
+                f"port {own} of container {printable(owners[0])} is the sidecar's own; move the application to another"
+            )
             yield Fault(Reason.PORT_CLASH, text)
         elif covers(intercepted, own):
             yield about(INBOUND, Reason.PORT_CLASH, f"port {own} is the sidecar's own; add it to {EXCLUDE}")
@@ -191,7 +194,7 @@ def _unseen(intent: Intent, declared: tuple[DeclaredPort, ...]) -> Iterator[str]
     numbers = merge(PortRange(port.number, port.number) for port in declared if port.protocol == "TCP")
     for item in ranges:
         if not overlaps(numbers, item):
-            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted all the same"
+            yield f"{INBOUND}: no container declares a port of {item}; it is intercepted anyway"
 
 
 def _idle(wanted: list[PortRange], excluded: list[PortRange]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from srcip_webhook.room import Place
+from srcip_webhook.tls_slots import Place
 
 MOST_HEADER_BYTES = 64 * 1024
 """The API server sends less than one KiB."""

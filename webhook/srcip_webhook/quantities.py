@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 from srcip_webhook.values import BadValue
 
 _SUFFIXES = {
@@ -37,9 +37,9 @@ class Quantity:
 
     def parse(self, text: str) -> str:
         if not _QUANTITY.fullmatch(text):
-            raise BadValue([f"{shown(text)} is not a quantity"])
+            raise BadValue([f"{printable(text)} is not a quantity"])
         if not amount(self.low) <= amount(text) <= amount(self.high):
-            raise BadValue([f"{shown(text)} is out of range"])
+            raise BadValue([f"{printable(text)} is out of range"])
         return text
 
 
@@ -47,7 +47,7 @@ def amount(quantity: str) -> Fraction:
     """The number behind a quantity that `Quantity` accepted: bytes, or CPUs."""
     match = _QUANTITY.fullmatch(quantity)
     if match is None:
-        raise BadValue([f"{shown(quantity)} is not a quantity"])
+        raise BadValue([f"{printable(quantity)} is not a quantity"])
     return Fraction(match[1]) * _SUFFIXES[match[2] or ""]
 
 

@@ -27,9 +27,13 @@ copied from a running Pod) is never injected twice. Don't write it yourself.
 
 The init container needs the capability NET_ADMIN, the sidecar NET_RAW in tproxy mode with inbound ports, else none. In
 ebpf mode there is the init container alone: it needs BPF and NET_ADMIN, and the node's /sys/fs/cgroup as a hostPath.
-The Pod Security levels `baseline` and `restricted` don't allow any of these, and the webhook can't see the namespace's
-level, as it never calls the Kubernetes API: a namespace that enforces one of these rejects the Pod after the webhook,
-with a message of its own.
+With the agent it needs nothing. The Pod Security levels `baseline` and `restricted` don't allow any of these, and the
+webhook can't see the namespace's level, as it never calls the Kubernetes API: a namespace that enforces one of these
+rejects the Pod after the webhook, with a message of its own. `srcip explain` tells it before, where the manifest holds
+the Namespace.
+
+The label `srcip.io/agent` is written by srcip alone, on Pods for which the agent does the work. A Pod that brings it
+along is refused, unless `srcip.io/status` is there, too, as in a copy of a running Pod.
 
 A rewritten HTTP probe carries the alias port in its Host header; state the header in the probe where that matters.
 
@@ -43,7 +47,7 @@ _SETTINGS = """
 ## Settings of the webhook
 
 Environment variables of `srcip-webhook`. A missing or wrong one ends the process at its start, with every fault.
-There is no default that trusts anybody, and no setting can trust everybody.
+By default no source is trusted, and no setting can trust all sources.
 """
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT, amount
-from srcip_webhook.values import BadValue, Duration, Kind, NetworkList, Number, Word, everyone
+from srcip_webhook.values import BadValue, Duration, Flag, Kind, NetworkList, Number, Word, everyone
 
 PREFIX = "SRCIP_"
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -65,6 +65,11 @@ class Settings:
     proxy_memory: str = _setting(MEMORY, "32Mi", "Memory request of the sidecar.")
     proxy_cpu_limit: str | None = _setting(CPU, None, "CPU limit of the sidecar; none if empty.")
     proxy_memory_limit: str | None = _setting(MEMORY_LIMIT, None, "Memory limit of the sidecar; none if empty.")
+    agent: bool = _setting(
+        Flag(),
+        False,
+        "Whether an agent runs on the nodes: Pods in mode ebpf that say nothing else leave the work to it.",
+    )
     listen_address: str = _setting(_ADDRESS, "", "Where the webhook listens; all addresses if empty.")
     listen_port: int = _setting(Number(0, 65535), 8443, "The port it listens on; 0 takes a free one.")
     tls_cert_file: str = _setting(_PATH, "/etc/srcip/tls/tls.crt", "Certificate chain, PEM.")

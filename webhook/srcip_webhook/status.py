@@ -12,7 +12,8 @@ from typing import Any
 
 from srcip_proxy.plan import Plan
 from srcip_webhook import __version__, pods
-from srcip_webhook.annotations import INJECTED, STATUS
+from srcip_webhook.annotations import AGENT, INJECTED, STATUS
+from srcip_webhook.intent import BY_AGENT
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
 from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME
 from srcip_webhook.probes import with_port
@@ -35,12 +36,15 @@ _PATHS = {
 }
 
 
-def text(plan: Plan, rewritten: Rewritten, names: Mapping[str, Sequence[str]], digest: str) -> str:
+def text(
+    plan: Plan, rewritten: Rewritten, names: Mapping[str, Sequence[str]], digest: str, *, is_by_agent: bool
+) -> str:
     """The annotation's value. `names` are those of what was added, `digest` stands for all of it."""
     return json.dumps(
         {
             "version": __version__,
             "mode": plan.written_mode,
+            **({"privilege": BY_AGENT} if is_by_agent else {}),
             "containers": list(names["containers"]),
             "volumes": list(names["volumes"]),
             "ports": [str(item) for item in plan.inbound_ports],
@@ -64,7 +68,7 @@ def read(pod: Pod) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         raise ValueError(f"{STATUS} is not JSON; it is written by srcip alone: remove it") from None
     if not (isinstance(status, dict) and _rewritten(status) and _aliases(status)):
-        raise ValueError(f"{STATUS} does not hold what srcip writes: remove it")
+        raise ValueError(f"{STATUS} is not as srcip writes it: remove it")
     return status
 
 
@@ -104,7 +108,7 @@ def _metadata_without(pod: Pod) -> dict[str, Any]:
     if EVICT in kept:
         volumes = [item for item in kept.pop(EVICT).split(",") if item.strip() not in ("", *VOLUMES)]
         kept |= {EVICT: ",".join(volumes)} if volumes else {}
-    marks = {key: value for key, value in pods.labels_of(pod).items() if key != INJECTED}
+    marks = {key: value for key, value in pods.labels_of(pod).items() if key not in (INJECTED, AGENT)}
     return _with(pods.metadata(pod), annotations=kept, labels=marks)
 
 

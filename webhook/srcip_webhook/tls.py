@@ -63,7 +63,7 @@ class Certificates:
         if self._current is None:
             return "no certificate"
         ended = self._metrics.certificate_not_after < time.time()
-        return "the certificate has ended" if ended else None
+        return "the certificate has expired" if ended else None
 
     def _ignored(self, error: str, seen: str) -> bool:
         if seen != self._seen:

@@ -10,7 +10,7 @@ from collections.abc import Container
 from typing import Any
 
 from srcip_webhook.annotations import row_of
-from srcip_webhook.pods import Pod, lookup, shown
+from srcip_webhook.pods import Pod, lookup, printable
 from srcip_webhook.reasons import Fault, Reason, about
 from srcip_webhook.values import BadValue, Kind
 
@@ -28,8 +28,8 @@ def faults(pod: Any) -> list[Fault]:
 
 def _fault(key: str, value: Any, kind: Kind) -> Fault:
     alike = f" (without quotes, YAML reads {_SAME[value]} alike)" if isinstance(value, bool) else ""
-    good = next((f", as in {key}: {shown(text)}" for text in _texts(value) if _is_good(text, kind)), "")
-    text = f"{shown(value)} is not a string{alike}: quote it{good}. Allowed: {kind.allowed}"
+    good = next((f", as in {key}: {printable(text)}" for text in _texts(value) if _is_good(text, kind)), "")
+    text = f"{printable(value)} is not a string{alike}: quote it{good}. Allowed: {kind.allowed}"
     return about(key, Reason.INVALID_ANNOTATION, text)
 
 

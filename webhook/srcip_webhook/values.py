@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
-from srcip_webhook.pods import shown
+from srcip_webhook.pods import printable
 
 T = TypeVar("T")
 
@@ -60,9 +60,9 @@ class Word:
 
     def parse(self, text: str) -> str:
         if text in self.later:
-            raise BadValue([f"{shown(text)} is not there yet"])
+            raise BadValue([f"{printable(text)} is not there yet"])
         if text not in self.words:
-            raise BadValue([f"{shown(text)} is not known"])
+            raise BadValue([f"{printable(text)} is not known"])
         return text
 
 
@@ -78,7 +78,7 @@ class Flag:
 
     def parse(self, text: str) -> bool:
         if text not in ("true", "false"):
-            raise BadValue([f"{shown(text)} is neither true nor false"])
+            raise BadValue([f"{printable(text)} is neither true nor false"])
         return text == "true"
 
 
@@ -100,9 +100,9 @@ class Number:
 
     def parse(self, text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
-            raise BadValue([f"{shown(text)} is not a whole number"])
+            raise BadValue([f"{printable(text)} is not a whole number"])
         if not self.low <= int(text) <= self.high:
-            raise BadValue([f"{shown(text)} is out of range"])
+            raise BadValue([f"{printable(text)} is out of range"])
         return int(text)
 
 
@@ -129,13 +129,13 @@ class Duration:
 
     def parse(self, text: str) -> int:
         if len(text) > 80 or not re.fullmatch(f"(?:{_PIECE}){{1,4}}", text, re.ASCII):
-            raise BadValue([f"{shown(text)} is not a duration with a unit"])
+            raise BadValue([f"{printable(text)} is not a duration with a unit"])
         pieces = re.findall(r"([0-9.]+)(ms|s|m|h)", text)
         value = sum((Fraction(number) * _UNITS[unit] for number, unit in pieces), Fraction()) / self.unit_ms
         if value.denominator != 1:
-            raise BadValue([f"{shown(text)} is too fine"])
+            raise BadValue([f"{printable(text)} is too fine"])
         if not self.low <= value <= self.high:
-            raise BadValue([f"{shown(text)} is out of range"])
+            raise BadValue([f"{printable(text)} is out of range"])
         return int(value)
 
     def _text(self, value: int) -> str:
@@ -170,15 +170,15 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 def _network(item: str) -> Network:
     if len(item) > 49 or not re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?", item, re.ASCII):
-        raise BadValue([f"{shown(item)} is not a network"])
+        raise BadValue([f"{printable(item)} is not a network"])
     try:
         network = ipaddress.ip_network(item, strict=False)
     except ValueError:
-        raise BadValue([f"{shown(item)} is not a network"]) from None
+        raise BadValue([f"{printable(item)} is not a network"]) from None
     if network.network_address != ipaddress.ip_interface(item).ip:
-        raise BadValue([f"{shown(item)} has host bits set; the network is {network}"])
+        raise BadValue([f"{printable(item)} has host bits set; the network is {network}"])
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        raise BadValue([f"{shown(item)} is an IPv4 network in IPv6 form; write it as IPv4"])
+        raise BadValue([f"{printable(item)} is an IPv4 network in IPv6 form; write it as IPv4"])
     return network
 
 
@@ -214,7 +214,7 @@ class Versions:
     def parse(self, text: str) -> tuple[int, ...]:
         known = {"1": (1,), "2": (2,), "1,2": (1, 2)}
         if text not in known:
-            raise BadValue([f"{shown(text)} is not known"])
+            raise BadValue([f"{printable(text)} is not known"])
         return known[text]
 
 
@@ -224,7 +224,7 @@ def each(text: str, read: Callable[[str], T], most: int) -> list[T]:
     if len(text) > MAX_TEXT or len(items) > most:
         raise BadValue([f"{len(items)} items in {len(text)} characters; at most {most} in {MAX_TEXT} are allowed"])
     if not all(items):
-        raise BadValue([f"{shown(text)} has an empty item" if len(items) > 1 else "the list is empty"])
+        raise BadValue([f"{printable(text)} has an empty item" if len(items) > 1 else "the list is empty"])
     return collected(items, read)
 
 

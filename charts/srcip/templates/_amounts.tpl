@@ -51,7 +51,7 @@
 {{/* Takes the same: adds each request above its limit. */}}
 {{- define "srcip.requestFaults" -}}
 {{- $told := . -}}
-{{- range $owner := list "proxy" "webhook" "certs" "ebpfExporter" -}}
+{{- range $owner := list "proxy" "webhook" "certs" "agent" "ebpfExporter" -}}
   {{- range $what := list "cpu" "memory" "ephemeral-storage" -}}
     {{- $name := printf "%s.resources.requests.%s" $owner $what -}}
     {{- $request := include "srcip.valueOf" (dict "values" $told.values "name" $name) -}}

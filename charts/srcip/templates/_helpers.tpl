@@ -12,6 +12,10 @@
 {{ include "srcip.fullname" . }}-ebpf-exporter
 {{- end }}
 
+{{- define "srcip.agentName" -}}
+{{ include "srcip.fullname" . }}-agent
+{{- end }}
+
 {{/* Of objects outside of namespaces: a namespace has no dot, so two releases never share a name. */}}
 {{- define "srcip.clusterName" -}}
 {{ include "srcip.fullname" . }}.{{ .Release.Namespace }}

@@ -35,6 +35,6 @@ at once. files/limits.yaml is made from the tables of these processes. */}}
   {{- end -}}
 {{- end -}}
 {{- if $told.faults -}}
-  {{- fail (printf "\n\nThe values are not complete or not right:\n\n  - %s\n" (join "\n  - " $told.faults)) -}}
+  {{- fail (printf "\n\nValues are missing or not allowed:\n\n  - %s\n" (join "\n  - " $told.faults)) -}}
 {{- end -}}
 {{- end }}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import platform
 import sys
@@ -14,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from srcip_e2e.bench import http, kernel, plot, relays, report
+from srcip_e2e.bench import http, kernel, plot, record, relays, report
 from srcip_e2e.bench.figures import Run, table, verdicts
 from srcip_e2e.bench.rig import SETTINGS, BenchError, Rig, cpus
 
@@ -107,18 +105,8 @@ def write(options: argparse.Namespace, runs: list[Run], numbers: dict[str, Any],
     """Tables to stdout, numbers to JSON, the picture to SVG."""
     cells, judged = table(runs), verdicts(runs, numbers)
     print(report.whole(cells, numbers["memory_mib"], judged, [*report.number_lines(numbers), *notes]))
-    plain: dict[str, Any] = {
-        "notes": notes,
-        "figures": {f: {v: dataclasses.asdict(c) for v, c in row.items()} for f, row in cells.items()},
-        "numbers": numbers,
-        "targets": [
-            {"target": v.target.text, "limit": v.target.limit, "measured": v.value, "reached": v.reached}
-            for v in judged
-        ],
-        "runs": [dataclasses.asdict(run) for run in runs],
-    }
     for path, text in (
-        (options.json, json.dumps(plain, indent=1) + "\n"),
+        (options.json, record.text(notes, cells, numbers, judged, runs)),
         (options.svg, plot.svg(cells, f"dashed: a direct connection; {notes[0]}")),
     ):
         if path is options.json or runs:

@@ -146,7 +146,7 @@ def page(figures: Mapping[str, Any]) -> str:
     """docs/figures.md. Pure."""
     lines = [
         "<!-- Written by `python -m srcip_e2e.cluster figures`. Don't edit. -->",
-        "# Figures of the whole",
+        "# Figures on a real node",
         "",
         f"Measured on {figures['machine']}; everything ran on it: control plane, node, balancer and clients.",
         "",

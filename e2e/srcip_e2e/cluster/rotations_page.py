@@ -13,9 +13,9 @@ def page(figures: Json) -> str:
     """The whole page, Markdown."""
     parts = [
         BANNER,
-        "# Certificates change while Pods are created",
+        "# Certificate rotations under admission load",
         _introduction(figures),
-        "## What was done",
+        "## Method",
         _table(_grouped(figures["scenarios"])),
         "## When Pods may be refused",
         _harmful(figures["scenarios"]),

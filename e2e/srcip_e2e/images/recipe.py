@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 """The repository: the context of every build."""
-NAMES = ("proxy", "webhook", "certs")
+NAMES = ("proxy", "webhook", "certs", "agent")
 SUITE = "trixie"
 VERSION = "1"
 """Raise it when the builder makes an image in another way."""

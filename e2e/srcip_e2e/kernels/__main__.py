@@ -15,7 +15,7 @@ TESTS = Path("tests/ebpf")
 CHOICE = "(not test_parser or kernel) and not user_namespace"
 ALL = (str(TESTS), "-k", CHOICE, "--ignore", str(TESTS / "test_ebpf_kernels.py"))
 """All that touches the kernel. In a chroot nobody makes a user namespace; the last would boot a kernel in this one."""
-PATIENT = ("-vv", "-o", "timeout=600")
+PATIENT = ("-vv", "-o", "timeout=1200")
 """A line for each test; what takes seconds takes minutes where the processor runs no guests."""
 
 

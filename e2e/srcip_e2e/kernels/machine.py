@@ -29,10 +29,14 @@ MEMORY = "3G"
 _END = re.compile(r"srcip-kernels: (\d+)")
 
 
-def run_in(kernel: Kernel, command: Sequence[str], output: TextIO, *, seconds: int = 3600, **variables: str) -> int:
+def run_in(kernel: Kernel, command: Sequence[str], output: TextIO, *, seconds: int = 3 * 3600, **variables: str) -> int:
     """Run a command in the working directory on another kernel and return its exit code. Raises LabError."""
     with tempfile.TemporaryDirectory(prefix="srcip-kernel-") as name:
         place = Path(name)
+        variables = {
+            "HOME": str(Path.home()),
+            **variables,
+        }  # where the cache is; the kernel gives its first process HOME=/
         words = [f"cd {shlex.quote(str(Path.cwd()))}", *(f"export {k}={shlex.quote(v)}" for k, v in variables.items())]
         words += [f"{shlex.join(command)} </dev/null", 'echo "srcip-kernels: $?"', "busybox poweroff -f"]
         (place / "script").write_text("\n".join(words))

@@ -22,7 +22,7 @@ OBJECTS = tuple(Path("/usr/lib/srcip") / name for name in ("srcip.bpf.o", "srcip
 
 
 class AlreadyAttachedError(libbpf.BpfError):
-    """Programs are at work in this Pod, with another configuration: they read headers, and nothing else may."""
+    """Programs with another configuration are attached to this Pod: no other data plane may read its headers."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,23 @@ class Place:
     """Whether tcx is used where the kernel has it: it costs less for each packet than clsact."""
 
 
-def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place) -> str:
+def attach(plan: Plan, pod: Pod, objects: Sequence[Path], place: Place, number: int | None = None) -> str:
     """Attach everything and say what was done. Raises BpfError, OSError.
 
-    Of the `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of
-    their maps is written, so an attach that is cut off harms nobody.
+    `number` is the fingerprint that the programs are to answer with, by default that of all that they are told. Of the
+    `objects` the first is used that the kernel's verifier takes. The programs do nothing until the last entry of their
+    maps is written, so an interrupted attach has no effect.
     """
-    number = maps.fingerprint(plan, pod, b"".join(each.read_bytes() for each in objects))
+    number = number or maps.fingerprint(plan, pod, b"".join(path.read_bytes() for path in objects))
     before = counters.fingerprint()
     if before == number:
-        return "in place already"
+        return "already attached"
     if before is not None:
         raise AlreadyAttachedError(
-            "another configuration is attached to this Pod; a Pod keeps its first one to its end"
+            "programs with another configuration are attached to this Pod already, and can't be "
+            "replaced; recreate the Pod"
         )
-    entries = maps.entries(plan, pod, number, _network())
+    entries = maps.entries(plan, pod, number, _netns_cookie())
     loaded = _loaded(objects, plan.max_connections)
     try:
         hook = _attach_to(loaded, place)
@@ -68,7 +70,7 @@ def _loaded(objects: Sequence[Path], connections: int) -> libbpf.Object:
     first, *others = objects
     loaded = libbpf.Object(first)
     try:
-        loaded.resize("lives", connections)
+        loaded.resize("conns", connections)
         loaded.load()
     except libbpf.BpfError:
         loaded.close()
@@ -79,43 +81,43 @@ def _loaded(objects: Sequence[Path], connections: int) -> libbpf.Object:
 
 
 def _attach_to(loaded: libbpf.Object, place: Place) -> str:
-    """Attach all four programs, those for packets to each interface; by which of its hooks."""
+    """Attach the programs for packets to each interface, the others to the cgroup. Returns `tcx` or `clsact`."""
     programs = (("srcip_egress", libbpf.TC_EGRESS), ("srcip_ingress", libbpf.TC_INGRESS))
-    ways = [(program, interface, point) for interface in place.interfaces for program, point in programs]
-    has_tcx = place.tcx and all(loaded.attach_tcx(*way) for way in ways)
-    for way in () if has_tcx else ways:
-        loaded.attach_clsact(*way)
+    hooks = [(program, interface, point) for interface in place.interfaces for program, point in programs]
+    has_tcx = place.tcx and all(loaded.attach_tcx(*hook) for hook in hooks)
+    for hook in () if has_tcx else hooks:
+        loaded.attach_clsact(*hook)
     loaded.attach_cgroup("srcip_peer6", place.cgroup, libbpf.GETPEERNAME6)
     loaded.attach_cgroup("srcip_peer4", place.cgroup, libbpf.GETPEERNAME4)
     return "tcx" if has_tcx else "clsact"
 
 
-def _network() -> int:
+def _netns_cookie() -> int:
     """The cookie of this network namespace: no other ever has the same (socket(7) of Linux 5.14)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> int:
     """`srcip-proxy ebpf`. Exit code 0 when done, 1 with the reason, 2 on wrong usage."""
-    wanted = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        return _stats() if wanted.what == "stats" else _attach(wanted, environment)
+        return _stats() if options.what == "stats" else _attach(options, environment)
     except (libbpf.BpfError, OSError) as error:
-        print(f"srcip-proxy ebpf {wanted.what}: {error}", file=sys.stderr)
+        print(f"srcip-proxy ebpf {options.what}: {error}", file=sys.stderr)
         return 1
 
 
-def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
+def _attach(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     plan, pod = load(environment)
     capset.use_all()
-    objects = tuple(wanted.object or OBJECTS)
-    interfaces = tuple(wanted.interface or preflight.ethernets())
-    if findings := preflight.findings(interfaces, wanted.cgroup, objects):
+    objects = tuple(options.object or OBJECTS)
+    interfaces = tuple(options.interface or preflight.ethernets())
+    if findings := preflight.findings(interfaces, options.cgroup, objects):
         for finding in findings:
             print(f"srcip-proxy ebpf attach: {finding}", file=sys.stderr)
         return 1
-    place = Place(interfaces, wanted.cgroup, wanted.hook != "clsact")
+    place = Place(interfaces, options.cgroup, options.hook != "clsact")
     print(f"srcip-proxy ebpf: {attach(plan, pod, objects, place)}")
     return 0
 
@@ -123,7 +125,13 @@ def _attach(wanted: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _stats() -> int:
     values = counters.read()
     if values is None:
-        print("srcip-proxy ebpf stats: nothing is attached to the cgroup of this process", file=sys.stderr)
+        print(
+            (
+                "srcip-proxy ebpf stats: no program of srcip is attached to the cgroup of this process; "
+                "run it in a container of the Pod"
+            ),
+            file=sys.stderr,
+        )
         return 1
     print(counters.text(values), end="")
     return 0

@@ -1,7 +1,7 @@
-"""The counters of ebpf mode, asked of the programs themselves: this needs no capability and no mounted file system.
+"""The counters of ebpf mode, read by getpeername(): this needs no capability and no mounted file system.
 
-The hook that gives an application its client's address is asked for the peer of a UDP socket that is connected to an
-address which only this module uses; it answers with a counter, 48 bits as address and port. Nothing is sent.
+The peer of a UDP socket that is connected to an address which only this module uses is a counter: the getpeername hook
+returns 48 bits of it as address and port. Nothing is sent.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ A new one comes last: a Pod keeps the programs of its first day, and the exporte
 """
 Counters = Mapping[tuple[str, str], int]
 SERIES = {
-    "accepted": ("srcip_accepted_connections_total", "header", "Connections that were handed to the application"),
+    "accepted": ("srcip_accepted_connections_total", "header", "Connections that were delivered to the application"),
     "fallback": (
         "srcip_fallback_connections_total",
         "reason",
-        "Connections whose application was not shown the client",
+        "Connections whose application sees the balancer's address instead of the client's",
     ),
     "refused": ("srcip_refused_connections_total", "reason", "Connections that were refused, by reason"),
-    "dropped": ("srcip_dropped_packets_total", "reason", "Packets that were dropped; TCP sends them again"),
+    "dropped": ("srcip_dropped_packets_total", "reason", "Packets that were dropped; TCP retransmits them"),
 }
 
 
 def fingerprint() -> int | None:
     """Of the configuration that is attached to the cgroup of this process; None when there is none."""
-    return _ask(FINGERPRINT_PORT)
+    return _query(FINGERPRINT_PORT)
 
 
 def read() -> dict[tuple[str, str], int] | None:
     """Every counter by series and label; None when nothing is attached to the cgroup of this process."""
-    values = {name: _ask(port) for port, name in enumerate(COUNTERS, 1)}
+    values = {name: _query(port) for port, name in enumerate(COUNTERS, 1)}
     found = {name: value for name, value in values.items() if value is not None}
     return found if len(found) == len(values) else None
 
@@ -74,10 +74,10 @@ def page(pods: Iterable[tuple[Mapping[str, str], Counters]]) -> str:
     """The same of many Pods, each with labels of its own. Pure."""
     lines: dict[str, list[str]] = {series: [] for series in SERIES}
     for labels, values in pods:
-        own = "".join(f'{name}="{_escaped(value)}",' for name, value in labels.items())
+        common = "".join(f'{name}="{_escaped(value)}",' for name, value in labels.items())
         for (series, name), value in values.items():
             metric, label, _ = SERIES[series]
-            lines[series].append(f'{metric}{{{own}{label}="{name}"}} {value}')
+            lines[series].append(f'{metric}{{{common}{label}="{name}"}} {value}')
     return "\n".join(line for series, rows in lines.items() for line in [*_head(series), *rows]) + "\n"
 
 
@@ -91,8 +91,8 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def _ask(port: int) -> int | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.connect((ADDRESS, port))
-        host, high = asking.getpeername()
+def _query(port: int) -> int | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect((ADDRESS, port))
+        host, high = sock.getpeername()
     return None if (host, high) == (ADDRESS, port) else high << 32 | int.from_bytes(socket.inet_aton(host), "big")

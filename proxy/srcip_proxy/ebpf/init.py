@@ -75,7 +75,7 @@ def explained(error: Exception) -> list[str]:
     if isinstance(error, LoadError) and error.errno == errno.EPERM:
         return [
             "the kernel allows no bpf(2) here though CAP_BPF is there: the node's container runtime may have a seccomp "
-            "profile from before Linux 5.8 (update it), or the kernel be locked down"
+            "profile from before Linux 5.8 (update it), or the kernel may be locked down (lockdown=confidentiality)"
         ]
     if isinstance(error, LoadError):
         return [f"the verifier of Linux {platform.release()} refuses the programs: choose another node, or mode tproxy"]
@@ -88,4 +88,4 @@ def interface(pod: Pod, ip: Callable[..., str]) -> str:
     for link in json.loads(ip("-j", "addr", "show")):
         if any(row.get("local") == wanted for row in link["addr_info"]):
             return str(link["ifname"])
-    raise NotPossibleError([f"no interface has the Pod's address {wanted or '(none is known)'}"])
+    raise NotPossibleError([f"no interface has the Pod's address {wanted or '(none known)'}"])

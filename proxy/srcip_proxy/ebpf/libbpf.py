@@ -21,8 +21,8 @@ PRIORITY = 7371
 """Of our filters in clsact; a lower one runs before them."""
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _ALLOW_MULTI = 2  # BPF_F_ALLOW_MULTI: beside others, such as Cilium's
-_LINES = 40
-"""Of libbpf's words, in an error: a verifier's log has thousands, and says the reason at its end."""
+_MAX_LINES = 40
+"""Of libbpf's messages, in an error: a verifier's log has thousands, with the reason at its end."""
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -35,7 +35,7 @@ class BpfError(Exception):
 
 
 class LoadError(BpfError):
-    """The kernel does not take the programs: EPERM where bpf(2) is not allowed at all, else its verifier refuses."""
+    """The kernel refused to load the programs: EPERM where bpf(2) is not allowed at all, else its verifier did."""
 
 
 class HookError(BpfError):
@@ -70,8 +70,8 @@ class Object:
     """A compiled object: opened, then sized, loaded, filled and attached, in this order."""
 
     def __init__(self, path: Path) -> None:
-        self._lib, self._said = _with_types(library()), list[str]()
-        self._print = _PRINT(self._hear)  # kept: libbpf calls it
+        self._lib, self._messages = _with_types(library()), list[str]()
+        self._print = _PRINT(self._on_message)  # kept: libbpf calls it
         self._lib.libbpf_set_print(self._print)
         self._attached: list[tuple[int, int, int]] = []
         self._object = self._lib.bpf_object__open_file(str(path).encode(), None)
@@ -94,37 +94,37 @@ class Object:
     def attach_tcx(self, program: str, interface: str, point: int) -> bool:
         """Attach to an interface, behind whatever is there. False where the kernel has no tcx: before Linux 6.6."""
         handle, index = self._program(program), socket.if_nametoindex(interface)
-        done = self._lib.bpf_prog_attach(handle, index, _TCX[point], 0)
-        if done == -errno.EINVAL:
+        result = self._lib.bpf_prog_attach(handle, index, _TCX[point], 0)
+        if result == -errno.EINVAL:
             return False
-        self._check(done, f"{program} on {interface}", HookError)
+        self._check(result, f"{program} on {interface}", HookError)
         self._attached.append((handle, index, _TCX[point]))
         return True
 
     def attach_clsact(self, program: str, interface: str, point: int, priority: int = PRIORITY) -> None:
         """Attach to clsact of an interface, in the place of an earlier filter of this priority."""
         hook = _Hook(ctypes.sizeof(_Hook), socket.if_nametoindex(interface), point, 0)
-        made = self._lib.bpf_tc_hook_create(ctypes.byref(hook))
-        if made not in (0, -errno.EEXIST):
-            self._check(made, f"clsact of {interface}", HookError)
+        result = self._lib.bpf_tc_hook_create(ctypes.byref(hook))
+        if result not in (0, -errno.EEXIST):
+            self._check(result, f"clsact of {interface}", HookError)
         options = _Options(ctypes.sizeof(_Options), self._program(program), _REPLACE, 0, 1, priority)
-        done = self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
-        self._check(done, f"{program} on {interface}", HookError)
+        result = self._lib.bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options))
+        self._check(result, f"{program} on {interface}", HookError)
 
     def attach_cgroup(self, program: str, cgroup: Path, kind: int) -> None:
         """Attach to a cgroup of version 2, beside whatever is there."""
         directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-        done = self._lib.bpf_prog_attach(self._program(program), directory, kind, _ALLOW_MULTI)
+        result = self._lib.bpf_prog_attach(self._program(program), directory, kind, _ALLOW_MULTI)
         os.close(directory)
-        self._check(done, f"{program} on {cgroup}")
+        self._check(result, f"{program} on {cgroup}")
 
     def detach(self) -> None:
-        """Take away what this object has attached by tcx; in clsact the next try replaces it."""
+        """Detach what this object has attached by tcx; in clsact the next attach replaces it."""
         for handle, index, kind in self._attached:
             self._lib.bpf_prog_detach2(handle, index, kind)
 
     def close(self) -> None:
-        """Let go of everything; what is attached stays, and keeps its maps."""
+        """Close all file descriptors; programs that are attached stay, and keep their maps."""
         self._lib.bpf_object__close(self._object)
 
     def _map(self, name: str) -> Any:
@@ -145,15 +145,15 @@ class Object:
 
     def _error(self, doing: str, number: int = 0, kind: type[BpfError] = BpfError) -> BpfError:
         number = number or ctypes.get_errno()
-        said = "\n".join(self._said).splitlines()
-        return kind("\n".join([f"{doing}: {os.strerror(number)}", *said[-_LINES:]]), number)
+        messages = "\n".join(self._messages).splitlines()
+        return kind("\n".join([f"{doing}: {os.strerror(number)}", *messages[-_MAX_LINES:]]), number)
 
-    def _hear(self, level: int, form: bytes, arguments: int) -> int:
-        """libbpf's warnings, for the message of an error (enum libbpf_print_level: 0 is warning)."""
+    def _on_message(self, level: int, form: bytes, arguments: int) -> int:
+        """Collects libbpf's warnings for the text of an error (enum libbpf_print_level: 0 is warning)."""
         if level == 0:
             text = ctypes.create_string_buffer(65536)
             ctypes.CDLL(None).vsnprintf(text, len(text), form, ctypes.c_void_p(arguments))
-            self._said.append(text.value.decode(errors="replace").strip())
+            self._messages.append(text.value.decode(errors="replace").strip())
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What the programs of ebpf mode are told: the plan and the Pod as entries of their maps (proxy/bpf/state.h). Pure."""
+"""The plan and the Pod as entries of the maps of ebpf mode (proxy/bpf/state.h). Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srcip_proxy.plan.ports import PortRange
 from srcip_proxy.pod import Pod
 
 POLICIES = {"off": 0, "required": 1, "optional": 2}
-LONGEST_HEADER = 4096
+MAX_HEADER = 4096
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 IPV4 = ipaddress.IPv4Network("0.0.0.0/0")
@@ -30,12 +30,14 @@ class Entry:
     value: bytes
 
 
-def entries(plan: Plan, pod: Pod, fingerprint: int, network: int) -> list[Entry]:
-    """All that must be written, the last entry last: it puts the programs to work. `network` is the cookie of the Pod's
-    network namespace."""
+def entries(plan: Plan, pod: Pod, fingerprint: int, netns_cookie: int) -> list[Entry]:
+    """All entries, in the order in which they are written: the last one makes the programs start.
+
+    `netns_cookie` is that of the Pod's network namespace (SO_NETNS_COOKIE).
+    """
     found = [Entry("ports", struct.pack("=I", i), word) for i, word in _ports(plan.inbound_ports)]
-    found += [Entry("networks", _network(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
-    return [*found, Entry("settings_map", _ZERO, _settings(plan, fingerprint, network))]
+    found += [Entry("networks", _trie_key(n), struct.pack("=I", POLICIES[p])) for n, p in _policies(plan, pod).items()]
+    return [*found, Entry("settings_map", _ZERO, _settings(plan, fingerprint, netns_cookie))]
 
 
 def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
@@ -43,18 +45,23 @@ def fingerprint(plan: Plan, pod: Pod, program: bytes) -> int:
     return int.from_bytes(hashlib.sha256(f"{plan.to_env()} {pod}".encode() + program).digest()[:4], "big") | 1
 
 
-def _settings(plan: Plan, number: int, network: int) -> bytes:
+def plan_fingerprint(plan: Plan) -> int:
+    """The same of a plan alone: what a gate can tell, which has neither the programs nor the node's addresses."""
+    return int.from_bytes(hashlib.sha256(f"gate {plan.to_env()}".encode()).digest()[:4], "big") | 1
+
+
+def _settings(plan: Plan, number: int, netns_cookie: int) -> bytes:
     versions = sum(plan.proxy_protocol_versions)  # a bit for each
     is_exact = plan.client_address != "best-effort"
     is_toa = plan.client_from == TOA
-    limits = struct.pack("=HBx", min(plan.max_header_bytes, LONGEST_HEADER), versions)
+    limits = struct.pack("=HBx", min(plan.max_header_bytes, MAX_HEADER), versions)
     numbers = struct.pack("=II", plan.header_timeout_ms, number)
     flags = struct.pack("=??xx", is_exact, is_toa)
-    return struct.pack("=Q", network) + limits + numbers + flags
+    return struct.pack("=Q", netns_cookie) + limits + numbers + flags
 
 
 def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
-    """A bit for each port, in words of 64; the words that are not zero."""
+    """A bitmap of ports in words of 64 bits; the words that are not zero."""
     bits = 0
     for r in ranges:
         bits |= ((1 << (r.last - r.first + 1)) - 1) << r.first
@@ -64,8 +71,8 @@ def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
 
 
 def _policies(plan: Plan, pod: Pod) -> dict[Network, str]:
-    """The policy of each network; of two that hold an address the longer one counts. The programs write IPv4 addresses
-    as IPv6 ones, but an IPv6 network trusts none of them."""
+    """The policy of each network; the longest prefix counts. The programs map IPv4 addresses into IPv6, but an
+    IPv6 network trusts none of them."""
     given = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
     networks = [network for network in given if not (network.version == 6 and network.subnet_of(MAPPED))]
     found: dict[Network, str] = {IPV4: "off"} if any(_holds_ipv4(network) for network in networks) else {}
@@ -80,8 +87,8 @@ def _holds_ipv4(network: Network) -> bool:
     return network.version == 6 and network.supernet_of(MAPPED)
 
 
-def _network(network: Network) -> bytes:
-    """A key of a trie; IPv4 lies in ::ffff:0:0/96."""
+def _trie_key(network: Network) -> bytes:
+    """A key of a map of type LPM_TRIE; IPv4 is in ::ffff:0:0/96."""
     first, length = network.network_address.packed, network.prefixlen
     if network.version == 4:
         first, length = bytes(10) + b"\xff\xff" + first, length + 96

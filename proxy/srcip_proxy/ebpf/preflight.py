@@ -25,14 +25,15 @@ def findings(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -
 
 def obstacles(release: str) -> list[str]:
     """What is missing in the kernel and in this process."""
-    return [*_kernel(release), *capabilities.missing("BPF", "NET_ADMIN", files="python3")]
+    return [*kernel(release), *capabilities.missing("BPF", "NET_ADMIN", files="python3")]
 
 
-def _kernel(release: str) -> list[str]:
+def kernel(release: str) -> list[str]:
+    """What is missing in the kernel."""
     if _version(release) >= OLDEST:
         return []
-    wanted = ".".join(map(str, OLDEST))
-    return [f"the node's Linux is {release}, and ebpf mode needs {wanted}: choose another node, or mode tproxy"]
+    oldest = ".".join(map(str, OLDEST))
+    return [f"the node's Linux is {release}, and ebpf mode needs {oldest}: choose another node, or mode tproxy"]
 
 
 def _version(release: str) -> tuple[int, int]:
@@ -44,8 +45,12 @@ def places(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -> 
     """What cannot be attached, or attached to."""
     found = []
     if not (cgroup / "cgroup.controllers").exists():
-        found.append(f"{cgroup} is no directory of cgroup v2: mount /sys/fs/cgroup of a node that has it, read-only")
-    found += [f"{program} is missing: it is part of the image" for program in objects if not program.exists()]
+        found.append(
+            f"{cgroup} is not a directory of cgroup v2: mount /sys/fs/cgroup of a node with cgroup v2, read-only"
+        )
+    found += [
+        (f"{program} is missing: use the image of srcip-proxy unchanged") for program in objects if not program.exists()
+    ]
     return [*found, *(text for name in interfaces for text in _interface(name))]
 
 
@@ -59,11 +64,11 @@ def _interface(name: str) -> list[str]:
         kind = _kind(name)
     except OSError as error:
         return [f"interface {name}: {error.strerror}"]
-    return [] if kind == _ETHERNET else [f"interface {name} is no Ethernet (type {kind}): use tproxy"]
+    return [] if kind == _ETHERNET else [f"interface {name} is not Ethernet (type {kind}): use mode tproxy"]
 
 
 def _kind(name: str) -> int:
     """What its hardware addresses are (ARPHRD_* of linux/if_arp.h). Raises OSError."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        answer = fcntl.ioctl(asking, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        answer = fcntl.ioctl(sock, _HARDWARE_ADDRESS, struct.pack("16s24x", name.encode()[:15]))
     return int(struct.unpack_from("=H", answer, 16)[0])

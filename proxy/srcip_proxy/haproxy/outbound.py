@@ -64,7 +64,7 @@ def _own(field: str, pod: Pod) -> str:
         "outbound_client_hostname": ("the Pod's host name", pod.hostname),
     }[field]
     if not value or value_fault(value):
-        raise PodError([f"{what} is {value!r}, which {OUTBOUND[field]} cannot have: state a value instead of default"])
+        raise PodError([f"{what} is {value!r}, which {OUTBOUND[field]} cannot have: set a value instead of default"])
     return value
 
 

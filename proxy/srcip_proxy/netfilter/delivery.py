@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from srcip_proxy.netfilter.matches import FAMILIES, RESET, SYN
+from srcip_proxy.netfilter.matches import FAMILIES, RESET, SYN, chain
 from srcip_proxy.network import MARK
 
 MOST_CONNECTIONS = 1 << 20
@@ -30,12 +30,15 @@ def rules(ports: str, versions: Iterable[int]) -> Iterator[str]:
     # whether there are any connections: all that a Pod sends passes here, and most Pods are never reached like this
     yield "  set delivering {\n    typeof meta nfproto\n    flags dynamic, timeout"
     yield f"    size 16\n    timeout {SILENCE}\n  }}"
-    yield "  chain deliver_to_pod {\n    type route hook output priority mangle; policy accept;"
-    yield "    oif lo goto to_lo\n    meta nfproto @delivering goto to_client\n  }\n  chain to_client {"
+    comment = "replies of the application to clients: by mark back to the sidecar, not out of the Pod"
+    yield chain("deliver_to_pod", comment, "route hook output priority mangle")
+    yield "    oif lo goto to_lo\n    meta nfproto @delivering goto to_client\n  }"
+    yield chain("to_client", "a reply on a connection of the sidecar, or on one that has just ended")
     for v in versions:
         yield f"    {_key(v, 'reply')} @delivered{v} goto from_application{v}"
-        yield f"    {_key(v, 'reply')} @over{v} meta mark set {MARK} accept"
-    yield "  }\n  chain to_lo {"
+        yield f"    {_key(v, 'reply')} @over{v} meta mark set {MARK:#x} accept"
+    yield "  }"
+    yield chain("to_lo", "connections of the sidecar to the application, at the Pod's address")
     yield from (f"    {family['ip']} daddr {family['loopback']} accept" for family in FAMILIES.values())
     for v in versions:
         yield f"    meta nfproto ipv{v} tcp dport {ports} fib saddr type != local goto to_application{v}"
@@ -53,7 +56,8 @@ def listening(ports: str) -> Iterator[str]:
     ip_route_output_key_hash_rcu()). So it would find one that is bound to that device (SO_BINDTODEVICE), whose answer
     goes out by it, whatever the routes say. `socket` looks with lo, and does not find it.
     """
-    yield f"    {SYN} tcp dport {ports} fib saddr type != local goto listening\n  }}\n  chain listening {{"
+    yield f"    {SYN} tcp dport {ports} fib saddr type != local goto listening\n  }}"
+    yield chain("listening", "a reset where the application listens on another device alone (SO_BINDTODEVICE)")
     yield f"    socket transparent 0 accept\n    socket transparent 1 accept\n    {RESET}"
 
 
@@ -61,8 +65,9 @@ def strayed(versions: Iterable[int]) -> Iterator[str]:
     """Replies to the proxy that would leave the Pod, as the application has bound its connection to a device: they go
     nowhere. A route could not say so: with a device given, the kernel takes any IPv4 address for a neighbour's where
     no route fits, and asks the network for it (ARP)."""
-    yield "  chain strayed {\n    type filter hook postrouting priority raw; policy accept;"
-    yield f"    oif lo accept\n    meta mark {MARK} counter drop"
+    comment = "replies for the sidecar that would leave the Pod, of an application that binds them to a device"
+    yield chain("strayed", comment, "filter hook postrouting priority raw")
+    yield f"    oif lo accept\n    meta mark {MARK:#x} counter drop"
     yield from (f"    {FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']} counter drop" for v in versions)
     yield "  }"
 
@@ -88,12 +93,15 @@ def _to_application(version: int) -> Iterator[str]:
     whose queue is full would fill the set. Where it is full the connection is refused at once, as one that is over:
     else the RST would leave the Pod, to the client."""
     key = _key(version, "there")
-    yield f"  chain to_application{version} {{"
+    yield chain(f"to_application{version}", "a packet of the sidecar: its connection stays in the sets")
     yield f"    tcp flags & (syn | ack) == syn goto begin{version}"
     yield f"    tcp flags & rst == rst goto over_by_client{version}"
     yield f"    tcp flags & fin == fin goto end_by_client{version}"
     yield f"    {key} @delivered{version} update @delivered{version} {{ {key} timeout {SILENCE} }}"
-    yield f"  }}\n  chain begin{version} {{"
+    yield "  }"
+    yield chain(
+        f"begin{version}", ("a new connection of the sidecar; the counter counts those refused as the set is full")
+    )
     yield from (f"    delete @ended_by_{side}{version} {{ {key} }}" for side in SIDES)
     yield f"    update @delivering {{ meta nfproto timeout {SILENCE} }}"
     yield f"    update @delivered{version} {{ {key} timeout {UNANSWERED} }} accept"
@@ -102,7 +110,8 @@ def _to_application(version: int) -> Iterator[str]:
 
 def _from_application(version: int) -> Iterator[str]:
     """Its replies, those of connections that may go on."""
-    yield f"  chain from_application{version} {{\n    meta mark set {MARK}"
+    yield chain(f"from_application{version}", "a reply on a connection of the sidecar: marked, and so routed to lo")
+    yield f"    meta mark set {MARK:#x}"
     yield f"    tcp flags & rst == rst goto over_by_application{version}"
     yield f"    tcp flags & fin == fin goto end_by_application{version}"
     yield f"    update @delivered{version} {{ {_key(version, 'reply')} timeout {SILENCE} }}"
@@ -112,10 +121,11 @@ def _from_application(version: int) -> Iterator[str]:
 def _end(version: int, side: str, other: str) -> Iterator[str]:
     """A FIN of this side. It may come again, so what counts is whose it is, and not that it is the second one."""
     key = _key(version, "there" if side == "client" else "reply")
-    yield f"  chain end_by_{side}{version} {{"
+    yield chain(f"end_by_{side}{version}", f"a FIN of the {side}")
     yield f"    {key} @ended_by_{other}{version} goto over_by_{side}{version}"
     yield f"    update @ended_by_{side}{version} {{ {key} timeout {SILENCE} }}"
-    yield f"  }}\n  chain over_by_{side}{version} {{"
+    yield "  }"
+    yield chain(f"over_by_{side}{version}", f"the connection has ended, by a RST or the last FIN of the {side}")
     yield f"    update @over{version} {{ {key} timeout {ENDED} }}"
     yield from (f"    delete @{name}{version} {{ {key} }}" for name in ("delivered", *map("ended_by_{}".format, SIDES)))
     yield "  }"

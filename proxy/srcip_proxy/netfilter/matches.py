@@ -23,6 +23,13 @@ def one_of(values: Iterable[object]) -> str:
     return f"{{ {text} }}" if ", " in text else text
 
 
+def chain(name: str, comment: str, base: str = "") -> str:
+    """The head of a chain, with a comment for whoever lists the rules in the Pod: nft keeps none that stands outside.
+    `base` is the type, hook and priority of a base chain. Kernels before 5.10 drop the comment of a chain."""
+    hook = f"\n    type {base}; policy accept;" if base else ""
+    return f'  chain {name} {{\n    comment "{comment}"{hook}'
+
+
 def named_map(name: str, types: str, pairs: Mapping[int, object]) -> Iterator[str]:
     """A map with a name and `typeof`. nft 1.0 crashes when it lists any other map that a newer nft has written, and so
     does every program of the Pod that looks at its rules."""

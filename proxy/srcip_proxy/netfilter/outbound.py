@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from srcip_proxy.netfilter.matches import RESET, SYN, one_of, ports6, to_port6
+from srcip_proxy.netfilter.matches import RESET, SYN, chain, one_of, ports6, to_port6
 from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
 from srcip_proxy.pod import Pod
@@ -24,21 +24,25 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
     if pod.ipv6:
         yield from ports6(MAP, plan.outbound_ports)
     yield from _guard(plan, pod)
-    yield "  chain outbound {\n    type nat hook output priority -100; policy accept;"
+    comment = "the application's connections to outbound-ports: to the sidecar; not its own, nor those inside the Pod"
+    yield chain("outbound", comment, "nat hook output priority -100")
     yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {word(UID)} accept"
     yield from (f"    {LINK_LOCAL[v]} accept" for v in pod.versions)
     yield from (f"    meta nfproto ipv{v} {SYN} {_to_proxy(plan, v)}" for v in pod.versions)
     yield "  }"
     if pod.ipv6:
-        yield "  chain outbound_source {\n    type nat hook postrouting priority srcnat; policy accept;"
+        comment = "the original destination as source: HAProxy can't ask the kernel for it over IPv6"
+        yield chain("outbound_source", comment, "nat hook postrouting priority srcnat")
         yield f"    oif lo ip6 daddr {PORTS6}/112 tcp dport {OUTBOUND_PORT} snat ip6 to ct original ip6 daddr\n  }}"
 
 
 def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
     """Nobody comes to the sidecar but by redirection, and what cannot be redirected goes nowhere."""
-    yield "  chain outbound_in {\n    type filter hook prerouting priority raw - 2; policy accept;"
+    comment = "nobody outside reaches the sidecar's port for outgoing connections"
+    yield chain("outbound_in", comment, "filter hook prerouting priority raw - 2")
     yield f"    iif != lo tcp dport {OUTBOUND_PORT} {RESET}\n  }}"
-    yield "  chain outbound_out {\n    type filter hook output priority raw - 2; policy accept;"
+    comment = "nor anybody inside but by redirection; what can't be redirected is refused"
+    yield chain("outbound_out", comment, "filter hook output priority raw - 2")
     yield f"    oif lo tcp dport {OUTBOUND_PORT} {RESET}\n    oif lo accept"
     ports = f"tcp dport {one_of(plan.outbound_ports)}"
     refused = f"{SYN} {ports} meta skuid != {word(UID)} {RESET}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from srcip_proxy.netfilter import delivery, outbound, redirect
-from srcip_proxy.netfilter.matches import FAMILIES, RESET, named_map, one_of
+from srcip_proxy.netfilter.matches import FAMILIES, RESET, chain, named_map, one_of
 from srcip_proxy.network import CHECK4, LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, ProbeAlias
 from srcip_proxy.pod import Pod
@@ -54,7 +54,8 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     """To the proxy. lo is left out, or a connection that the proxy makes would meet the proxy again. Each connection
     passes here some sixteen times, so the most frequent packets are decided by the first rules."""
     members = {v: who(plan, pod, v) for v in versions}
-    yield "  chain intercept {\n    type filter hook prerouting priority raw; policy accept;"
+    comment = "connections of trusted networks to intercepted ports; all else passes unchanged"
+    yield chain("intercept", comment, "filter hook prerouting priority raw")
     yield "    iif lo goto from_lo"
     for v, (trusted, native) in members.items():
         ip = FAMILIES[v]["ip"]
@@ -65,10 +66,15 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     yield "  }"
     # a mesh's redirection would take what is tracked
     untracked = "" if _is_apart(plan) else "    notrack\n"
-    yield from (f"  chain intercept{v} {{\n{untracked}{_INTERCEPT[v]}    {RESET}\n  }}" for v in versions)
+    for v in versions:
+        yield chain(f"intercept{v}", "to the sidecar; a reset where it does not run, never to the application")
+        yield f"{untracked}{_INTERCEPT[v]}    {RESET}\n  }}"
     yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
-    yield f"  chain from_lo {{\n    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
+    yield chain(
+        "from_lo", ("from inside the Pod: connections of srcip-proxy check, and of the sidecar to the application")
+    )
+    yield f"    {check} {_to_proxy(4, CHECK_PROXY_PORT)}"
     # what is intercepted keeps its port; whoever connects to the proxy's own ones would state any client
     yield f"    tcp dport {one_of((PROXY_PORT, CHECK_PROXY_PORT))} {RESET}"
     if plan.deliver_to != "loopback":
@@ -86,7 +92,10 @@ def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
     """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
     if not trusted or _is_apart(plan):
         return
-    yield "  chain answered {\n    type filter hook output priority raw; policy accept;\n    oif lo accept"
+    yield chain(
+        "answered", ("replies to the load balancers: without connection tracking"), "filter hook output priority raw"
+    )
+    yield "    oif lo accept"
     # a trusted node probes, too: what answers it is the application itself, and its alias needs tracking
     answers = "socket transparent 1 notrack" if plan.probe_aliases else "notrack"
     for v, networks in trusted.items():
@@ -125,7 +134,8 @@ def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[
         yield "    size 1024\n    timeout 10m\n  }"
     yield from named_map("aliases", "tcp dport : tcp dport", pairs)
     # before a mesh's redirection, whichever of the two was loaded first
-    yield "  chain probes {\n    type nat hook prerouting priority dstnat - 1; policy accept;"
+    comment = "kubelet's probes: from the alias ports to the application, past the sidecar"
+    yield chain("probes", comment, "nat hook prerouting priority dstnat - 1")
     for v in versions:
         yield f"    iif != lo tcp dport {one_of(pairs)} update @probers{v} {{ {FAMILIES[v]['ip']} saddr }}"
     yield "    iif != lo meta l4proto tcp redirect to :tcp dport map @aliases\n  }"
@@ -134,11 +144,12 @@ def _probes(aliases: Iterable[ProbeAlias], versions: Iterable[int]) -> Iterator[
 def _untracked(ports: str, plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     """The redirection of probes and of outgoing connections brings connection tracking with it; it is kept away from
     all other traffic of the intercepted ports, so that nobody outside can exhaust it."""
-    for chain, hook, near, address, far, oif in (
+    comment = "only probes and redirected connections are tracked"
+    for direction, hook, near, address, far, oif in (
         ("in", "prerouting", "dport", "saddr", "sport", "iif"),
         ("out", "output", "sport", "daddr", "dport", "oif"),
     ):
-        yield f"  chain untracked_{chain} {{\n    type filter hook {hook} priority raw - 1; policy accept;"
+        yield chain(f"untracked_{direction}", comment, f"filter hook {hook} priority raw - 1")
         if plan.probe_aliases:
             yield from (f"    {FAMILIES[v]['ip']} {address} @probers{v} tcp {near} {ports} accept" for v in versions)
         yield f"    tcp {near} {ports} notrack accept"

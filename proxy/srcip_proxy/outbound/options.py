@@ -23,11 +23,11 @@ Sets headers in the HTTP requests that this Pod sends. Connections keep their de
 passes untouched. Needs CAP_NET_ADMIN, and user 7363 (a sidecar) or root.
 
   -P, --port PORT               requests to this port get the headers: 80, or a range such as 8000-8010; default 80
-  -H, --header NAME:VALUE       set this header; without a VALUE, take it away
+  -H, --header NAME:VALUE       set this header; without a VALUE, remove it
   --Set-Forwarded-For VALUE     set X-Forwarded-For; `default` is the Pod's address: PODIP, else POD_IP, else that of
                                 the primary interface
   --Set-Client-Hostname VALUE   set X-Client-Hostname; `default` is the Pod's host name
-  -N, --nameserver ADDRESS      accepted and not needed: nothing is resolved again
+  -N, --nameserver ADDRESS      accepted for compatibility, without effect: no name is resolved
   -h, --help                    this text
 
 -P, -H and -N can be repeated. At least one header is needed.
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Command:
     given, unknown = _parser().parse_known_args(own)
     faults = [_unknown(word) for word in unknown]
     if ended and not application:
-        faults.append(f"{END}: no command follows; leave it out for a sidecar")
+        faults.append(f"{END}: no command follows; omit {END} for a sidecar")
     ports = _ports(given.port or [DEFAULT_PORT], faults)
     pairs = _pairs(given.header, faults)
     once = _once({option: getattr(given, field) for option, field in _ONCE.items()}, pairs, faults)
@@ -136,11 +136,11 @@ def _pairs(texts: Iterable[str], faults: list[str]) -> Pairs:
     for text in texts:
         name, colon, value = (part.strip(" \t") for part in text.partition(":"))
         if not (colon and name):
-            said = f" {_shown(text)}" if text else ""
+            said = f" {_printable(text)}" if text else ""
             faults.append(f"-H{said}: expected is NAME:VALUE, such as 'X-Team: shop'")
             continue
         wrong = headers.name_fault(name), headers.value_fault(value)
-        faults += [f"-H {_shown(text)}: {fault}" for fault in wrong if fault]
+        faults += [f"-H {_printable(text)}: {fault}" for fault in wrong if fault]
         found.append((name, value))
     # of these names alone: what is wrong with each has been said, each with its option
     good = [name for name, _ in found if not headers.name_fault(name)]
@@ -154,9 +154,9 @@ def _once(given: dict[str, list[str]], pairs: Pairs, faults: list[str]) -> dict[
     for option, values in given.items():
         header = headers.OUTBOUND[_ONCE[option]]
         if len(values) > 1:
-            faults.append(f"{option}: given {len(values)} times; once is allowed")
+            faults.append(f"{option}: given {len(values)} times; give it once")
         if values and headers.same(header) in names:
-            faults.append(f"{option}: -H sets {header} as well; one of them is allowed")
+            faults.append(f"{option}: -H sets {header} as well; remove one of them")
         faults += [fault for value in values if (fault := _value_fault(option, value))]
     return {_ONCE[option]: values[-1] for option, values in given.items() if values}
 
@@ -165,7 +165,7 @@ def _value_fault(option: str, value: str) -> str | None:
     if not value:
         return f"{option}: no value; expected is `default` or a value for {headers.OUTBOUND[_ONCE[option]]}"
     fault = headers.value_fault(value)
-    return f"{option} {_shown(value)}: {fault}" if fault else None
+    return f"{option} {_printable(value)}: {fault}" if fault else None
 
 
 def _nameservers(texts: Iterable[str], faults: list[str]) -> None:
@@ -173,11 +173,11 @@ def _nameservers(texts: Iterable[str], faults: list[str]) -> None:
         try:
             ipaddress.ip_address(text)
         except ValueError:
-            said = f" {_shown(text)}" if text else ""
+            said = f" {_printable(text)}" if text else ""
             faults.append(f"-N{said}: expected is an IP address, such as 8.8.8.8 or 2001:4860:4860::8888")
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """A value in a message: in quotes, control characters escaped, not endless."""
     return repr(text if len(text) <= headers.LONGEST_NAME else text[: headers.LONGEST_NAME] + "…")
 

@@ -47,7 +47,8 @@ def lacking(user: int, effective: int, with_application: bool) -> Iterator[str]:
     if user == UID:
         if with_application:
             yield (
-                f"the application would run as user {UID}, whose connections get no headers: start the container as "
+                f"the application would run as user {UID}, whose connections are exempt from the "
+                f"headers: start the container as "
                 "root (securityContext.runAsUser: 0), or leave out -- COMMAND and make this a sidecar"
             )
         return
@@ -74,7 +75,9 @@ def _start(command: Command, haproxy: tuple[str, ...], environment: Mapping[str,
     """Raises PodError, OSError, subprocess.CalledProcessError."""
     held = supervisor.hold()
     if _ready() or _injected():
-        return _refuse(["srcip runs in this Pod already; where it is injected use srcip.io/outbound-ports"], 1)
+        return _refuse(
+            [("srcip is injected into this Pod already; remove this command and set srcip.io/outbound-ports")], 1
+        )
     pod = init.set_up(command.plan, pods.from_environment(environment, pods.run_ip), init.intercept)
     for line in options.explain(command):
         supervisor.say(line)

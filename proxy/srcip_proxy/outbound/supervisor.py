@@ -140,13 +140,13 @@ def _until_ready(family: Family, proxy: int, ready: Callable[[], bool]) -> Outco
         listens = ready()
         info = family.wait(POLL_S if not listens else 0)
         if proxy in family.codes:
-            return _failed(f"HAProxy did not start: exit code {family.codes[proxy]}; what it said is above")
+            return _failed(f"HAProxy did not start: exit code {family.codes[proxy]}; see its output above")
         if info and info.si_signo not in HARMLESS:
             return Outcome(128 + info.si_signo, orderly=True)
         if listens and not info:
             return None
         if time.monotonic() > deadline:
-            return _failed(f"HAProxy does not listen after {START_S:.0f} s")
+            return _failed(f"HAProxy does not listen within {START_S:.0f} s; see its output above")
 
 
 def _until_the_end(family: Family, proxy: int, application: int) -> Outcome:
@@ -160,7 +160,7 @@ def _until_the_end(family: Family, proxy: int, application: int) -> Outcome:
         elif info.si_signo != signal.SIGCHLD:
             _pass_on(info, application)
         elif proxy in family.codes and kill_at is None and application not in family.codes:
-            say(f"HAProxy ended with exit code {family.codes[proxy]}; the application is told to end")
+            say(f"HAProxy ended with exit code {family.codes[proxy]}; stopping the application")
             _send(application, signal.SIGTERM)
             kill_at = time.monotonic() + KILL_S
     return Outcome(1, orderly=False) if kill_at else Outcome(family.codes[application], orderly=True)
@@ -187,7 +187,7 @@ def _send(child: int, number: int) -> None:
     try:
         os.kill(child, number)
     except PermissionError:
-        say(f"may not send signal {number} to process {child}: add the capability KILL")
+        say(f"no permission to send signal {number} to process {child}: add the capability KILL")
 
 
 def _failed(reason: str) -> Outcome:

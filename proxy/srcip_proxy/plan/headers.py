@@ -50,7 +50,11 @@ def name_fault(name: str) -> str | None:
     """Why this cannot be the name of a header, or None. Allowed: letters, digits, - and _, not at the ends."""
     if len(name) > LONGEST_NAME or not _TOKEN.fullmatch(name):
         return f"{name[:LONGEST_NAME]!r} is not a header's name: letters, digits, - and _, at most {LONGEST_NAME}"
-    return f"{name!r} is not srcip's to write" if name.lower() in FRAMING else None
+    return (
+        (f"{name!r} can not be set: it frames the message or names its destination")
+        if name.lower() in FRAMING
+        else None
+    )
 
 
 def value_fault(value: str) -> str | None:
@@ -76,5 +80,5 @@ def name_faults(names: Iterable[str], fixed: dict[str, str] | None = None) -> It
         if fault := name_fault(name):
             yield fault
         elif same(name) in seen:
-            yield f"{name!r} is there twice"
+            yield f"{name!r} is given twice"
         seen.add(same(name))

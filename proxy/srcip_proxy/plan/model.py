@@ -199,8 +199,8 @@ class Plan(Options):
         """Read a plan back. Raises PlanError on bad JSON, an unknown version or field, or a bad value."""
         raw = _object(text)
         if raw.get("version") != VERSION:
-            found = f"version {raw.get('version')!r} is not known here; this data plane knows {VERSION}"
-            raise PlanError([f"{found}: use the image that the Pod was created with"])
+            found = f"version {raw.get('version')!r} is not supported; this image supports version {VERSION}"
+            raise PlanError([f"{found}; use the image that the Pod was created with, or create the Pod anew"])
         return cls(**_typed(raw))
 
     def for_sidecar(self, attached: bool) -> Plan:
@@ -264,20 +264,23 @@ def _checks(plan: Plan) -> Iterable[tuple[bool, str]]:
     yield sum(r.last - r.first + 1 for r in plan.inbound_ports) <= most, f"inbound_ports: more than {most} ports"
     few = sum(r.last - r.first + 1 for r in plan.outbound_ports) <= MOST_REDIRECTED
     yield few, f"outbound_ports: more than {MOST_REDIRECTED} ports"
-    yield holds(plan.inbound_ports, plan.http_ports), "http_ports: not all of them are inbound_ports"
+    yield holds(plan.inbound_ports, plan.http_ports), "http_ports: must be part of inbound_ports"
     yield bool(plan.trusted_cidrs or not plan.inbound_ports), "trusted_cidrs: none"
     for cidr in plan.trusted_cidrs:
         yield _canonical(cidr), f"trusted_cidrs: {cidr!r} is not a network such as 192.0.2.0/24"
     yield from ((False, fault) for fault in _header_faults(plan))
     if plan.attaches_programs:
         short = plan.max_header_bytes <= LONGEST_IN_KERNEL
-        yield short, f"max_header_bytes: ebpf mode holds at most {LONGEST_IN_KERNEL}, not {plan.max_header_bytes}"
+        yield (
+            short,
+            (f"max_header_bytes: {plan.max_header_bytes} is more than the limit of ebpf mode, {LONGEST_IN_KERNEL}"),
+        )
     sees_options = plan.client_from != TOA or not plan.has_sidecar
-    yield sees_options, f"client_from: {TOA} is for ebpf mode alone, not {plan.written_mode}"
-    yield not plan.may_fall_back or plan.attaches_programs, f"fallback: {plan.mode} mode has none"
+    yield sees_options, f"client_from: {TOA} needs ebpf mode, not {plan.written_mode}"
+    yield not plan.may_fall_back or plan.attaches_programs, f"fallback: not available in {plan.mode} mode"
     if not plan.has_sidecar:
-        yield not plan.outbound_ports, "outbound_ports: ebpf mode is for incoming connections alone"
-        yield not plan.probe_aliases, "probe_aliases: ebpf mode has none"
+        yield not plan.outbound_ports, "outbound_ports: not available in ebpf mode"
+        yield not plan.probe_aliases, "probe_aliases: not available in ebpf mode"
 
 
 def _header_faults(plan: Plan) -> Iterable[str]:

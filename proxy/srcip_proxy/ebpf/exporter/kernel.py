@@ -7,6 +7,7 @@ CAP_NET_ADMIN (newer kernels for CAP_SYS_ADMIN as well). Maps are opened so that
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,32 @@ class Kernel:
             if (_text(info.name), info.type, info.key_size, info.value_size) != (name, _ARRAY, 4, 8):
                 return None
             return tuple(self._entry(handle, index) for index in range(min(info.max_entries, most)))
+
+    def first(self, number: int, name: str, size: int) -> bytes | None:
+        """The first entry, of `size` bytes, of an array of this name; None if the map is another one."""
+        options = _OpenOptions(ctypes.sizeof(_OpenOptions), _READ_ONLY)
+        with _closed(_check(self._lib.bpf_map_get_fd_by_id_opts(number, ctypes.byref(options)))) as handle:
+            info = _MapInfo()
+            self._describe(handle, info)
+            if (_text(info.name), info.type, info.key_size, info.value_size) != (name, _ARRAY, 4, size):
+                return None
+            value = ctypes.create_string_buffer(size)
+            _check(self._lib.bpf_map_lookup_elem(handle, ctypes.byref(ctypes.c_uint32(0)), value))
+            return value.raw
+
+    def on_interface(self, index: int, kind: int) -> list[int]:
+        """Numbers of the programs on this hook of tcx; none where the kernel has no tcx."""
+        found, count = (ctypes.c_uint32 * MOST_PROGRAMS)(), ctypes.c_uint32(MOST_PROGRAMS)
+        result = self._lib.bpf_prog_query(index, kind, 0, None, found, ctypes.byref(count))
+        if result == -errno.EINVAL:
+            return []
+        _check(result)
+        return found[: count.value]
+
+    def detach(self, number: int, target: int, kind: int) -> None:
+        """Take the program of this number from a hook: of the interface, or of the open cgroup, `target`."""
+        with _closed(_check(self._lib.bpf_prog_get_fd_by_id(number))) as handle:
+            _check(self._lib.bpf_prog_detach2(handle, target, kind))
 
     def _entry(self, handle: int, index: int) -> int:
         value = ctypes.c_uint64()

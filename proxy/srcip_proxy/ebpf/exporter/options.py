@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _once(name: str, given: list[str], faults: list[str]) -> str:
     if len(given) > 1:
-        faults.append(f"--{name}: given {len(given)} times; once is allowed")
+        faults.append(f"--{name}: given {len(given)} times; give it once")
     return given[-1] if given else DEFAULTS[name]
 
 

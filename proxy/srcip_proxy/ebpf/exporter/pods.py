@@ -16,7 +16,7 @@ from srcip_proxy.ebpf.exporter.kernel import Kernel
 from srcip_proxy.ebpf.libbpf import GETPEERNAME4
 
 PROGRAM, MAP = "srcip_peer4", "counters"
-"""Of proxy/bpf/peers.h and state.h: the program that is looked for on Pods' cgroups, and its map."""
+"""Of proxy/bpf/getpeername.h and state.h: the program that is looked for on Pods' cgroups, and its map."""
 STATES = ("shown", "replaced", "unnamed", "unreadable")
 """Why the counters of a Pod are on the page, or not."""
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -116,7 +116,7 @@ def _state(reading: Reading, name: Name | None, is_known: bool) -> str:
 
 def _pods(states: Counter[str]) -> str:
     lines = [f'srcip_ebpf_pods{{state="{state}"}} {states[state]}' for state in STATES]
-    head = ["# HELP srcip_ebpf_pods Pods of this node in ebpf mode, by whether their counters are shown."]
+    head = ["# HELP srcip_ebpf_pods Pods of this node in ebpf mode, by whether their counters are exported."]
     return "\n".join([*head, "# TYPE srcip_ebpf_pods gauge", *lines]) + "\n"
 
 

@@ -92,7 +92,7 @@ def _start(options: Options, kernel: Kernel) -> int:
     if ours.recv(1) == _READY:
         say(f"listening on {options.address or ''}:{options.port}")
         _answer(ours, kernel, root, options.pods)
-    return _refuse([f"the process that speaks HTTP has ended: {_ended(child)}"], 1)
+    return _refuse([f"the HTTP process ended: {_ended(child)}"], 1)
 
 
 def refusal(kernel: Kernel, root: Path) -> str | None:
@@ -208,7 +208,7 @@ class Pages:
             is_good, length = _HEAD.unpack(self._receive(_HEAD.size))
             text = self._receive(length).decode()
         except OSError as error:
-            raise SourceError(f"the process that reads the programs does not answer: {error}") from None
+            raise SourceError(f"the process that reads the counters does not answer: {error}") from None
         return Answer(200, text, _KIND) if is_good else Answer(500, text)
 
     def _receive(self, length: int) -> bytes:

@@ -61,11 +61,11 @@ return function(shared)
     local kind = first_bytes.kind(data)
     if kind == "wait" then return end
     if kind == "other" then
-      if settings.other == "refuse" then return refuse(txn, "not_http", "what it sends is not HTTP") end
+      if settings.other == "refuse" then return refuse(txn, "not_http", "not HTTP") end
       local is_sure = first_bytes.is_surely_other(data)
       if is_sure == nil then return end
       if not is_sure then
-        return refuse(txn, "not_http", "what it sends is not HTTP, but some servers would take it for a request")
+        return refuse(txn, "not_http", "not HTTP by the specification, but some servers would accept it as a request")
       end
       local hello = first_bytes.hello(data)
       if hello then
@@ -79,7 +79,7 @@ return function(shared)
   register("srcip_emit", function(txn)
     local header = emitted.header(settings.emit, txn:get_priv(), function(bytes) return txn.c:crc32c(bytes) end)
     if txn.req:insert(header, 0) ~= #header then
-      return refuse(txn, "no_room", "the header for the application does not fit before the first bytes")
+      return refuse(txn, "no_room", "the PROXY header for the application does not fit into the buffer")
     end
     local hello = txn:get_var("txn.srcip_hello")
     if hello then txn:set_var("txn.srcip_hello", hello + #header) end

@@ -30,26 +30,28 @@ local versions = set_of(settings.versions)
 local limits = { max_header = tonumber(settings.max_header), versions = { versions["1"], versions["2"] } }
 
 local HINTS = {
-  no_header = "the balancer must send the PROXY protocol on this port, or set srcip.io/proxy-protocol: optional",
-  malformed = "the balancer sends something that is not the PROXY protocol of its specification",
-  version = "see srcip.io/proxy-protocol-versions",
-  too_long = "see srcip.io/max-header-size",
-  checksum = "the header was changed or cut on its way",
-  header_closed = "the balancer closed the connection before its header was whole",
-  header_timeout = "see srcip.io/header-timeout",
-  header_silence = "a balancer that sends its header only with the client's first bytes (AWS NLB by default) "
-    .. "cannot serve protocols where the server speaks first: change that in the balancer",
-  unusable_address = "the balancer states an address that no client can have: look at what it sends",
-  own_address = "the Pod is its own client by way of the balancer, and an address of the Pod can't be the source of a "
-    .. "connection that comes from outside: see srcip.io/client-address",
-  family = "the application does not listen on the client's address family: let it, or see srcip.io/client-address",
-  port = "see srcip.io/client-address",
-  undelivered = "let the application listen on this port, at an address that srcip.io/deliver-to reaches, and take its "
-    .. "connections in time",
-  too_many = "see srcip.io/max-connections-per-client",
-  not_http = "see srcip.io/http-ports and srcip.io/http-other",
-  internal = "this is a fault of srcip: report it with this line",
-  no_room = "the header leaves no room for the one to the application: see srcip.io/max-header-size",
+  no_header = "configure the balancer to send the PROXY protocol to this port, or set srcip.io/proxy-protocol: optional",
+  malformed = "configure the balancer to send a PROXY protocol header of version 1 or 2",
+  version = "allow this version in srcip.io/proxy-protocol-versions, or change it in the balancer",
+  too_long = "raise srcip.io/max-header-size, or configure the balancer to send fewer TLVs",
+  checksum = "find what changes the header between the balancer and the Pod; a second balancer that adds TLVs must "
+    .. "compute the CRC32C again",
+  header_closed = "look for the reason in the balancer's log: it closed the connection in the middle of its header",
+  header_timeout = "find out why the balancer's header arrives late, or raise srcip.io/header-timeout",
+  header_silence = "configure the balancer to send its header at once, not with the client's first bytes (AWS NLB by "
+    .. "default): a protocol in which the server speaks first needs it",
+  unusable_address = "correct the source address in the balancer's header; a connection of the balancer's own, such as a "
+    .. "health check, must send LOCAL (version 2) or UNKNOWN (version 1)",
+  own_address = "connect from the Pod to itself without the balancer, or set srcip.io/client-address: best-effort",
+  family = "configure the application to listen on IPv4 and IPv6, or choose with srcip.io/client-address what happens "
+    .. "to clients of the other version",
+  port = "set srcip.io/client-address: ip or best-effort",
+  undelivered = "configure the application to listen on this port, at an address that srcip.io/deliver-to reaches, and "
+    .. "to accept connections within 5 s",
+  too_many = "raise srcip.io/max-connections-per-client, if this client may have more connections",
+  not_http = "remove the port from srcip.io/http-ports, or set srcip.io/http-other: pass",
+  internal = "report this line as a bug of srcip",
+  no_room = "raise srcip.io/max-header-size",
 }
 
 local function endpoint(address, port)
@@ -66,7 +68,7 @@ end
 local function log(line, reason, hint)
   local skipped = counters.may_log()
   if not skipped then return end
-  local more = skipped > 0 and string.format(" (%d more lines were left out)", skipped) or ""
+  local more = skipped > 0 and string.format(" (%d similar lines suppressed)", skipped) or ""
   core.log(core.warning, string.format("srcip: %s; reason=%s; what to do: %s%s\n", line, reason, hint or HINTS[reason], more))
 end
 
@@ -113,7 +115,7 @@ ON["local"] = function(txn, verdict)
 end
 
 function ON.none(txn)
-  if policy(txn) == "required" then return refuse(txn, "no_header", "it does not begin with a PROXY protocol header") end
+  if policy(txn) == "required" then return refuse(txn, "no_header", "no PROXY protocol header") end
   return deliver.own(txn, "none")
 end
 
@@ -150,21 +152,21 @@ local function late(txn)
     counters.add("refused", "empty")
     return
   end
-  if closed then return refuse(txn, "header_closed", "closed within the header") end
-  if data == "" then return refuse(txn, "header_silence", "no byte within " .. settings.timeout .. " ms") end
-  return refuse(txn, "header_timeout", "no whole header within " .. settings.timeout .. " ms")
+  if closed then return refuse(txn, "header_closed", "closed before the end of the header") end
+  if data == "" then return refuse(txn, "header_silence", "not a single byte within " .. settings.timeout .. " ms") end
+  return refuse(txn, "header_timeout", "no complete header within " .. settings.timeout .. " ms")
 end
 
 register("srcip_late", late)
 
 local function too_many(txn)
   local client = txn:get_var("sess.srcip_text") or txn.f:src()
-  refuse(txn, "too_many", "client " .. client .. " has too many connections open")
+  refuse(txn, "too_many", "client " .. client .. " has reached its limit of open connections")
 end
 
-local IN_USE = "the client's port may be in use in the Pod, see srcip.io/client-address"
-local TAKES_NOTHING = "let it accept in time, and IPv4, too, if it is an IPv6 listener. With srcip.io/deliver-to auto or "
-  .. "pod the kernel remembers a bounded number of connections: see docs/dataplane.md"
+local IN_USE = "set srcip.io/client-address: ip or best-effort, as the client's port may be in use in the Pod"
+local NOT_ACCEPTED = "check that the application accepts within 5 s, and takes IPv4 if it listens on IPv6 (IPV6_V6ONLY); with "
+  .. "srcip.io/deliver-to: auto or pod, check for a full set of connections: docs/dataplane.md"
 
 -- No server of the backend took it. It was counted as accepted; the reason says what became of it.
 local function undelivered(what)
@@ -173,7 +175,7 @@ local function undelivered(what)
     local seen = deliver.seen and deliver.seen(txn)
     counters.add("refused", "undelivered")
     log(what .. " from " .. describe(txn) .. " did not reach the application" .. (seen or ""), "undelivered",
-      seen and (settings.client_address == "exact" and IN_USE or TAKES_NOTHING))
+      seen and (settings.client_address == "exact" and IN_USE or NOT_ACCEPTED))
   end
 end
 

@@ -49,11 +49,11 @@ return function(shared)
   -- Whether the balancer takes the place of a client that cannot be shown; else the connection is refused.
   local function is_replaced(txn, what, client, reason)
     if settings.client_address ~= "best-effort" then
-      refuse(txn, reason, "client " .. client .. " cannot be shown to the application")
+      refuse(txn, reason, "client " .. client .. " cannot be the source address of the connection to the application")
       return false
     end
     counters.add("fallback", reason)
-    log(what .. " from " .. describe(txn) .. ": the application sees the balancer, not client " .. client, reason)
+    log(what .. " from " .. describe(txn) .. ": the application sees the balancer's address instead of client " .. client, reason)
     return true
   end
 
@@ -76,7 +76,7 @@ return function(shared)
   function M.own(txn, header)
     local is6 = is_ipv6(txn.f:fc_src())
     if has_family(is6) then return hand_over(txn, "own", is6, header) end
-    refuse(txn, "family", "the Pod has no address of this family to deliver to")
+    refuse(txn, "family", "the Pod has no address of this IP version")
   end
 
   function M.client(txn, verdict)
@@ -86,7 +86,7 @@ return function(shared)
     if reason then return is_replaced(txn, "connection", address, reason) and M.own(txn, "proxy") end
     if port < FIRST_UNPRIVILEGED_PORT then
       if settings.client_address == "exact" then
-        return refuse(txn, "port", "the sidecar may not use the client's port " .. port)
+        return refuse(txn, "port", "the sidecar lacks CAP_NET_BIND_SERVICE for the client's port " .. port)
       end
       port = 0 -- any
     end
@@ -101,7 +101,7 @@ return function(shared)
     local set, is6 = listeners.on(txn.f:dst_port(), true), is_ipv6(txn.f:src())
     local loopback, pod = is6 and loopback6 or loopback4, is6 and pod6 or pod4
     local here = settings.deliver_to ~= "pod" and set[loopback] or settings.deliver_to ~= "loopback" and pod and set[pod]
-    if set[listeners.ANY6] or not is6 and set[listeners.ANY4] or here then return ", though one listens there" end
+    if set[listeners.ANY6] or not is6 and set[listeners.ANY4] or here then return ", though a socket listens there" end
   end
 
   -- A request whose balancer states the client by a header alone. Its port is not known; without a client, or with one
@@ -140,7 +140,8 @@ return function(shared)
     local entry = fallback.arrive(txn)
     if not entry then return end
     counters.add("fallback", "family")
-    log("connection from " .. entry.from .. ": the application sees the balancer, not client " .. entry.client, "family")
+    log("connection from " .. entry.from .. ": the application sees the balancer's address instead of client " .. entry.client,
+      "family")
     txn:set_var("txn.srcip_from", entry.from)
     txn:set_var("txn.srcip_client", entry.source)
     txn:set_var("txn.srcip_to", entry.to)

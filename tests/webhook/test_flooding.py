@@ -1,0 +1,237 @@
+"""Strangers who reach the port take bounded memory, and keep nobody out."""
+
+import json
+import resource
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_server import Process, answer, ask, head, receive
+from test_size import SHAPES
+
+from support import flooding_client
+from support.keypairs import pair, write
+from support.reviews import body, pod
+
+MIB = 1024 * 1024
+P = "srcip.io/"
+
+
+@pytest.fixture
+def webhook(tmp_path: Path) -> Iterator[Process]:
+    write(tmp_path, *pair("one"))
+    with Process(tmp_path, SRCIP_REQUEST_TIMEOUT="10s") as process:
+        process.wait("listening")
+        yield process
+
+
+def memory(webhook: Process, which: str = "VmRSS") -> int:
+    """Bytes of memory that the process has now, or VmHWM had at most."""
+    status = Path(f"/proc/{webhook.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+
+@contextmanager
+def strangers(webhook: Process, conduct: str, connections: int, sources: int) -> Iterator[None]:
+    """Beside so many other addresses that hold, each, as many connections as they get up to this number."""
+    port, addresses = webhook.wait("listening")["port"], [f"127.0.0.{2 + i}" for i in range(sources)]
+    command = [sys.executable, flooding_client.__file__, str(port), conduct, str(connections), *addresses]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"tried\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+ADMISSION_S = 10
+"""How long the API server waits for an answer: `admission.timeoutSeconds` of the chart."""
+
+
+def reviews_in_time(webhook: Process, number: int, content: bytes) -> int:
+    """Of so many reviews, each over its own connection, those that have an answer before the API server gives up."""
+    answered = 0
+    for _ in range(number):
+        end = time.monotonic() + ADMISSION_S
+        try:
+            with webhook.connect() as connection:
+                answered += ask(connection, content) == 200 and time.monotonic() < end
+        except OSError:
+            continue
+    return answered
+
+
+@pytest.mark.parametrize("sources", [2, 6])
+@pytest.mark.parametrize("conduct", [each for each in flooding_client.CONDUCTS if each != "large requests"])
+def test_reviews_go_on_beside_several_strangers(webhook: Process, conduct: str, sources: int) -> None:
+    """However many connections each of several addresses holds, and whatever it leaves half done."""
+    with strangers(webhook, conduct, 1000 // sources, sources):
+        assert reviews_in_time(webhook, 10, body(pod())) == 10
+    assert memory(webhook, "VmHWM") < 200 * MIB
+
+
+@pytest.mark.parametrize(("conduct", "connections"), [("slow large body", 160), ("large requests", 10)])
+def test_large_reviews_go_on_beside_large_requests_of_strangers(
+    webhook: Process, conduct: str, connections: int
+) -> None:
+    """Turns for large requests are shared, too, and lost by who takes one and sends nothing."""
+    with strangers(webhook, conduct, connections, sources=4):
+        assert reviews_in_time(webhook, 5, body(pod({"example.org/big": "x" * MIB}))) == 5
+    assert memory(webhook, "VmHWM") < 200 * MIB
+
+
+def test_few_files_are_enough(tmp_path: Path) -> None:
+    """Where the process may open few files, fewer sockets wait; none is kept from those that are worked at."""
+    write(tmp_path, *pair("one"))
+    with Process(tmp_path, files=300) as webhook, strangers(webhook, "silent", 500, 2):
+        started = time.monotonic()
+        assert reviews_in_time(webhook, 10, body(pod())) == 10
+        assert time.monotonic() - started < ADMISSION_S, "all ten"
+
+
+def open_files(webhook: Process) -> int:
+    return len(list(Path(f"/proc/{webhook.process.pid}/fd").iterdir()))
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(tmp_path: Path) -> None:
+    """Its client has some seconds for it; then the connection ends, and its memory is free."""
+    write(tmp_path, *pair("one"))
+    large = body(SHAPES["probes"](20000))  # its answer is larger than what the kernel takes
+    with Process(tmp_path) as webhook:
+        port, plain = webhook.wait("listening")["port"], socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        before = open_files(webhook)
+        plain.connect(("127.0.0.1", port))
+        with webhook.secured(plain) as connection:
+            connection.sendall(head(len(large)) + large)
+            webhook.wait("decision", seconds=60)
+            end = time.monotonic() + 10
+            while open_files(webhook) > before:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+
+
+def many_files() -> int:
+    """As many connections as this process may open, 4,000 at most."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(4000, hard - 200)
+
+
+def test_silent_connections_take_no_memory_and_keep_nobody_out(webhook: Process) -> None:
+    port = webhook.wait("listening")["port"]
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(many_files())]
+    try:
+        slowest = 0.0
+        for _ in range(10):
+            started = time.monotonic()
+            with webhook.connect() as connection:
+                assert ask(connection, body(pod())) == 200
+            slowest = max(slowest, time.monotonic() - started)
+        assert slowest < 2
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in silent:
+            each.close()
+
+
+def test_half_a_handshake_takes_room_for_seconds_only(webhook: Process) -> None:
+    """From one address, which has no more than its share."""
+    port = webhook.wait("listening")["port"]
+    begun = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+    try:
+        for each in begun:
+            each.sendall(b"\x16\x03\x01\x02\x00")
+        started = time.monotonic()
+        other = socket.socket()
+        other.bind(("127.0.0.2", 0))
+        other.connect(("127.0.0.1", port))
+        with webhook.secured(other) as connection:
+            assert ask(connection, body(pod())) == 200
+        assert time.monotonic() - started < 2, "another address does not wait for them"
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in begun:
+            each.close()
+
+
+def test_idle_connections_make_room_for_new_ones(webhook: Process) -> None:
+    idle = [webhook.connect() for _ in range(200)]
+    try:
+        with webhook.connect() as connection:
+            assert ask(connection, body(pod())) == 200
+        assert sum(is_open(each) for each in idle) < 80
+        assert memory(webhook) < 128 * MIB
+    finally:
+        for each in idle:
+            each.close()
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) != b""
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def test_the_largest_request_of_anybody_stays_within_the_limit(webhook: Process) -> None:
+    """Of many small values, which take far more memory than bytes; several at the same time."""
+    junk = b'{"a":[' + b"[]," * (7 * MIB // 3) + b"[]]}"
+    large = body(pod({"example.org/big": "x" * 3 * MIB}))
+
+    def send(content: bytes, wanted: int) -> None:
+        with webhook.connect() as connection:
+            connection.settimeout(30)
+            connection.sendall(head(len(content)) + content)
+            assert answer(connection)[0] == wanted
+
+    threads = [threading.Thread(target=send, args=work) for work in [(junk, 413), (large, 200)] * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert memory(webhook, "VmHWM") < 200 * MIB
+    refused = [line for line in webhook.events("rejected") if line["status"] == 413]
+    assert len(refused) == 4
+    assert "values" in refused[0]["error"]
+
+
+def test_a_large_review_keeps_no_other_waiting(webhook: Process) -> None:
+    containers = [{"name": f"c{i}", "ports": [{"containerPort": 16000 + i}]} for i in range(20000)]
+    large = body(pod({P + "mode": "tproxy"}, containers=containers))
+    content, answered = body(pod()), 0
+    with webhook.connect() as slow, webhook.connect() as quick:
+        slow.settimeout(30)
+        for each in (quick, slow):  # also reads the tickets of TLS 1.3, so that only an answer is still to come
+            assert ask(each, content) == 200
+        slow.sendall(head(len(large)) + large)
+        while not select.select([slow], [], [], 0)[0] and answered < 3:
+            assert ask(quick, content) == 200
+            answered += 1
+        status, said = answer(slow)
+    assert status == 200
+    assert json.loads(said)["response"]["allowed"] is True
+    assert answered == 3, "while the large one was worked at"
+
+
+def test_endless_headers_end(webhook: Process) -> None:
+    with webhook.connect() as connection:
+        connection.sendall(b"POST /mutate HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"closed|reset|EOF|[Bb]roken|ended") as ended:
+            for _ in range(2000):
+                connection.sendall(b"X-A: " + b"x" * 200 + b"\r\n")
+            assert receive(connection) == b""
+            raise ConnectionResetError("ended")
+        assert ended
