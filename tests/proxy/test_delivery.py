@@ -266,6 +266,30 @@ def test_how_full_a_set_is_can_be_read_from_the_metrics(rigs: RigFactory) -> Non
         assert len(entries(rig, "delivered4")) == 8
 
 
+def test_as_many_show_the_balancer_at_the_pods_address_as_the_pod_has_ports(rigs: RigFactory) -> None:
+    """Its own port it can't keep there (LOCAL), so one balancer has as many at once as there are ports to choose from.
+    One more is refused at once and counted, and clients, who bring ports of their own, don't suffer."""
+    rig = rigs(plan(deliver_to="pod", max_connections_per_client=0))
+    ports = "net.ipv4.ip_local_port_range"
+    usual = rig.lab.pod.run(["sysctl", "-n", ports], capture_output=True, check=True).stdout.strip()
+    rig.lab.pod.run(["sysctl", "-q", f"{ports}=50000 50049"], check=True)
+    try:
+        with ExitStack() as open_ones:
+            seen = []
+            for _ in range(60):
+                client = open_ones.enter_context(rig.connect())
+                client.send(LOCAL)
+                seen.append(client.seen(quiet=0.001))
+            shown = [one for one in seen if one.peer]
+            assert {one.peer[0] for one in shown if one.peer} == {LB4}
+            assert 40 <= len(shown) <= 50
+            assert all(one.refused for one in seen if not one.peer)
+            assert rig.metric('srcip_refused_connections_total{reason="undelivered"}') == 60 - len(shown)
+            assert rig.seen(v2()).peer == CLIENT4
+    finally:
+        rig.lab.pod.run(["sysctl", "-q", f"{ports}={usual}"], check=True)
+
+
 def test_a_hundred_clients_at_once_are_not_mixed_up(rig: Rig) -> None:
     clients = [rig.connect() for _ in range(100)]
     for number, client in enumerate(clients):
