@@ -31,7 +31,7 @@ CLONE_NEWNS = 0x20000
 PR_SET_CHILD_SUBREAPER = 36
 IMAGE_STOP_SIGNAL = signal.SIGUSR1
 """STOPSIGNAL of the proxy image: HAProxy's soft stop."""
-SIDECAR_TIMEOUT_S = 30.0
+SIDECAR_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 5.0
 """How long `up` waits for an application to listen or to answer its readinessProbe; it goes on with a warning then."""
 BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 10.0)

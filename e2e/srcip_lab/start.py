@@ -14,7 +14,7 @@ from srcip_lab.oci import command_line, security, user
 from srcip_lab.runtime import tail
 from srcip_lab.state import Directory, Process, read_json, wait_until, write_json
 
-KUBELET_START_S = 10.0
+KUBELET_START_S = 60.0
 
 
 def check(pod: dict[str, Any], wanted: network.Network) -> None:

@@ -27,7 +27,7 @@ from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 
 ADDRESS = "127.0.0.1"
-START_S = 20.0
+START_S = 60.0
 REQUEST_S = 10.0
 """timeoutSeconds of the webhook configuration."""
 
