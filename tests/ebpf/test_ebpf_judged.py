@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from support.ebpf_rig import LB4_ADDRESS, Pod, never_again, running, until
+from support.ebpf_rig import LB4_ADDRESS, Pod, never_again, running
 from support.packets import ACK, FIN, PSH, RST, SYN
 from support.raw_sender import Link, Segment, Sender, link, reset, times
 from support.rig import POD4, POD6, Client, Seen, v1, v2
+from support.waiting import until
 
 pytestmark = pytest.mark.dataplane
 

@@ -9,9 +9,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.plan import Plan
 from support import rig
 from support.rig import APP, POD_ENV, Client, Seen, plan
+from support.waiting import DEADLINE_S, until
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"
@@ -81,7 +81,7 @@ class Pod:
         """Run a program in the Pod to its end."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, **env}}
         process = self.inside(words, **pipes)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=DEADLINE_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def proxy(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -101,10 +101,7 @@ class Pod:
             self.processes.append(
                 self.inside(words, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **POD_ENV})
             )
-        deadline = time.monotonic() + 120
-        while "listening" not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
+        until(lambda: "listening" in log.read_text(), log.read_text)
         return log
 
     def stats(self) -> dict[str, int]:
@@ -202,23 +199,20 @@ def never_again(pod: Pod) -> None:
         pod.sh("lb", f"{ip} route change $({ip} route show default | cut -d' ' -f1-5) rto_min 100s")
 
 
-def until(is_true: Callable[[], object], failure: Callable[[], str] = lambda: "it never came true") -> None:
-    """Wait for what takes the kernel or an application some time: a minute at most, as this is no test of speed."""
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline, failure()
-        time.sleep(0.02)
-
-
 def remove(cgroup: Path) -> None:
     """A cgroup, if it is there, goes when its last process has been collected."""
-    for _ in range(200):
-        try:
-            return cgroup.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.01)
+    with suppress(FileNotFoundError):
+        until(lambda: _removed(cgroup))
+
+
+def _removed(cgroup: Path) -> bool:
+    try:
+        cgroup.rmdir()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def programs(host: Host, cgroup: Path) -> list[str]:
