@@ -10,7 +10,7 @@ from typing import Any
 
 from srcip_lab import cgroup, rootless
 from srcip_lab.namespace import Host
-from srcip_webhook.policy import CGROUP, INIT, PROXY
+from srcip_webhook.names import CGROUP, INIT, PROXY
 
 
 def wanted(pod: Mapping[str, Any]) -> bool:

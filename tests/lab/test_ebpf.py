@@ -18,7 +18,7 @@ from srcip_lab.lab import Lab, names
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 from srcip_proxy.plan import CGROUP_MOUNT
-from srcip_webhook.policy import CGROUP
+from srcip_webhook.names import CGROUP
 from support.ebpf_rig import needs_root
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.usefixtures("possible")]

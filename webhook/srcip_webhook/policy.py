@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
-from srcip_webhook import pods
+from srcip_webhook import names, pods
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
@@ -29,13 +29,8 @@ from srcip_webhook.windows import windows_by
 
 __all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "skip_reason"]
 
-INIT = "srcip-init"
-PROXY = "srcip-proxy"
-VOLUME = "srcip-run"
 MIRROR = "kubernetes.io/config.mirror"
 """The annotation of mirror Pods (well-known labels and annotations of Kubernetes)."""
-CGROUP = "srcip-cgroup"
-"""The volume of ebpf mode."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +148,10 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
-    taken = {"containers": (INIT, PROXY), "initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
-    for field, names in taken.items():
+    taken = {"containers": names.CONTAINERS, **names.OF_FIELD}
+    for field, reserved in taken.items():
         for item in pods.named(pod, field):
-            if item.get("name") in names:
+            if item.get("name") in reserved:
                 text = f"spec.{field}: {item['name']} has a name that is reserved for srcip; rename or remove it"
                 yield Fault(Reason.NAME_CLASH, text)
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from srcip_webhook import __version__
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT, amount
 from srcip_webhook.values import BadValue, Duration, Flag, Kind, NetworkList, Number, Word, everyone
 
@@ -43,7 +44,7 @@ class Text:
 
 
 _IMAGE = Text(
-    "an image reference such as registry.example/srcip-proxy:0.1.0",
+    f"an image reference such as registry.example/srcip-proxy:{__version__}",
     r"[a-zA-Z0-9][a-zA-Z0-9._:/-]{0,254}(@sha256:[0-9a-f]{64})?",
 )
 _PATH = Text("the absolute path of a file", r"/[^\x00\n]{1,4095}")
