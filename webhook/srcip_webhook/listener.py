@@ -107,14 +107,12 @@ class Listener:
 
     def _look(self) -> None:
         self._wanted = None
-        change = tls_slots.change(self._places(), self._lobby.speakers, time.monotonic())
+        places = [*self._starting.values(), *(each.place for each in self.open)]
+        change = tls_slots.change(places, self._lobby.speakers, time.monotonic())
         for place in change.end:
             self._end(place)
         for accepted in change.begin:
             self._begin(accepted)
-
-    def _places(self) -> list[Place]:
-        return [*self._starting.values(), *(each.place for each in self.open)]
 
     def _end(self, place: Place) -> None:
         if isinstance(place.holder, asyncio.Task):

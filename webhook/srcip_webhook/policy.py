@@ -76,7 +76,10 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     outbound = bool(stated_outbound(intent))
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
         return Skip(Reason.WITHOUT_PORTS, warnings)
-    cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
+    # a Pod with outbound-ports alone intercepts nothing, and so needs nobody to trust
+    needs_trust = bool(ports.intercepted or ports.undeclared or not outbound)
+    trusted = intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
+    cidrs = trusted if needs_trust else None
     faults = list(reading.faults)
     faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
@@ -105,13 +108,6 @@ def _no_alias(error: NoAliasError) -> Fault:
         f'exclude {error.wanted} of them with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
     )
     return Fault(Reason.PORT_CLASH, text)
-
-
-def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...] | None:
-    """The networks to trust: the Pod's word, else the settings'. None where no inbound port needs any."""
-    if not needed:
-        return None
-    return intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
 
 
 def skip_reason(pod: Pod) -> Reason | None:

@@ -9,10 +9,8 @@ import asyncio
 import gc
 import logging
 import os
-import ssl
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
@@ -104,15 +102,11 @@ def config(settings: Settings, metrics: Metrics) -> tuple[uvicorn.Config, Certif
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_timeout_s,
-        ssl_context_factory=_always(certificates.context),
+        ssl_context_factory=lambda _config, _default: certificates.context,
         callback_notify=certificates.poll_async,
         timeout_notify=0,
     )
     return made, certificates
-
-
-def _always(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
-    return lambda _config, _default: context
 
 
 def wait_for(certificates: Certificates, pause_s: float = 0.2) -> None:

@@ -28,7 +28,12 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
     yield chain("outbound", comment, "nat hook output priority -100")
     yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {word(UID)} accept"
     yield from (f"    {LINK_LOCAL[v]} accept" for v in pod.versions)
-    yield from (f"    meta nfproto ipv{v} {SYN} {_to_proxy(plan, v)}" for v in pod.versions)
+    to_proxy = {
+        4: f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}",
+        6: to_port6(MAP, OUTBOUND_PORT),
+    }
+    # a connection begins with a SYN; what else seems to begin one is of a connection that is not tracked
+    yield from (f"    meta nfproto ipv{v} {SYN} {to_proxy[v]}" for v in pod.versions)
     yield "  }"
     if pod.ipv6:
         comment = "the original destination as source: HAProxy can't ask the kernel for it over IPv6"
@@ -51,9 +56,3 @@ def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
     if not pod.ipv6:
         yield f"    {LINK_LOCAL[6]} accept\n    meta nfproto ipv6 {refused}"
     yield "  }"
-
-
-def _to_proxy(plan: Plan, version: int) -> str:
-    if version == 4:
-        return f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}"
-    return to_port6(MAP, OUTBOUND_PORT)
