@@ -44,7 +44,7 @@ def text(told: Mapping[str, Any], lab: str) -> Iterator[str]:
         yield from (f"  {name} {value}" for name, value in told["counters"].items() if value)
     else:
         why = "" if not rootless.is_inside() else ", as the kernel takes none without root"
-        yield f"programs: not attached{why}; what the init container says: srcip lab logs --name {lab} {INIT}"
+        yield f"programs: not attached{why}; see the log of the init container: srcip lab logs --name {lab} {INIT}"
 
 
 def counters(lab: str, pod: Host) -> dict[str, int] | None:

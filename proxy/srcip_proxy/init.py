@@ -135,7 +135,7 @@ def summary(plan: Plan, pod: Pod) -> str:
     done = []
     if plan.inbound_ports:
         who = trust.intercepted(plan, pod)["trusted"]
-        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'nobody'}")
+        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'no source'}")
     if plan.outbound_ports:
         done.append(f"requests to ports {_listed(plan.outbound_ports)} get {_listed(outbound.values(plan, pod))}")
     done.append("IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)")

@@ -189,7 +189,8 @@ def test_tproxy_takes_over_where_something_is_missing(without_programs, clean_la
     assert "this node does not support ebpf mode, using tproxy mode:" in current.log("srcip-init")
     assert current.facts()["programs"]["counters"] is None
     assert (
-        "programs: not attached; what the init container says: srcip lab logs" in lab("status", name=clean_lab).stdout
+        "programs: not attached; see the log of the init container: srcip lab "
+        "logs" in lab("status", name=clean_lab).stdout
     )
     assert seen(name=clean_lab) == "203.0.113.7 54321"
 

@@ -125,8 +125,8 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 def _faults(settings: Settings) -> list[str]:
     """What no single value can tell."""
     faults = [
-        f"{PREFIX}TRUSTED_CIDRS: {cidr} would let anybody state any address. "
-        "A Pod may say so itself (srcip.io/trust-any-source), a default may not"
+        f"{PREFIX}TRUSTED_CIDRS: {cidr} lets any source claim any client address. "
+        "Only a Pod can allow that (srcip.io/trust-any-source)"
         for cidr in everyone(settings.trusted_cidrs)
     ]
     for name in ("proxy_cpu", "proxy_memory"):

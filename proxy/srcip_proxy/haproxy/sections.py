@@ -163,7 +163,7 @@ def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False
 def undelivered(plan: Plan) -> Iterator[str]:
     """Where a connection that nobody takes is led to, as the last of its servers: it is over at once, or each request
     of it is answered. HAProxy itself would end it by a FIN, without a word, and that would look like an answer."""
-    yield "# the last server of each backend: the application has taken the connection nowhere"
+    yield "# the last server of each backend: the application accepts the connection at none of its addresses"
     yield f"frontend undelivered\n  bind {NOBODY[False]}\n  tcp-request connection reject"
     if plan.http_ports:
         yield f"frontend undelivered-http\n  mode http\n  bind {NOBODY[True]}"

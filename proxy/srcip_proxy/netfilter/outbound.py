@@ -43,10 +43,10 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
 
 def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
     """Nobody comes to the sidecar but by redirection, and what cannot be redirected goes nowhere."""
-    comment = "nobody outside reaches the sidecar's port for outgoing connections"
+    comment = "no host outside the Pod reaches the sidecar's port for outgoing connections"
     yield chain("outbound_in", comment, "filter hook prerouting priority raw - 2")
     yield f"    iif != lo tcp dport {OUTBOUND_PORT} {RESET}\n  }}"
-    comment = "nor anybody inside but by redirection; what can't be redirected is refused"
+    comment = "no process inside either, but by redirection; what can't be redirected is refused"
     yield chain("outbound_out", comment, "filter hook output priority raw - 2")
     yield f"    oif lo tcp dport {OUTBOUND_PORT} {RESET}\n    oif lo accept"
     ports = f"tcp dport {one_of(plan.outbound_ports)}"

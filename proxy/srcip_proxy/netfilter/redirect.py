@@ -76,7 +76,7 @@ def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
     yield "  }" if plan.mesh else f"    tcp sport {ports} notrack\n  }}"
-    yield chain("to_lo", "inside the Pod: nobody but the sidecar has srcip's loopback address as source")
+    yield chain("to_lo", "inside the Pod: only the sidecar has srcip's loopback address as source")
     yield f"    tcp dport {PROXY_PORT} {RESET}"
     for v in versions:
         own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
