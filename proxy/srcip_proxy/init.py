@@ -120,6 +120,7 @@ def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
     try:
         put(render(plan, pod))
     except subprocess.CalledProcessError:
+        # nft says only that a rule failed, not why: single rules in a scratch table tell which part the kernel lacks
         if not (pod.ipv6 and preflight.only_ipv6_is_missing(*preflight.parts(plan))):
             raise
         print(

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from srcip_agent.ledger import Ledger
 from srcip_certs.metrics import Metrics as CertsMetrics
 from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.ebpf.exporter.pods import Name, Reading, page
 from srcip_webhook.metrics import Metrics as WebhookMetrics
 from srcip_webhook.mutate import consider
+from srcip_webhook.policy import INIT
 from srcip_webhook.settings import from_environ
 from support.rendering import CASES, Helm, Json, containers, one, variables
 
@@ -24,10 +26,13 @@ OTHERS = {
     "haproxy_frontend_bytes_in_total",
     "haproxy_frontend_bytes_out_total",
     "haproxy_frontend_current_sessions",
+    "kube_daemonset_status_number_unavailable",
+    "kube_pod_init_container_status_running",
 }
-"""Series of Kubernetes and of HAProxy's own exporter."""
+"""Series of Kubernetes, of kube-state-metrics and of HAProxy's own exporter."""
 FUNCTIONS = {"absent", "and", "by", "count", "histogram_quantile", "increase", "le", "min", "or", "rate", "sum", "time"}
 FUNCTIONS |= {"topk", "vector"}
+WITH_AGENT: Json = {"agent": {"enabled": True}}
 POD: Json = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -58,10 +63,16 @@ def exporters() -> dict[str, set[str]]:
     webhook.rejected[400] += 1
     webhook.reloads["loaded"] += 1
     ebpf = page([Reading("1", 1, (0,) * len(COUNTERS))], {"1": Name("apps", "web")})
-    series = of_python(webhook.text()) | of_python(CertsMetrics().text()) | of_lua() | of_python(ebpf)
+    agent = Ledger(lambda *_, **__: None).page()
+    series = of_python(webhook.text()) | of_python(CertsMetrics().text()) | of_lua() | of_python(ebpf + agent)
     series |= {name: set() for name in OTHERS}
     scrape = {"namespace", "pod", "service"}
-    own = {"apiserver_admission_webhook": {"name", "error_type"}, "haproxy": {"proxy"}}
+    own = {
+        "apiserver_admission_webhook": {"name", "error_type"},
+        "haproxy": {"proxy"},
+        "kube_daemonset": {"daemonset"},
+        "kube_pod": {"container"},
+    }
     return {
         name: labels | scrape | {each for prefix, more in own.items() if name.startswith(prefix) for each in more}
         for name, labels in series.items()
@@ -82,7 +93,7 @@ def rules(helm: Helm, **values: Json) -> list[Json]:
 
 
 def expressions(helm: Helm) -> Iterator[str]:
-    yield from (rule["expr"] for rule in rules(helm))
+    yield from (rule["expr"] for rule in rules(helm, **WITH_AGENT))
     yield from (target["expr"] for panel in dashboard(helm)["panels"] for target in panel.get("targets", []))
 
 
@@ -114,6 +125,8 @@ def test_every_counter_of_ours_is_shown(helm: Helm) -> None:
     shown = " ".join(expressions(helm))
     hidden = {name for name in exporters() if name not in shown and name.removesuffix("_bucket") not in shown}
     assert hidden == {
+        "srcip_agent_attach_seconds_count",
+        "srcip_agent_attach_seconds_sum",
         "srcip_certs_api_conflicts_total",
         "srcip_certs_clock_skew_seconds",
         "srcip_certs_secret_faults_total",
@@ -123,7 +136,7 @@ def test_every_counter_of_ours_is_shown(helm: Helm) -> None:
 
 
 def test_alerts_say_what_is_wrong_and_how_bad(helm: Helm) -> None:
-    for rule in rules(helm):
+    for rule in rules(helm, **WITH_AGENT):
         assert rule["labels"]["severity"] in ("critical", "warning"), rule["alert"]
         assert {"summary", "description"} == rule["annotations"].keys(), rule["alert"]
         assert re.fullmatch(r"Srcip[A-Za-z]+", rule["alert"])
@@ -133,6 +146,42 @@ def test_alerts_say_what_is_wrong_and_how_bad(helm: Helm) -> None:
 def test_no_alert_watches_srcip_certs_where_it_does_not_run(helm: Helm) -> None:
     for case in ("cert-manager", "own-secret"):
         assert not [rule for rule in rules(helm, **CASES[case]) if "srcip_certs_" in rule["expr"]]
+
+
+def test_no_alert_watches_an_agent_that_is_not_enabled(helm: Helm) -> None:
+    """Four do where it is: Pods wait, an agent is not there, it refuses, it can't reach the API server."""
+    usual, more = rules(helm), rules(helm, **WITH_AGENT)
+    assert more[: len(usual)] == usual
+    assert [rule["alert"] for rule in more[len(usual) :]] == [
+        "SrcipPodsWaitForTheAgent",
+        "SrcipAgentUnavailable",
+        "SrcipAgentRefuses",
+        "SrcipAgentCannotCallTheAPI",
+    ]
+
+
+def test_the_alert_about_waiting_pods_names_the_gates_container(helm: Helm) -> None:
+    """As the webhook calls it, and the DaemonSet as the chart does."""
+    waiting, unavailable, *_ = rules(helm, **WITH_AGENT)[-4:]
+    assert f'container="{INIT}"' in waiting["expr"]
+    daemonset = one(helm.objects(WITH_AGENT), "DaemonSet")["metadata"]["name"]
+    assert f'daemonset="{daemonset}"' in unavailable["expr"]
+
+
+def test_prometheus_finds_the_agents_and_may_reach_them(helm: Helm) -> None:
+    """PodMonitor and NetworkPolicy select the agent's Pods and their one port; the API server can be called."""
+    objects = helm.objects(CASES["everything-on"])
+    template = one(objects, "DaemonSet", "-agent")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert [port["name"] for port in container["ports"]] == ["metrics"]
+    monitor, policy = one(objects, "PodMonitor", "-agent"), one(objects, "NetworkPolicy", "-agent")
+    for selector in (monitor["spec"]["selector"], policy["spec"]["podSelector"]):
+        assert selector["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    (rule,), (way,) = policy["spec"]["ingress"], policy["spec"]["egress"]
+    assert [port["port"] for port in rule["ports"]] == ["metrics"]
+    assert rule["from"] == CASES["everything-on"]["networkPolicy"]["metricsFrom"]
+    assert [port["port"] for port in way["ports"]] == [443, 6443]
 
 
 def test_a_certificate_that_is_renewed_in_time_raises_no_alert(helm: Helm) -> None:

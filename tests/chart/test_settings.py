@@ -9,7 +9,7 @@ from srcip_certs import settings as certs
 from srcip_webhook import settings as webhook
 from support.rendering import CASES, TRUSTING, Helm, Json, containers, merged, nested, one, variables
 
-FIXED = {"agent", "listen_address", "tls_cert_file", "tls_key_file"}
+FIXED = {"listen_address", "tls_cert_file", "tls_key_file"}
 """Settings of the webhook that the chart itself decides, by leaving them at their defaults."""
 SET: dict[str, tuple[Json, Any]] = {
     "proxy_image": ({"proxy": {"image": {"repository": "a/b", "tag": "1"}}}, "a/b:1"),
@@ -19,6 +19,7 @@ SET: dict[str, tuple[Json, Any]] = {
     "proxy_memory": (nested("proxy.resources.requests.memory", "48Mi"), "48Mi"),
     "proxy_cpu_limit": (nested("proxy.resources.limits.cpu", 0.5), "0.5"),
     "proxy_memory_limit": (nested("proxy.resources.limits.memory", "64Mi"), "64Mi"),
+    "agent": (nested("agent.enabled", True), True),
     "listen_port": (nested("webhook.port", 10250), 10250),
     "max_body_bytes": (nested("webhook.maxBodyBytes", 100_000_000), 100_000_000),
     "request_timeout_ms": (nested("webhook.requestTimeout", "1m"), 60_000),

@@ -26,7 +26,7 @@ Json = dict[str, Any]
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 TIMES = {"CA_LIFETIME": "10m", "LEAF_LIFETIME": "2m", "SETTLE": "1s", "CHECK_INTERVAL": "200ms"}
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 class Replica:
@@ -98,7 +98,7 @@ class Replica:
     def stop(self, number: int = signal.SIGKILL) -> int:
         """End it; its exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(10)
+        code = self.process.wait(TIMEOUT_S)
         if self.webhook:
             self.webhook.kill()
             self.webhook.wait(10)

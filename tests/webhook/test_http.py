@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from srcip_webhook.metrics import Metrics
 from srcip_webhook.settings import Settings
 from support.reviews import HEADERS, SETTINGS, body, pod, post, review
 
-SMALL = Settings(proxy_image="x", max_body_bytes=64 * 1024, request_timeout_ms=200)
+SMALL = Settings(proxy_image="x", max_body_bytes=64 * 1024)
+HASTY = replace(SMALL, request_timeout_ms=200)
 APP = create_app(SETTINGS)
 junk = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
@@ -108,7 +110,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit() -> None:
 
 
 def test_a_body_that_stops_is_a_408() -> None:
-    assert ask(create_app(SMALL), [{"type": "http.request", "body": b"{", "more_body": True}]) == 408
+    assert ask(create_app(HASTY), [{"type": "http.request", "body": b"{", "more_body": True}]) == 408
 
 
 def test_a_client_that_goes_away_leaves_no_trace_but_a_400() -> None:

@@ -158,14 +158,14 @@ def explained(*documents: Any, agent: bool = False) -> str:
 
 @pytest.mark.parametrize("level", ["baseline", "restricted"])
 def test_explain_says_which_way_a_pod_goes_and_what_its_level_makes_of_it(level: str) -> None:
-    """By the agent the level takes what srcip adds; by the Pod itself it does not, and the way out is named."""
+    """By the agent the level allows what srcip adds; by the Pod itself it does not, and the way out is named."""
     by_agent = explained(namespace(level), in_shop("ebpf"), agent=True)
     assert "privilege: agent" in by_agent
-    assert f"level:     {level} in namespace shop, which takes what srcip adds\n" in by_agent
+    assert f"level:     {level} in namespace shop, which allows what srcip adds\n" in by_agent
     by_pod = explained(in_shop("ebpf"), namespace(level))
     assert "privilege: pod" in by_pod
     refusing = f"level:     {level} in namespace shop, which refuses the Pod for what srcip adds"
-    assert f"{refusing}; with srcip.io/privilege: agent it would take that\n" in by_pod
+    assert f"{refusing}; with srcip.io/privilege: agent it would allow that\n" in by_pod
     assert f"{refusing}\n" in explained(namespace(level), in_shop("tproxy"), agent=True)
 
 
@@ -173,7 +173,7 @@ def test_explain_says_nothing_of_a_level_that_the_manifest_does_not_tell() -> No
     """A namespace without the label, one that is not in the manifest, and a Pod that names none."""
     for documents in ([namespace(None), in_shop("ebpf")], [in_shop("ebpf")], [namespace("baseline"), pod(EBPF)]):
         assert "level:" not in explained(*documents)
-    assert "level:     privileged in namespace shop, which takes" in explained(
+    assert "level:     privileged in namespace shop, which allows" in explained(
         namespace("privileged"), in_shop("tproxy")
     )
 

@@ -129,6 +129,7 @@ class Answered:
 
 def _answered(path: str, body: bytearray, settings: Settings) -> Answered:
     """The work of one review. Raises HttpFault."""
+    # before parsing: a few MiB of `[[[` or `{}` become hundreds of MiB of objects
     if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
         raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
     try:
@@ -145,6 +146,7 @@ async def _reviewed(request: Request, settings: Settings, metrics: Metrics, larg
     async with AsyncExitStack() as stack:
         body = await _body(request, settings, large.turns, stack)
         started = time.perf_counter()
+        # a small review takes less than a hand-over to a thread; a large one must not hold up the event loop
         if len(body) <= LARGE:
             answered = _answered(request.scope["path"], body, settings)
         else:
@@ -153,6 +155,7 @@ async def _reviewed(request: Request, settings: Settings, metrics: Metrics, larg
         metrics.observe(answered.verb, answered.reason, time.perf_counter() - started)
         logs.event("decision", **answered.logged)
         sent = Answer(answered.content)
+        # the turn of a large review ends when its answer is sent: until then its memory is in use
         sent.turn = stack.pop_all()
     return sent
 
@@ -164,6 +167,7 @@ def _check_headers(request: Request, settings: Settings) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpFault(415, "Content-Encoding: only identity is understood")
     length = request.headers.get("content-length", "")
+    # [:20]: int() raises for thousands of digits
     if length.isdigit() and int(length[:20]) > settings.max_body_bytes:
         raise _too_long(settings)
 

@@ -72,6 +72,7 @@ def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings, is_
         volumes = [_cgroup_volume()]
     if is_by_agent:
         containers, volumes = [_gate(init)], [volume()]
+    # of what is rendered, not of the plan: a new image or another default changes it, too, and renders the Pod anew
     text = json.dumps([*containers, *volumes], sort_keys=True)
     return Rendered(tuple(containers), tuple(volumes), hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -131,9 +132,11 @@ def _proxy(
         "name": PROXY,
         **_image(settings),
         "restartPolicy": "Always",
+        # without a supervisor or Python: what stays in the Pod is HAProxy alone
         "command": ["haproxy", "-db", "-f", f"{RUN_DIR}/haproxy.cfg"],
         "env": env,
         "ports": [{"name": "srcip-health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
+        # the application's containers start when this one has succeeded, and so never without interception
         "startupProbe": {**_get("/readyz"), "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": _get("/readyz"),
         "livenessProbe": _get("/healthz"),

@@ -49,6 +49,6 @@ def verdict(outcome: Outcome, namespace: str | None, levels: Mapping[str, str]) 
         return None
     where = f"{level} in namespace {namespace}"
     if level not in STRICT or outcome.decision.is_by_agent:
-        return f"{where}, which takes what srcip adds"
-    way_out = f"; with {PRIVILEGE}: agent it would take that" if can_be_by_agent(outcome.decision.intent) else ""
+        return f"{where}, which allows what srcip adds"
+    way_out = f"; with {PRIVILEGE}: agent it would allow that" if can_be_by_agent(outcome.decision.intent) else ""
     return f"{where}, which refuses the Pod for what srcip adds{way_out}"

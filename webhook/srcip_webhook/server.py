@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Let busy connections end with an answer that says so; what is idle then is closed."""
+        # the API server reuses idle connections, also one that is being closed; `close` makes it open another first
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         end = time.monotonic() + PARTING_S
         while self.server_state.connections and not self.force_exit and time.monotonic() < end:
@@ -98,7 +99,7 @@ def config(settings: Settings, metrics: Metrics) -> tuple[uvicorn.Config, Certif
         lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=False,  # X-Forwarded-For of a client would replace the source that limits are counted by
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_timeout_s,

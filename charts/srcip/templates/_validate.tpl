@@ -2,7 +2,7 @@
 at once. files/limits.yaml is made from the tables of these processes. */}}
 {{- define "srcip.validate" -}}
 {{- $limits := .Files.Get "files/limits.yaml" | fromYaml -}}
-{{- $check := dict "faults" list "values" .Values "limits" $limits "cidrs" .Values.trustedCIDRs "allowed" $limits.networks -}}
+{{- $check := dict "faults" list "values" .Values "namespace" .Release.Namespace "limits" $limits "cidrs" .Values.trustedCIDRs "allowed" $limits.networks -}}
 {{- if not .Values.trustedCIDRs -}}
   {{- $_ := set $check "faults" (append $check.faults "trustedCIDRs: name your load balancers: only their headers count. Such as\n      --set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'\n    docs/install.md says what it is for common load balancers.") -}}
 {{- end -}}
@@ -34,7 +34,20 @@ at once. files/limits.yaml is made from the tables of these processes. */}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- if .Values.agent.enabled -}}
+  {{- include "srcip.agentFaults" $check -}}
+{{- end -}}
 {{- if $check.faults -}}
   {{- fail (printf "\n\nValues are missing or not allowed:\n\n  - %s\n" (join "\n  - " $check.faults)) -}}
+{{- end -}}
+{{- end }}
+
+{{/* Pods of the agent would be refused by the API server later, and every Pod that waits for one would never start.
+Without a cluster, as in `helm template`, there is nothing to look up. */}}
+{{- define "srcip.agentFaults" -}}
+{{- $enforced := "pod-security.kubernetes.io/enforce" -}}
+{{- $level := dig "metadata" "labels" $enforced "" (lookup "v1" "Namespace" "" .namespace) -}}
+{{- if has $level (list "baseline" "restricted") -}}
+  {{- $_ := set . "faults" (append .faults (printf "agent.enabled: the agent needs a namespace of Pod Security level privileged, and %s enforces %s. Such as\n      kubectl label namespace %s %s=privileged --overwrite" .namespace $level .namespace $enforced)) -}}
 {{- end -}}
 {{- end }}

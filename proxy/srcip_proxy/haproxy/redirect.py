@@ -174,6 +174,7 @@ def _raw(plan: Plan, pod: Pod, version: int, prefix: str, port: str) -> Iterator
 
 def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "") -> list[tuple[str, str]]:
     """Pairs of address and options to try. HAProxy asks the kernel for the original destination over IPv4 alone."""
+    # over IPv6 HAProxy has no original destination to connect to: the Pod's first address stands for all of them
     own = reached(pod, version, is_check=version == 6 or prefix == "check-")
     places = {"loopback": LOOPBACK[version], "pod": own or LOOPBACK[version]}
     order = PLACES[delivery(plan, prefix)]

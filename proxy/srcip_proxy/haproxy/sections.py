@@ -155,6 +155,7 @@ def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False
         yield f"  server try{number} {host(address)}{port}{options}"
     if spare:
         yield f"  server {spare}"
+    # two, as HAProxy retries at once only while it has two to choose from (see above)
     for name in ("nobody", "nobody2"):
         yield f"  server {name} {NOBODY[is_http]}"
     yield from (f"  {rule} if {TOOK_NOBODY}" for rule in UNDELIVERED[is_http])

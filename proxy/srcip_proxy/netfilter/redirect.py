@@ -78,6 +78,7 @@ def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     yield "  }" if plan.mesh else f"    tcp sport {ports} notrack\n  }}"
     yield chain("to_lo", "inside the Pod: only the sidecar has srcip's loopback address as source")
     yield f"    tcp dport {PROXY_PORT} {RESET}"
+    # an application that binds to srcip's address and connects to a neighbour could state any client in headers
     for v in versions:
         own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
         yield f"    {own} {SYN} tcp dport {ports} meta skuid != {word(UID)} {RESET}"
