@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -243,10 +243,32 @@ def test_a_closed_connection_to_the_pods_own_address_is_soon_forgotten(rigs: Rig
 
 def expires(rig: Rig, name: str) -> int | None:
     """For how many seconds the one connection of this set is kept; None where there is none."""
+    found = entries(rig, name)
+    return found[0]["elem"]["expires"] if found else None
+
+
+def entries(rig: Rig, name: str) -> list[dict[str, dict[str, int]]]:
+    """What is in this set."""
     done = in_image(rig.lab, f"nft -j list set inet srcip {name}", {})
     objects = json.loads(done.stdout)["nftables"]
-    elements = next(o["set"] for o in objects if "set" in o).get("elem", [])
-    return elements[0]["elem"]["expires"] if elements else None
+    found: list[dict[str, dict[str, int]]] = next(o["set"] for o in objects if "set" in o).get("elem", [])
+    return found
+
+
+def test_how_full_a_set_is_can_be_read_from_the_metrics(rigs: RigFactory) -> None:
+    """The sidecar may not read the set: its open connections are the entries, one for one."""
+    rig = rigs(plan(deliver_to="pod"))
+    with ExitStack() as open_ones:
+        for number in range(7):
+            client = open_ones.enter_context(rig.connect())
+            client.send((v2, v1)[number % 2](("203.0.113.60", 41000 + number)))
+            assert client.seen().peer == ("203.0.113.60", 41000 + number)
+        client = open_ones.enter_context(rig.connect())
+        client.send(LOCAL)
+        assert client.seen().peer is not None
+        counted = [rig.metric(f'haproxy_backend_current_sessions{{proxy="{name}4"}}') for name in ("client", "own")]
+        assert counted == [7, 1]
+        assert len(entries(rig, "delivered4")) == 8
 
 
 def test_a_hundred_clients_at_once_are_not_mixed_up(rig: Rig) -> None:

@@ -12,7 +12,7 @@ import pytest
 from srcip_lab import plan_pod
 from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab
-from srcip_proxy.plan import ENV, Plan
+from srcip_proxy.plan import ENV, Plan, ProbeAlias
 from support.rig import (
     CLIENT4,
     CLIENT6,
@@ -253,6 +253,16 @@ def test_a_health_check_that_only_connects_leaves_no_line_and_reaches_nobody(own
     assert own.accepted() == 0
     assert "refused connection" not in own.log()
     assert own.metric('srcip_refused_connections_total{reason="empty"}') == 1
+
+
+def test_the_table_of_connection_tracking_can_be_watched(rigs: RigFactory) -> None:
+    """By the sidecar, which has no capability for it: how many connections of the Pod are in it, and how many fit."""
+    rig = rigs(plan(probe_aliases=(ProbeAlias(15100, PORT),)))
+    with rig.lab.node.connect(POD4, 15100) as probe:
+        assert probe.recv(64)
+        assert rig.metric("srcip_nf_conntrack_entries") >= 1
+    limit = rig.lab.pod.run(["cat", "/proc/sys/net/netfilter/nf_conntrack_max"], capture_output=True).stdout
+    assert rig.metric("srcip_nf_conntrack_entries_limit") == float(limit)
 
 
 def test_health_and_metrics_answer(rig: Rig) -> None:

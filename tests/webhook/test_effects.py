@@ -34,6 +34,7 @@ TEXTS = {
     "outbound-headers": "X-Team: blue",
     "set-forwarded-for": "192.0.2.1",
     "set-client-hostname": "default",
+    "mesh-proxy-uids": "1500",
     "proxy-cpu": "250m",
     "proxy-memory": "128Mi",
     "proxy-cpu-limit": "500m",
@@ -133,6 +134,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "outbound_headers": ((("X-Team", "red"),),),
     "outbound_forwarded_for": ("default",),
     "outbound_client_hostname": ("default",),
+    "mesh_proxy_uids": ((1500,),),
 }
 """Other values of fields whose kind does not tell any."""
 

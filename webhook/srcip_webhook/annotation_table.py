@@ -13,7 +13,7 @@ from srcip_webhook.header_values import HeaderLines, HeaderName, HeaderNames, He
 from srcip_webhook.intent import BY_AGENT, BY_POD, Intent
 from srcip_webhook.port_values import InboundPorts, PortList, PortNumbers
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT
-from srcip_webhook.values import Flag, NetworkList, Versions, Word
+from srcip_webhook.values import Flag, NetworkList, UserList, Versions, Word
 
 __all__ = ["PREFIX", "TABLE", "Annotation", "Intent", "Scope"]
 
@@ -266,6 +266,15 @@ TABLE: tuple[Annotation, ...] = (
         _OUTBOUND,
         "X-Client-Hostname of outgoing requests. `default`: the Pod's host name.",
         HeaderValue(),
+    ),
+    planned(
+        "mesh-proxy-uids",
+        "mesh_proxy_uids",
+        _SIDECAR,
+        "The users of another proxy that redirects the Pod's connections, as its container's `runAsUser` has them: a "
+        "mesh's that srcip does not know by its container's name (Istio's, Linkerd's, Kuma's and Consul's it does). "
+        "What is not intercepted is left to that proxy, its ports too, and what it opens gets no outbound headers.",
+        UserList(),
     ),
     quantity("proxy-cpu", CPU, "CPU request of the sidecar."),
     quantity("proxy-memory", MEMORY, "Memory request of the sidecar."),

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
-from srcip_webhook import names, pods
+from srcip_webhook import meshes, names, pods
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
 from srcip_webhook.header_faults import FOR_OUTBOUND_ALONE, outbound_faults, redirect_faults, stated_outbound
 from srcip_webhook.pod_warnings import warnings_about, without_mode
 from srcip_webhook.pods import Pod, printable
-from srcip_webhook.ports import Ports, has_mesh, resolve
+from srcip_webhook.ports import Ports, resolve
 from srcip_webhook.privilege import is_by_agent, label_faults, privilege_faults
 from srcip_webhook.probes import FIRST_ALIAS, NoAliasError, aliases
 from srcip_webhook.quantities import amount
@@ -96,8 +96,8 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     if faults:
         return Refuse(tuple(faults), warnings)
     plan = _plan(intent, ports.intercepted, ports.http, cidrs or (), probe_aliases)
-    if has_mesh(pod):
-        plan = replace(plan, mesh=True)
+    if mesh := meshes.of(pod, intent.mesh_proxy_uids):
+        plan = replace(plan, mesh=True, mesh_proxy_uids=mesh.users)
     told = (*warnings, *warnings_about(pod, intent, ports, plan))
     return Inject(plan, intent, pods.has_resources(pod), told, is_by_agent(intent, settings))
 
@@ -140,7 +140,7 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
     if not pods.named(pod, "containers"):
         yield Fault(Reason.NO_CONTAINERS, "spec.containers: none; a Pod needs at least one")
     yield from (*_name_faults(pod), *label_faults(pod))
-    yield from _uid_faults(pod) if intent.has_sidecar else ()
+    yield from _uid_faults(pod, intent) if intent.has_sidecar else ()
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
@@ -152,17 +152,18 @@ def _name_faults(pod: Pod) -> Iterable[Fault]:
                 yield Fault(Reason.NAME_CLASH, text)
 
 
-def _uid_faults(pod: Pod) -> Iterable[Fault]:
-    everywhere = (pods.spec(pod).get("securityContext") or {}).get("runAsUser")
+def _uid_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
+    mesh = meshes.of(pod, intent.mesh_proxy_uids)
+    everywhere = meshes.own_user(pods.spec(pod))
     for container in (*pods.named(pod, "initContainers"), *pods.named(pod, "containers")):
-        own = (container.get("securityContext") or {}).get("runAsUser")
-        if (everywhere if own is None else own) == UID:
-            where = "the Pod's securityContext" if own is None else "its securityContext"
-            text = (
-                f"container {printable(container.get('name'))} runs as user {UID} (runAsUser in {where}), "
-                f"reserved for srcip"
-            )
-            yield Fault(Reason.UID_CLASH, f"{text}; choose another")
+        own, name = meshes.own_user(container), container.get("name")
+        user = everywhere if own is None else own
+        where = "the Pod's securityContext" if own is None else "its securityContext"
+        text = f"container {printable(name)} runs as user {user} (runAsUser in {where}), reserved for"
+        if user == UID:
+            yield Fault(Reason.UID_CLASH, f"{text} srcip; choose another")
+        elif user in mesh.users and name not in mesh.containers and intent.outbound_ports:
+            yield Fault(Reason.UID_CLASH, f"{text} a mesh: it would send without headers; choose another")
 
 
 def _port_faults(pod: Pod, ports: Ports, outbound: bool) -> Iterable[Fault]:

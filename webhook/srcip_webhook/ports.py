@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from srcip_proxy.plan import PortRange, merge
-from srcip_webhook import pods
+from srcip_webhook import meshes, pods
 from srcip_webhook.annotations import PREFIX, Intent
 from srcip_webhook.pods import DeclaredPort, Pod, printable
 from srcip_webhook.reasons import Fault, Reason, about
@@ -15,8 +15,6 @@ from srcip_webhook.reasons import Fault, Reason, about
 INBOUND = PREFIX + "inbound-ports"
 EXCLUDE = PREFIX + "exclude-inbound-ports"
 HTTP = PREFIX + "http-ports"
-MESHES = ("istio-proxy", "linkerd-proxy", "consul-dataplane", "kuma-sidecar")
-"""Names of the containers that meshes add: their ports are for the mesh, not for clients."""
 HTTP_NAMES = ("http", "http2", "grpc", "h2c", "ws")
 """Names of ports that speak HTTP without TLS, alone or before a dash: the conventions of Services and meshes."""
 
@@ -44,7 +42,7 @@ class Ports:
 def resolve(pod: Pod, intent: Intent) -> Ports:
     """The ports that this Intent means in this Pod; overlaps are merged quietly."""
     declared = tuple(pods.declared_ports(pod))
-    left_out = MESHES if intent.inbound_ports is None else ()
+    left_out = meshes.of(pod, intent.mesh_proxy_uids).containers if intent.inbound_ports is None else frozenset()
     of_meshes = tuple(port for port in declared if port.container in left_out)
     wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
     excluded, unknown = _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
@@ -59,11 +57,6 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
         of_meshes=of_meshes,
         http=http,
     )
-
-
-def has_mesh(pod: Pod) -> bool:
-    """Whether a mesh's sidecar runs in this Pod."""
-    return any(container.get("name") in MESHES for container in pods.listeners(pod))
 
 
 def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:

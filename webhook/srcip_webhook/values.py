@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol, TypeVar
 
+from srcip_proxy.plan import UID, codec
 from srcip_webhook.pods import printable
 
 T = TypeVar("T")
@@ -23,6 +24,8 @@ MAX_TEXT = 64 * 1024
 """Longest accepted value, in characters."""
 MAX_FAULTS = 10
 """Faults of one value that are told; the rest is counted."""
+MAX_USERS = 32
+"""Longest accepted list of users."""
 
 
 class BadValue(ValueError):
@@ -199,6 +202,33 @@ def everyone(cidrs: Iterable[str]) -> tuple[str, ...]:
     networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
     families = ([n for n in networks if n.version == version] for version in (4, 6))
     return tuple(str(n) for family in families for n in ipaddress.collapse_addresses(family) if n.prefixlen == 0)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class UserList:
+    """User IDs with commas between, read as sorted and distinct; neither root's nor srcip's own."""
+
+    allowed: str = (
+        f"user IDs from 1 to {codec.Users.high} with commas between, at most {MAX_USERS}, without srcip's own {UID}"
+    )
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": MAX_TEXT, "pattern": "^[0-9, \\t\\r\\n]+$"}
+
+    def parse(self, text: str) -> tuple[int, ...]:
+        return tuple(sorted(set(each(text, self._user, MAX_USERS))))
+
+    @staticmethod
+    def _user(item: str) -> int:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,9}", item, re.ASCII):
+            raise BadValue([f"{printable(item)} is not a user ID"])
+        user = int(item)
+        if user == UID:
+            raise BadValue([f"{item} is srcip's own"])
+        if fault := codec.Users().fault((user,)):
+            raise BadValue([fault if user else "0 is root's, which any container may have"])
+        return user
 
 
 @dataclass(frozen=True)

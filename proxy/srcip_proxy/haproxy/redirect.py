@@ -16,7 +16,6 @@ from srcip_proxy.haproxy.sections import (
     END,
     REFUSED,
     WAIT_FOR_MORE,
-    acl,
     client_limit,
     clients,
     connections,
@@ -29,6 +28,7 @@ from srcip_proxy.haproxy.sections import (
     reached,
     servers,
     undelivered,
+    use_pod_first,
 )
 from srcip_proxy.network import LOOPBACK, PORTS6
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
@@ -110,9 +110,8 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
         yield f"  use_backend {prefix}http{version} if {HTTP}"
         if plan.http_other == "pass":
             yield f"  use_backend {prefix}tls{version} if {TLS}"
-    if ports := not prefix and pod_first(plan):
-        yield from acl("pod_first dst_port", ports)
-        yield f"  use_backend pod-raw{version} if pod_first"
+    if not prefix:
+        yield from use_pod_first(plan, f"pod-raw{version} if")
     yield f"  default_backend {prefix}raw{version}"
 
 

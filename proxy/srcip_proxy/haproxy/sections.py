@@ -126,6 +126,13 @@ def pod_first(plan: Plan) -> list[str]:
     return held if plan.deliver_to == "auto" else []
 
 
+def use_pod_first(plan: Plan, *backends: str) -> Iterator[str]:
+    """On the ports of POD_FIRST one of these backends follows, each with its condition so far."""
+    if ports := pod_first(plan):
+        yield from acl("pod_first dst_port", ports)
+        yield from (f"  use_backend {backend} pod_first" for backend in backends)
+
+
 def delivery(plan: Plan, prefix: str) -> str:
     """In which order the backends whose names begin so try the application: `pod-` is for POD_FIRST."""
     return "pod-first" if prefix == "pod-" else plan.deliver_to

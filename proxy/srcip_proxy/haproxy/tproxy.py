@@ -10,7 +10,6 @@ from srcip_proxy.haproxy.sections import (
     END,
     REFUSED,
     WAIT_FOR_MORE,
-    acl,
     client_limit,
     clients,
     connections,
@@ -24,6 +23,7 @@ from srcip_proxy.haproxy.sections import (
     reached,
     servers,
     undelivered,
+    use_pod_first,
 )
 from srcip_proxy.network import LOOPBACK
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, Plan, PortRange
@@ -118,10 +118,8 @@ def _onward(plan: Plan, version: int, prefix: str) -> Iterator[str]:
     yield "  tcp-request content set-src-port var(txn.srcip_client),field(2,/)"
     yield "  tcp-request content set-dst var(txn.srcip_to) if { var(txn.srcip_to) -m found }"
     named = f"%[var(txn.srcip_backend)] if {fallback.FOUND}"
-    if ports := not prefix and pod_first(plan):
-        yield from acl("pod_first dst_port", ports)
-        yield f"  use_backend pod-{named} pod_first"
-        yield f"  use_backend pod-client{version} if pod_first"
+    if not prefix:
+        yield from use_pod_first(plan, f"pod-{named}", f"pod-client{version} if")
     yield f"  use_backend {prefix}{named}"
     yield f"  default_backend {prefix}client{version}"
 

@@ -71,6 +71,14 @@ def strayed(versions: Iterable[int]) -> Iterator[str]:
     yield "  }"
 
 
+def untracked(ports: str, versions: Iterable[int]) -> Iterator[str]:
+    """Keeps these connections out of connection tracking. Replies have no mark yet, so they seem to leave the Pod."""
+    yield f"    oif lo tcp dport {ports} fib saddr type != local notrack accept"
+    for v in versions:
+        for name in ("delivered", "over"):
+            yield f"    tcp sport {ports} {_key(v, 'reply')} @{name}{v} notrack accept"
+
+
 def _key(version: int, direction: str) -> str:
     """Client, its port and the application's port, as packets to the application or replies have them."""
     near, mine, other = ("saddr", "sport", "dport") if direction == "there" else ("daddr", "dport", "sport")

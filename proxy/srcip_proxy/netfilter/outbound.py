@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from srcip_proxy.netfilter.matches import RESET, SYN, chain, one_of, ports6, to_port6
 from srcip_proxy.network import PORTS6
-from srcip_proxy.plan import OUTBOUND_PORT, UID, Plan
+from srcip_proxy.plan import CHECK_PROXY_PORT, OUTBOUND_PORT, UID, Plan
 from srcip_proxy.pod import Pod
 from srcip_proxy.quoting import word
 
@@ -24,9 +24,12 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
     if pod.ipv6:
         yield from ports6(MAP, plan.outbound_ports)
     yield from _guard(plan, pod)
+    if not plan.mesh_proxy_uids:
+        yield from _taken()
     comment = "the application's connections to outbound-ports: to the sidecar; not its own, nor those inside the Pod"
-    yield chain("outbound", comment, "nat hook output priority -100")
-    yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {word(UID)} accept"
+    # before a mesh's redirection, whichever of the two was loaded first
+    yield chain("outbound", comment, "nat hook output priority -101")
+    yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {_proxies(plan)} accept"
     yield from (f"    {LINK_LOCAL[v]} accept" for v in pod.versions)
     to_proxy = {
         4: f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}",
@@ -50,9 +53,25 @@ def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
     yield chain("outbound_out", comment, "filter hook output priority raw - 2")
     yield f"    oif lo tcp dport {OUTBOUND_PORT} {RESET}\n    oif lo accept"
     ports = f"tcp dport {one_of(plan.outbound_ports)}"
-    refused = f"{SYN} {ports} meta skuid != {word(UID)} {RESET}"
+    refused = f"{SYN} {ports} meta skuid != {_proxies(plan)} {RESET}"
     if plan.inbound_ports:  # what leaves from there is a reply, and not tracked
         yield f"    tcp sport {one_of(plan.inbound_ports)} {refused}"
     if not pod.ipv6:
         yield f"    {LINK_LOCAL[6]} accept\n    meta nfproto ipv6 {refused}"
     yield "  }"
+
+
+def _taken() -> Iterator[str]:
+    """The sidecar's own connections, where another redirection of the Pod has taken them: those that its proxy makes in
+    their place would be led to the sidecar, and go round for ever. So they are refused until its user is told. The
+    check's connection is redirected by srcip itself."""
+    comment = "a mesh whose user is not known has taken the sidecar's connection: see mesh-proxy-uids"
+    yield chain("outbound_taken", comment, "filter hook output priority 0")
+    taken = f"meta skuid {word(UID)} tcp dport != {CHECK_PROXY_PORT} ct status dnat"
+    yield f"    {SYN} {taken} counter {RESET}\n  }}"
+
+
+def _proxies(plan: Plan) -> str:
+    """The right side of a match of users: srcip's, and those of a mesh, which takes the sidecar's connections and makes
+    others in their place. Led to the sidecar, these would go round for ever."""
+    return one_of((UID, *plan.mesh_proxy_uids))

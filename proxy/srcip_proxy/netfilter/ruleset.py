@@ -69,7 +69,7 @@ def _intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     for v in versions:
         yield chain(f"intercept{v}", "to the sidecar; a reset where it does not run, never to the application")
         yield f"{untracked}{_INTERCEPT[v]}    {RESET}\n  }}"
-    yield from _answered(plan, {v: trusted for v, (trusted, _) in members.items() if trusted})
+    yield from _answered(plan, pod, {v: trusted for v, (trusted, _) in members.items() if trusted})
     check = f"ip saddr {CHECK4} ip daddr != {LOOPBACK[4]} tcp dport {CHECK_PORT}"
     yield chain(
         "from_lo", ("from inside the Pod: connections of srcip-proxy check, and of the sidecar to the application")
@@ -88,19 +88,30 @@ def _is_apart(plan: Plan) -> bool:
     return bool(plan.probe_aliases or plan.outbound_ports) and not plan.mesh
 
 
-def _answered(plan: Plan, trusted: dict[int, list[str]]) -> Iterator[str]:
+def _answered(plan: Plan, pod: Pod, trusted: dict[int, list[str]]) -> Iterator[str]:
     """What goes back to a balancer is not tracked either, or the rest of an answer would look like a new connection."""
     if not trusted or _is_apart(plan):
         return
-    yield chain(
-        "answered", ("replies to the load balancers: without connection tracking"), "filter hook output priority raw"
-    )
-    yield "    oif lo accept"
+    comment = "replies to the load balancers: without connection tracking"
+    yield chain("answered", comment, "filter hook output priority raw")
+    yield from _delivered(plan, pod, trusted) if plan.mesh else ("    oif lo accept",)
     # a trusted node probes, too: what answers it is the application itself, and its alias needs tracking
     answers = "socket transparent 1 notrack" if plan.probe_aliases else "notrack"
     for v, networks in trusted.items():
         yield f"    tcp sport {one_of(plan.inbound_ports)} {FAMILIES[v]['ip']} daddr {one_of(networks)} {answers}"
     yield "  }"
+
+
+def _delivered(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
+    """The sidecar's connections to the application, both ways: a mesh may take what the Pod sends over lo (Consul's
+    rules leave 127.0.0.1 alone there, and nothing else), but nothing that is not tracked."""
+    ports = one_of((*plan.inbound_ports, CHECK_PORT))
+    for family in (FAMILIES[v] for v in versions):
+        yield f"    {family['ip']} daddr {family['loopback']} tcp dport {ports} notrack accept"
+        yield f"    {family['ip']} saddr {family['loopback']} tcp sport {ports} notrack accept"
+    if plan.deliver_to != "loopback":
+        yield from delivery.untracked(ports, [v for v in versions if pod.own(v)])
+    yield "    oif lo accept"
 
 
 def _to_proxy(version: int, port: int = PROXY_PORT) -> str:

@@ -71,6 +71,24 @@ class Number(Kind):
 
 
 @dataclass(frozen=True)
+class Users(Kind):
+    """User IDs but root's, which any container may have: sorted, distinct."""
+
+    low: int = 1
+    high: int = (1 << 32) - 2
+    """One more means none (chown(2))."""
+
+    def read(self, value: object) -> tuple[int, ...]:
+        return tuple(_int(item) for item in _list(value))
+
+    def fault(self, value: tuple[int, ...]) -> str | None:
+        for each in value:
+            if fault := Number(self.low, self.high).fault(each):
+                return fault
+        return None if tuple(sorted(set(value))) == value else "not sorted and distinct"
+
+
+@dataclass(frozen=True)
 class Flag(Kind):
     """True or false."""
 

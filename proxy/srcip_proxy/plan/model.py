@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from srcip_proxy.plan import headers
-from srcip_proxy.plan.codec import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Versions, kinds, of
+from srcip_proxy.plan import codec, headers
+from srcip_proxy.plan.codec import Aliases, Choice, Flag, Number, Ports, Text, TextPairs, Texts, Users, Versions, of
 from srcip_proxy.plan.headers import HEADERS
 from srcip_proxy.plan.ports import PortRange, ProbeAlias, holds
 
@@ -130,6 +130,9 @@ class Options:
     outbound_client_hostname: str = of(Text(), "")
     """X-Client-Hostname of outgoing requests: nothing, `default` (the Pod's host name) or a value."""
 
+    mesh_proxy_uids: tuple[int, ...] = of(Users(), ())
+    """Users of a mesh's proxy in the Pod: what they open is the mesh's own, and gets no headers."""
+
     @property
     def attaches_programs(self) -> bool:
         """Programs in the kernel tell the application its client; init attaches them."""
@@ -210,7 +213,7 @@ class Plan(Options):
         return replace(fallen, inbound_ports=(), http_ports=(), is_idle=True) if attached else fallen
 
 
-KINDS = kinds(Plan)
+KINDS = codec.kinds(Plan)
 """The kind of each field of a plan, by its name."""
 _WRITTEN = {name: kind for name, kind in KINDS.items() if name not in ("fallback", "is_idle")}
 """Those that JSON has a field for."""

@@ -50,8 +50,25 @@ function M.may_log()
   return before
 end
 
+-- What the kernel lets anybody read of the Pod's connection tracking. The files are there where the node has loaded it.
+local GAUGES = {
+  { "srcip_nf_conntrack_entries", "count", "Connections that the kernel tracks in this Pod" },
+  { "srcip_nf_conntrack_entries_limit", "max", "Connections that it can track there; beyond, new ones are dropped" },
+}
+
+local function gauges(out)
+  for _, gauge in ipairs(GAUGES) do
+    local name, file, help = table.unpack(gauge)
+    local source = io.open("/proc/sys/net/netfilter/nf_conntrack_" .. file)
+    local value = source and source:read("n")
+    if source then source:close() end
+    if value then out[#out + 1] = string.format("# HELP %s %s.\n# TYPE %s gauge\n%s %d\n", name, help, name, name, value) end
+  end
+end
+
 local function text()
   local out = {}
+  gauges(out)
   for name, series in pairs(SERIES) do
     local metric = "srcip_" .. name .. "_connections_total"
     out[#out + 1] = string.format("# HELP %s %s.\n# TYPE %s counter\n", metric, series.help, metric)

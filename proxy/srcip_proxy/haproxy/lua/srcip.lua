@@ -3,7 +3,6 @@
 
 local protocol = require("proxy_protocol")
 local counters = require("counters")
-local fallback = require("fallback")
 
 local settings = {}
 for _, argument in ipairs({ ... }) do
@@ -171,7 +170,7 @@ local NOT_ACCEPTED = "check that the application accepts within 5 s, and takes I
 -- No server of the backend took it. It was counted as accepted; the reason says what became of it.
 local function undelivered(what)
   return function(txn)
-    fallback.lose(txn)
+    if deliver.lose then deliver.lose(txn) end
     local seen = deliver.seen and deliver.seen(txn)
     counters.add("refused", "undelivered")
     log(what .. " from " .. describe(txn) .. " did not reach the application" .. (seen or ""), "undelivered",

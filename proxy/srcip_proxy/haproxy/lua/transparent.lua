@@ -27,9 +27,12 @@ return function(shared)
     return settings.deliver_to ~= "pod" or pod4 ~= nil
   end
 
+  -- Whether one of these listeners is where srcip.io/deliver-to reaches the application over this IP version. One at :: may
+  -- take IPv4, too: only a try tells.
   local function listens(set, is6)
-    if is6 then return set[listeners.ANY6] or set[loopback6] or pod6 and set[pod6] end
-    return set[listeners.ANY4] or set[listeners.ANY6] or set[loopback4] or pod4 and set[pod4]
+    local loopback, pod = is6 and loopback6 or loopback4, is6 and pod6 or pod4
+    local here = settings.deliver_to ~= "pod" and set[loopback] or settings.deliver_to ~= "loopback" and pod and set[pod]
+    return set[listeners.ANY6] or not is6 and set[listeners.ANY4] or here
   end
 
   -- Whether the application can take a client of the other family than that of the balancer's connection.
@@ -98,10 +101,7 @@ return function(shared)
 
   -- What is seen from here of an application that no server has reached: whether it listens there all the same.
   function M.seen(txn)
-    local set, is6 = listeners.on(txn.f:dst_port(), true), is_ipv6(txn.f:src())
-    local loopback, pod = is6 and loopback6 or loopback4, is6 and pod6 or pod4
-    local here = settings.deliver_to ~= "pod" and set[loopback] or settings.deliver_to ~= "loopback" and pod and set[pod]
-    if set[listeners.ANY6] or not is6 and set[listeners.ANY4] or here then return ", though a socket listens there" end
+    if listens(listeners.on(txn.f:dst_port(), true), is_ipv6(txn.f:src())) then return ", though a socket listens there" end
   end
 
   -- A request whose balancer states the client by a header alone. Its port is not known; without a client, or with one
@@ -134,6 +134,9 @@ return function(shared)
       client = f:src() })
     return true
   end
+
+  -- No server has taken it, on the second way neither.
+  M.lose = fallback.lose
 
   -- The second way: the application sees the balancer.
   register("srcip_fallback", function(txn)
