@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import bundles, probes, volumes
+from srcip_lab import agent, bundles, probes, volumes
 from srcip_lab.errors import LabError
 from srcip_lab.network import Network, network
 from srcip_lab.rootless import holder
@@ -31,7 +31,7 @@ CLONE_NEWNS = 0x20000
 PR_SET_CHILD_SUBREAPER = 36
 IMAGE_STOP_SIGNAL = signal.SIGUSR1
 """STOPSIGNAL of the proxy image: HAProxy's soft stop."""
-SIDECAR_TIMEOUT_S = 30.0
+SIDECAR_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 5.0
 """How long `up` waits for an application to listen or to answer its readinessProbe; it goes on with a warning then."""
 BACK_OFF_S = (0.0, 1.0, 2.0, 4.0, 8.0, 10.0)
@@ -118,6 +118,8 @@ class Kubelet:
     # starting
 
     def _start_all(self) -> None:
+        if agent.serves(self.pod):
+            agent.start(self.pod, self.directory.log("srcip-agent"))
         for container in self._inits():
             if self.told_to_stop.is_set():
                 raise LabError("stopped before every container had started")

@@ -172,19 +172,19 @@ class Lab:
             path.parent.mkdir(exist_ok=True)
             path.touch()
         self.signal(name, signal.SIGKILL)
-        if not wait_until(lambda: self.container(name).process != before.process, 5):
+        if not wait_until(lambda: self.container(name).process != before.process, 60):
             raise LabError(f"container {name}: it does not end")
 
     def kill_sidecar(self, *, hold: bool = False) -> None:
         """Kill the sidecar: see `kill`."""
         self.kill(SIDECAR, hold=hold)
 
-    def release(self, name: str = SIDECAR, *, timeout_s: float = 20) -> None:
+    def release(self, name: str = SIDECAR, *, timeout_s: float = 60) -> None:
         """Let a held container start again, and wait until it has."""
         self.directory.hold(name).unlink(missing_ok=True)
         self.wait_started(name, timeout_s=timeout_s)
 
-    def wait_started(self, name: str = SIDECAR, *, timeout_s: float = 20) -> None:
+    def wait_started(self, name: str = SIDECAR, *, timeout_s: float = 60) -> None:
         """Wait until the container runs and its startupProbe has succeeded."""
         if not wait_until(lambda: self.container(name).started, timeout_s):
             raise LabError(

@@ -75,7 +75,7 @@ class Host:
         return self.call(lambda: socket.socket(family, kind))
 
     def connect(
-        self, address: str, port: int, *, source: tuple[str, int] | None = None, timeout_s: float = 5
+        self, address: str, port: int, *, source: tuple[str, int] | None = None, timeout_s: float = 60
     ) -> socket.socket:
         """A TCP connection from this host, from the address and port `source` if given. Raises OSError."""
         connection = self.open_socket(socket.AF_INET6 if ":" in address else socket.AF_INET)

@@ -30,7 +30,7 @@ UNSHARE = ("unshare", "--user", "--map-root-user", "--map-auto", "--mount")
 EVERYBODY = ["0", "0", "4294967295"]
 """uid_map of the first user namespace."""
 POLL_S = 1.0
-START_S = 10.0
+START_S = 60.0
 PACKAGES = {"newuidmap": "uidmap", "unshare": "util-linux", "nsenter": "util-linux"}
 OWN = ("netns", root().name)
 """Entries of /run that are not the machine's own inside."""

@@ -29,7 +29,7 @@ def test_openssh_greets_first_and_logs_the_client(kube: Kube, edge: Edge) -> Non
     with Balancer(edge.host, HEAD) as balancer:
         balancer.serve("app", [(address, 2222)])
         with balancer.connect("app", client=("203.0.113.99", 12345)) as connection:
-            connection.settimeout(2)
+            connection.settimeout(60)
             assert clients.line(connection).startswith("SSH-2.0-OpenSSH_")
             connection.sendall(b"SSH-2.0-e2e\r\n")
             eventually(lambda: "Connection from 203.0.113.99 port 12345 on " in kube.logs("ssh"), "the line in its log")

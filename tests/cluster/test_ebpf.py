@@ -91,7 +91,7 @@ def test_openssh_greets_first_and_logs_the_client(kube: Kube, edge: Edge) -> Non
     with Balancer(edge.host, HEAD) as balancer:
         balancer.serve("app", [(ip(made), 2222)])
         with balancer.connect("app", client=CLIENTS[4]) as connection:
-            connection.settimeout(2)
+            connection.settimeout(60)
             assert clients.line(connection).startswith("SSH-2.0-OpenSSH_")
             connection.sendall(b"SSH-2.0-e2e\r\n")
             eventually(lambda: "Connection from 203.0.113.99 port 12345 on " in kube.logs("ssh"), "the line in its log")
@@ -166,7 +166,7 @@ def test_a_pod_with_a_new_sandbox_is_set_up_anew(cluster: Site, kube: Kube, edge
         pytest.skip("the node of this cluster is not on this machine")
     before = alone_in_pod(kube, web(edge))
     cluster.node.ctr("task", "kill", "--signal=SIGKILL", sandbox(cluster.node, before))
-    eventually(lambda: restarts(kube) == 1 and is_ready(kube.get("pod", "web")), "ready again", timeout_s=90)
+    eventually(lambda: restarts(kube) == 1 and is_ready(kube.get("pod", "web")), "ready again")
     after = kube.get("pod", "web")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 0

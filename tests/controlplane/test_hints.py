@@ -133,7 +133,7 @@ def others_kinds(plane: ControlPlane, api: Api) -> None:
         }
         assert api.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", made).code == 201
         path = f"/apis/{group}/v1/{plural}"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while api.ask("GET", path).code != 200:
             assert time.monotonic() < deadline, f"{path} is not served"
             time.sleep(0.2)
@@ -172,7 +172,7 @@ def narrowed(release: Release, apps: str, api: Api) -> Iterator[None]:
     release.helm("upgrade", values={**release.values, "admission": LEFT_OUT})
     asking = pod("web", labels={"left-out": "yes"})
     path = f"{KINDS['Pod'].format(apps)}?dryRun=All"
-    assert wait_until(lambda: bool(api.ask("POST", path, asking).warnings), 30, every_s=0.2)
+    assert wait_until(lambda: bool(api.ask("POST", path, asking).warnings), 120, every_s=0.2)
     yield
     release.helm("upgrade")
 

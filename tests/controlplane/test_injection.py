@@ -57,7 +57,7 @@ def test_the_pods_of_a_deployment_are_injected(api: Api, apps: str) -> None:
     spec = {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}
     made = api.post(f"/apis/apps/v1/namespaces/{apps}/deployments", {"metadata": {"name": "web"}, "spec": spec})
     assert "initContainers" not in made["spec"]["template"]["spec"]
-    assert wait_until(lambda: len(api.get(pods(apps))["items"]) == 2, 20)
+    assert wait_until(lambda: len(api.get(pods(apps))["items"]) == 2, 120)
     for each in api.get(pods(apps))["items"]:
         assert injected(each)
         assert each["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet"
@@ -135,7 +135,7 @@ def test_a_deployments_owner_reads_why_its_pods_are_refused(api: Api, apps: str)
         status = api.get(f"/apis/apps/v1/namespaces/{apps}/deployments/web").get("status", {})
         return [each["message"] for each in status.get("conditions", []) if each["type"] == "ReplicaFailure"]
 
-    assert wait_until(said, 20)
+    assert wait_until(said, 120)
     assert "tproxi" in said()[0]
 
 
@@ -161,7 +161,7 @@ def test_a_pod_of_an_older_version_stays_as_it_is_until_it_is_made_anew(
     before = api.get(f"{path}/web")
     api.patch(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": OPTED_IN}})
     copy = {**older, "metadata": {**older["metadata"], "name": "copy"}}
-    assert wait_until(lambda: of_srcip(api.post(path, copy, dryRun="All")) == {UID}, 10, every_s=0.1)
+    assert wait_until(lambda: of_srcip(api.post(path, copy, dryRun="All")) == {UID}, 120, every_s=0.1)
     for change in ({"labels": {"x": "y"}}, {"annotations": {"srcip.io/deliver-to": "pod"}}):
         answer = api.ask("PATCH", f"{path}/web", {"metadata": change}, content="application/merge-patch+json")
         assert (answer.code, answer.warnings) == (200, ())

@@ -46,7 +46,7 @@ def test_an_install_without_trusted_networks_says_what_to_set(second: Release) -
 
 @pytest.mark.usefixtures("controllers")
 def test_helm_test_passes(release: Release) -> None:
-    said = release.plane.helm("test", release.name, "-n", release.namespace, "--timeout=60s", check=False)
+    said = release.plane.helm("test", release.name, "-n", release.namespace, "--timeout=300s", check=False)
     assert said.returncode == 0, said.stdout + said.stderr
     assert "Succeeded" in said.stdout
     assert objects(release.plane, f"{release.fullname}-test") == set()
@@ -59,7 +59,7 @@ def test_an_upgrade_under_load_fails_no_admission(release: Release, apps: str) -
         before = {each["metadata"]["uid"] for each in release.api.get(_pods(release))["items"]}
         release.upgrade({**release.values, "webhook": {"logLevel": "debug"}})
         pods = _pods(release)
-        assert wait_until(lambda: not before & {x["metadata"]["uid"] for x in release.api.get(pods)["items"]}, 60)
+        assert wait_until(lambda: not before & {x["metadata"]["uid"] for x in release.api.get(pods)["items"]}, 180)
         load.wait(100)
     tally = load.tally()
     assert tally.count("injected") > 500
@@ -87,6 +87,6 @@ def test_a_second_release_beside_the_first_does_no_harm_and_leaves_nothing(
         second.uninstall()
         load.wait(50)
     assert load.tally().messages == {}
-    assert wait_until(lambda: not objects(second.plane, second.fullname), 30, every_s=0.5)
+    assert wait_until(lambda: not objects(second.plane, second.fullname), 180, every_s=0.5)
     mine = release.configuration()["metadata"]["name"]
     assert [each["metadata"]["name"] for each in api.get(CONFIGURATIONS)["items"]] == [mine]

@@ -8,8 +8,6 @@ so on IPv4 it cannot be shown an IPv6 client.
 import re
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +18,7 @@ from srcip_proxy.plan import PortRange
 from support.applications import APPLICATIONS, PEERS, REDIS, Application, program, redis, with_brackets, words_or_skip
 from support.ebpf_rig import Pod, Pods
 from support.rig import CLIENT4, CLIENT6, LB4, LB6, LOCAL, POD4, POD6, Client, v2
+from support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.dataplane
 
@@ -57,14 +56,6 @@ class Served:
         return self.pod.connect(self.port, to=to)
 
 
-def until(is_true: Callable[[], object], failure: Callable[[], str]) -> None:
-    """Wait for what takes an application some time."""
-    deadline = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < deadline, failure()
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest, pods: Pods, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """The application, in a Pod where every port is intercepted."""
@@ -81,7 +72,7 @@ def served(request: pytest.FixtureRequest, pods: Pods, tmp_path_factory: pytest.
 
 def answer(client: Client, app: Application, size: int = 0) -> tuple[str, bytes]:
     """Who the application says the client is, and the bytes after that, at least `size`."""
-    client.sock.settimeout(10)
+    client.sock.settimeout(DEADLINE_S)
     while not ((told := re.match(app.answer, client.got)) and len(client.got) >= told.end() + size):
         data = client.sock.recv(65536)
         assert data, client.got
@@ -201,7 +192,7 @@ def test_a_balancer_that_speaks_mptcp_is_answered_in_tcp(served: Served, to: str
     such a socket, so the option goes from the SYN, and both ends fall back."""
     stated = (CLIENT6[0], next(PORTS))
     with Client(served.pod.net.lb.call(lambda: mptcp(to))) as client:
-        client.sock.settimeout(5)
+        client.sock.settimeout(DEADLINE_S)
         client.sock.connect((to, served.port))
         client.send(v2(stated) + DATA)
         assert answer(client, served.app, len(DATA)) == (served.app.writes(*stated), DATA)

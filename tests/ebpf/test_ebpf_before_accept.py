@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from support.ebpf_rig import LB4_ADDRESS, Pod, running
 from support.rig import POD4, POD6, Client, v1
+from support.waiting import until
 
 pytestmark = pytest.mark.dataplane
 
@@ -54,10 +54,7 @@ def slow(folder: Path, listener: str, *options: str, **changes: object) -> Itera
             def accept(port: int = 7000) -> str:
                 count = log.read_text().count("accepted")
                 orders.write(f"{port}\n".encode())
-                deadline = time.monotonic() + 5
-                while log.read_text().count("accepted") == count:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
+                until(lambda: log.read_text().count("accepted") > count)
                 return log.read_text().split("accepted ")[-1].strip()
 
             yield pod, accept
@@ -70,18 +67,16 @@ def waiting(pod: Pod) -> int:
 
 def given_up(pod: Pod, left: int = 0) -> None:
     """Wait until the Pod's kernel has no more than `left` of them."""
-    deadline = time.monotonic() + 10
-    while waiting(pod) > left:
-        assert time.monotonic() < deadline, pod.sh("pod", "ss -tno")
-        time.sleep(0.05)
+    until(lambda: waiting(pod) <= left, lambda: pod.sh("pod", "ss -tno"))
 
 
 def begun(pod: Pod, number: int, *, to: str = POD4, port: int = 7000, source: int = 0) -> Client:
     """A connection of another client, with its header and some data."""
     at = (LB4_ADDRESS, source) if source else None
+    before = waiting(pod)
     client = Client(pod.net.lb.connect(to, port, source=at)) if at else pod.connect(port, to=to)
     client.send(v1(("198.51.100.43", number)) + b"data")
-    time.sleep(0.05)
+    until(lambda: waiting(pod) > before)
     return client
 
 
@@ -173,8 +168,8 @@ def test_a_client_that_resets_before_it_is_accepted_is_told(listener: str, tmp_p
         for number in range(3):
             with pod.connect() as client:
                 client.send(v1(("198.51.100.40", 4000 + number)) + b"data")
-                time.sleep(0.05)
-            time.sleep(0.05)
+                until(lambda: waiting(pod) == 1)
+            given_up(pod)
             assert accept() == f"198.51.100.40 {4000 + number}"
         assert "fallback reset" not in pod.stats()
 
@@ -186,12 +181,12 @@ def test_two_that_were_reset_from_one_port_are_nobody(tmp_path: Path) -> None:
         for number in range(2):
             with Client(pod.net.lb.connect(POD4, 7000, source=(LB4_ADDRESS, 40777))) as client:
                 client.send(v1(("198.51.100.41", 4000 + number)) + b"data")
-                time.sleep(0.05)
-            time.sleep(0.05)
+                until(lambda: waiting(pod) == 1)
+            given_up(pod)
         assert (accept(), accept()) == ("0.0.0.0 0", "0.0.0.0 0")
         assert pod.stats()["fallback reset"] == 2
         with Client(pod.net.lb.connect(POD4, 7000, source=(LB4_ADDRESS, 40777))) as client:
             client.send(v1(("198.51.100.42", 4242)) + b"data")
-            time.sleep(0.05)
-        time.sleep(0.05)
+            until(lambda: waiting(pod) == 1)
+        given_up(pod)
         assert accept() == "198.51.100.42 4242"

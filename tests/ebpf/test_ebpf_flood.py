@@ -73,7 +73,7 @@ def handshakes_on_their_way(pod: Pod, count: int, others: tuple[Client, ...]) ->
 def test_a_flood_of_syns_takes_nothing_from_anybody(answers: str) -> None:
     """Live connections, those of whose header a part is there, those whose handshake is on its way, and new ones: all
     show their clients while the table is full, and behind it."""
-    with running(header_timeout_ms=20_000) as pod:
+    with running() as pod:
         pod.stop()
         pod.sh("pod", f"sysctl -qw net.ipv4.tcp_syncookies=1 net.core.somaxconn={BACKLOG[answers]}")
         pod.start([sys.executable, str(APP), *ALL_PORTS])
@@ -91,7 +91,7 @@ def test_a_flood_of_syns_takes_nothing_from_anybody(answers: str) -> None:
             assert pod.seen(v1(("198.51.100.62", 2))).peer == ("198.51.100.62", 2)
             half.send(v1(("198.51.100.61", 1))[20:])
             assert half.seen(quiet=0.02).peer == ("198.51.100.61", 1)
-            seen = [client.seen(rest=5, timeout=10, quiet=0.02) for client in clients]
+            seen = [client.seen(rest=5, quiet=0.02) for client in clients]
         assert [(one.peer, one.rest) for one in seen] == [
             (("198.51.100.60", 6000 + number), b"hello") for number in range(10)
         ]

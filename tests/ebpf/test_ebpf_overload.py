@@ -7,6 +7,7 @@ import pytest
 
 from support.ebpf_rig import Pod, running
 from support.rig import CLIENT4, POD4, v1
+from support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.dataplane
 
@@ -31,12 +32,13 @@ def test_a_full_queue_of_the_listener_is_waited_for(cookies: int, data: bytes) -
             for client in some:
                 client.sendall(v1() + data)
             clients += some
+        until(lambda: refused_by_the_queue(pod))
         time.sleep(0.3)
-        assert 0 < refused_by_the_queue(pod) < 50
-        listener.settimeout(10)
+        assert refused_by_the_queue(pod) < 50
+        listener.settimeout(DEADLINE_S)
         for _ in clients:
             with listener.accept()[0] as accepted:
-                accepted.settimeout(10)
+                accepted.settimeout(DEADLINE_S)
                 assert not data or accepted.recv(100) == data
         for sock in (*clients, listener):
             sock.close()
@@ -51,5 +53,5 @@ def test_an_end_behind_the_data_of_a_first_segment_takes_none_of_it_away() -> No
                 with pod.connect() as client:
                     client.sock.send(v1() + data, socket.MSG_MORE)
                     client.finish()
-                    seen = client.seen(rest=len(data) + 5)
+                    seen = client.end(rest=len(data) + 5)
                     assert (seen.peer, seen.rest) == (CLIENT4, data + b"<end>")

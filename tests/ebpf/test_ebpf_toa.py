@@ -14,9 +14,12 @@ from srcip_lab.header import Endpoint
 from srcip_lab.toa import EVERYWHERE, ON_ACK, ON_DATA, Sender, sender
 from support.ebpf_rig import LB4_ADDRESS, Pod, Pods, cgroup_root, needs_root, running
 from support.packets import ACK, PSH, RST, SYN, Forger
-from support.rig import CLIENT4, CLIENT6, POD4, POD6, Client, Seen, v1
+from support.rig import CLIENT4, CLIENT6, POD4, POD6, SHORT, Client, Seen, v1
+from support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.dataplane
+
+POLICIES = ("required", "optional")
 
 KINDS = (254, 200)
 IPV4_ALONE = ("0.0.0.0", "7000")
@@ -114,7 +117,7 @@ def test_one_of_ack_and_data_is_enough(
     pods: Pods, connect: Connects, places: int, stated: tuple[str, int], to: str
 ) -> None:
     """With `required` and with `optional`."""
-    for policy in ("required", "optional"):
+    for policy in POLICIES:
         pod = pods(mode="ebpf", client_from="toa", proxy_protocol=policy)
         with connect(pod, option(stated), places, to=to) as client:
             seen = outcome(client, b"hello")
@@ -126,10 +129,10 @@ def test_many_segments_and_the_end_come_through(toa: Pod, connect: Connects, pla
     """Also where every segment bears the option, and the card would cut them."""
     text = bytes(n * n % 251 for n in range(300_000))
     with connect(toa, option(CLIENT6), places, to=POD6) as client:
-        client.sock.settimeout(10)
+        client.sock.settimeout(DEADLINE_S)
         client.send(text)
         client.finish()
-        seen = client.seen(rest=len(text) + 5, timeout=10)
+        seen = client.end(rest=len(text) + 5)
         assert (seen.peer, seen.rest, seen.end) == (CLIENT6, text + b"<end>", "end")
 
 
@@ -153,17 +156,21 @@ def test_data_without_the_option_has_the_connections_own_address_where_it_is_opt
     assert more(optional, before) == {"accepted none": 1}
 
 
-def test_silence_without_the_option_ends_like_silence_without_a_header(
-    toa: Pod, optional: Pod, connect: Connects
-) -> None:
-    """With `required` by a refusal, with `optional` by the connection's own address; an end at once counts as empty."""
-    before = toa.stats()
-    with connect(toa) as refused, connect(optional) as released, connect(toa) as ended:
-        ended.finish()
-        assert ended.seen().end == "reset"
+def test_silence_without_the_option_ends_like_silence_without_a_header(pods: Pods, connect: Connects) -> None:
+    """With `required` by a refusal, with `optional` by the connection's own address."""
+    required, optional = (pods(mode="ebpf", client_from="toa", proxy_protocol=p, **SHORT) for p in POLICIES)
+    with connect(required) as refused, connect(optional) as released:
         assert refused.seen().end == "reset"
         assert released.seen().peer == released.sock.getsockname()[:2]
-    assert more(toa, before) == {"refused header_timeout": 1, "refused empty": 1}
+    assert required.stats() == {"refused header_timeout": 1}
+
+
+def test_an_end_at_once_counts_as_empty(toa: Pod, connect: Connects) -> None:
+    before = toa.stats()
+    with connect(toa) as ended:
+        ended.finish()
+        assert ended.seen().end == "reset"
+    assert more(toa, before) == {"refused empty": 1}
 
 
 @pytest.mark.parametrize("size", [4, 7, 9, 10, 16, 18, 19])

@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     with (tmp_path / "log").open("w") as log:
         command = ["containerd", f"--config={tmp_path / 'config.toml'}"]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={"PATH": machine_path()})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (tmp_path / "containerd.sock").exists():
         assert process.poll() is None, (tmp_path / "log").read_text()
         assert time.monotonic() < deadline, (tmp_path / "log").read_text()

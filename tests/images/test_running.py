@@ -24,7 +24,7 @@ from support.rig import start as start_pod
 
 pytestmark = pytest.mark.images
 
-START_LIMIT_S = 30
+START_LIMIT_S = 120
 LIMITS = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
 UID = f"{os.getpid():08d}-6cd9-4c5c-9a0a-5b9d1b5f7a10"
 EXPORTER_PORT = 15520

@@ -62,7 +62,7 @@ def peer(lab: Lab, address: str, *, sender: str = "lb", header: bytes = b"") -> 
 def srcip(*args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """The command `srcip` in a process of its own."""
     command = [sys.executable, "-m", "srcip_webhook.cli", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300, check=False)
 
 
 @contextmanager

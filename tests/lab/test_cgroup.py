@@ -13,6 +13,7 @@ from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.state import Process, wait_until
 from support.ebpf_rig import needs_root, programs
+from support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.dataplane
 
@@ -47,10 +48,10 @@ def test_down_leaves_no_cgroup_and_no_program(clean_lab, is_killed):
     assert len(numbers) == 4 and all(map(is_loaded, numbers))
     if is_killed:
         kubelet = Process.read(current.status["kubelet"])
-        assert kubelet and kubelet.signal(signal.SIGKILL) and kubelet.wait(5)
+        assert kubelet and kubelet.signal(signal.SIGKILL) and kubelet.wait(DEADLINE_S)
     assert cgroups_of(clean_lab) and down(clean_lab)
     assert cgroups_of(clean_lab) == []
-    assert wait_until(lambda: not any(map(is_loaded, numbers)), 5)
+    assert wait_until(lambda: not any(map(is_loaded, numbers)), DEADLINE_S)
 
 
 def test_down_names_a_process_that_somebody_put_into_the_pods_cgroup(clean_lab):

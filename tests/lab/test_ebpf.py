@@ -20,6 +20,7 @@ from srcip_lab.state import wait_until
 from srcip_proxy.plan import CGROUP_MOUNT
 from srcip_webhook.names import CGROUP
 from support.ebpf_rig import needs_root
+from support.waiting import DEADLINE_S
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.usefixtures("possible")]
 NAME = f"ebpf-{os.getpid()}"
@@ -127,7 +128,7 @@ def test_a_container_that_starts_again_sees_clients_as_before(facts):
     current = Lab(NAME)
     current.kill("app")
     current.wait_started("app")
-    assert wait_until(lambda: current.log("app").count("listening") == 2, 10)
+    assert wait_until(lambda: current.log("app").count("listening") == 2, DEADLINE_S)
     assert seen() == "203.0.113.7 54321"
     assert (current.container("app").restarts, current.container("srcip-init").restarts) == (1, 0)
 
@@ -160,6 +161,17 @@ def test_labs_of_one_manifest_have_pods_of_their_own():
         assert [sum(programs.counters(each.name, each.pod).values()) for each in (one, two)] == [1, 1]
 
 
+def test_the_agents_way_needs_no_privilege_in_the_pod(clean_lab):
+    """The lab runs the real agent for a Pod that wants one; it ends with the lab."""
+    current = Lab.up(annotated("ebpf", **{"srcip.io/privilege": "agent"}), name=clean_lab)
+    assert list(current.containers) == ["srcip-init", "app"]
+    (gate,) = current.manifest["spec"]["initContainers"]
+    assert gate["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "programs are attached by this node's agent" in current.log("srcip-init")
+    assert '"event":"attached"' in current.directory.log("srcip-agent").read_text()
+    assert seen(name=current.name) == "203.0.113.7 54321"
+
+
 def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
     with Lab.up(annotated("ebpf,tproxy")) as current:
         assert list(current.containers) == ["srcip-init", "srcip-proxy", "app"]
@@ -171,6 +183,7 @@ def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
 @pytest.fixture
 def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that lacks the programs: what the init container needs is not there, on any machine."""
+    monkeypatch.delenv(places.ROOTFS, raising=False)
     monkeypatch.setenv(places.ROOTFS, str(image.proxy_rootfs()))
 
 
@@ -200,7 +213,7 @@ def test_without_root_up_says_what_to_do(tmp_path, clean_lab):
     path = manifest(tmp_path / "pod.yaml", {"srcip.io/mode": "ebpf"})
     command = [sys.executable, "-m", "srcip_webhook.cli", "lab", "up", "--name", clean_lab, "-f", path]
     inside = ["unshare", "--user", "--map-root-user", *command]
-    done = subprocess.run(inside, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(inside, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("srcip.io/mode: ebpf needs root: from a user namespace")
     assert "ebpf,tproxy" in done.stderr and clean_lab not in names()

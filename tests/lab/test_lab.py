@@ -16,6 +16,7 @@ from srcip_lab.errors import LabError
 from srcip_lab.lab import Lab, down, names
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import Process, wait_until
+from support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.dataplane
 REPORT = """
@@ -53,7 +54,7 @@ def test_a_container_gets_its_environment_user_directory_and_namespaces():
     env = [{"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}]
     app = container(code=f"{REPORT}\n{STAY}", workingDir="/usr", env=env, securityContext={"runAsUser": 65534})
     with Lab.up_pod(pod(app)) as lab:
-        assert wait_until(lambda: lab.log("app").endswith("\n"), 5)
+        assert wait_until(lambda: lab.log("app").endswith("\n"), DEADLINE_S)
         said = json.loads(lab.log("app"))
         assert (said["uid"], said["cwd"], said["host"], said["pid"]) == (65534, "/usr", "web", 1)
         assert said["env"]["IPS"] == ",".join(lab.pod.ips)
@@ -150,7 +151,7 @@ def test_an_application_that_ends_is_started_again_as_its_pod_says():
     for policy, state in (("Never", "terminated"), ("Always", "running")):
         with Lab.up_pod(pod(container(code=STAY), restartPolicy=policy)) as lab:
             lab.kill("app")
-            assert wait_until(lambda lab=lab, state=state: lab.container("app").state == state, 5)
+            assert wait_until(lambda lab=lab, state=state: lab.container("app").state == state, DEADLINE_S)
             assert lab.container("app").restarts == (policy == "Always")
 
 
@@ -162,7 +163,7 @@ def test_down_gives_containers_their_stop_signal_and_the_image_its_own():
     )
     sidecar = container("sidecar", told.format("USR1"), image=IMAGE, restartPolicy="Always")
     lab = Lab.up_pod(pod(container(code=told.format("TERM")), initContainers=[sidecar]))
-    assert wait_until(lambda: lab.log("app") and lab.log("sidecar"), 5)
+    assert wait_until(lambda: lab.log("app") and lab.log("sidecar"), DEADLINE_S)
     paths = [Path(lab.container(name).log) for name in ("app", "sidecar")]
     with paths[0].open() as app, paths[1].open() as proxy:
         lab.down(grace=True)
@@ -227,7 +228,7 @@ def test_down_cleans_after_up_was_killed(clean_lab):
     script = "import sys, json; from srcip_lab.lab import Lab; Lab.up_pod(json.loads(sys.argv[1]), name=sys.argv[2])"
     stuck = json.dumps(pod(initContainers=[container("stuck", STAY)]))
     with subprocess.Popen([sys.executable, "-c", script, stuck, clean_lab]) as process:
-        assert wait_until(lambda: clean_lab in names() and _runs(clean_lab, "stuck"), 20)
+        assert wait_until(lambda: clean_lab in names() and _runs(clean_lab, "stuck"), DEADLINE_S)
         process.kill()
     orphan = Lab(clean_lab).container("stuck").process
     assert down(clean_lab, grace=False)

@@ -21,10 +21,13 @@ def built(request):
 
 def test_every_host_reaches_the_pod_with_its_own_address_at_once(built):
     """At once: no first packet waits for duplicate address detection."""
+    hosts = (built.pod, built.lb, built.other, built.node)
+    tentative = ["ip", "-6", "address", "show", "tentative", "scope", "global"]
+    assert [host.run(tentative, capture_output=True).stdout for host in hosts] == [""] * 4
     with built.pod.listen(8080, "::") as server:
         for host in (built.lb, built.other, built.node):
             for address in built.pod.ips:
-                with host.connect(address, 8080, timeout_s=0.5), server.accept()[0] as accepted:
+                with host.connect(address, 8080), server.accept()[0] as accepted:
                     assert accepted.getpeername()[0].removeprefix("::ffff:") in host.ips
 
 

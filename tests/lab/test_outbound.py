@@ -19,7 +19,7 @@ PORT = 8080
 SIGNS = "%[src] \"a\" 'b' \\ $(POD_IP) ${HOME} # {} ; :"
 ASKS = """
 import http.client, sys
-connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=5)
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=60)
 connection.request("GET", "/", headers={"X-Forwarded-For": "192.0.2.66", "X-Own": "stays"})
 print(connection.getresponse().read().decode())
 """
@@ -65,7 +65,7 @@ def serve(lab: Lab) -> ThreadingHTTPServer:
 
 def asked(lab: Lab) -> dict[str, Any]:
     """What the server outside got from the application of the Pod."""
-    done = lab.exec("app", ["python3", "-c", ASKS, lab.other.ipv4, str(PORT)], capture_output=True, timeout=20)
+    done = lab.exec("app", ["python3", "-c", ASKS, lab.other.ipv4, str(PORT)], capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return {"peer": told["peer"], **{name.lower(): value for name, value in told["headers"]}}
@@ -124,7 +124,7 @@ def test_what_comes_in_is_as_the_mode_says(sending: tuple[Lab, dict[str, str]]) 
 def test_without_the_sidecar_nothing_goes_out_without_its_headers(sending: tuple[Lab, dict[str, str]]) -> None:
     lab, _ = sending
     lab.kill_sidecar(hold=True)
-    done = lab.exec("app", ["python3", "-c", ASKS, lab.other.ipv4, str(PORT)], capture_output=True, timeout=20)
+    done = lab.exec("app", ["python3", "-c", ASKS, lab.other.ipv4, str(PORT)], capture_output=True, timeout=120)
     lab.release()
     assert "ConnectionRefusedError" in done.stderr
     assert asked(lab)["x-team"] == "blue"

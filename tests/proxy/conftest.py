@@ -1,7 +1,7 @@
 """Running Pods for the tests of ring 2."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -23,10 +23,15 @@ def shipped() -> str:
     return str(images.unpacked("proxy"))
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages."""
-    if item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing():
-        os.environ.setdefault(places.ROOTFS, shipped())
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Ring 2 runs on what ships, where that can be built; else on the lab's root file system of the same packages. The
+    tests of other folders have their own."""
+    real = item.get_closest_marker("dataplane") and os.geteuid() == 0 and not buildah.missing()
+    with pytest.MonkeyPatch.context() as patch:
+        if real and places.ROOTFS not in os.environ:
+            patch.setenv(places.ROOTFS, shipped())
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +41,16 @@ def rigs() -> Iterator[RigFactory]:
     running: dict[object, Lab] = {}
 
     def rig(
-        wanted: Plan | None = None, *, ipv6: bool = True, app: tuple[str, ...] = ALL_PORTS, program: Path = APP
+        wanted: Plan | None = None,
+        *,
+        ipv6: bool = True,
+        app: tuple[str, ...] = ALL_PORTS,
+        program: Path = APP,
+        own_times: bool = False,
     ) -> Rig:
-        key = (wanted, ipv6, app, program)
+        key = (wanted, ipv6, app, program, own_times)
         if key not in running:
-            running[key] = start(wanted or plan(), app, ipv6=ipv6, program=program)
+            running[key] = start(wanted or plan(), app, ipv6=ipv6, program=program, own_times=own_times)
         return Rig(running[key])
 
     yield rig
@@ -59,8 +69,9 @@ def leave(rigs: RigFactory) -> Iterator[Leave]:
     """Running Pods with outgoing requests, and servers outside; the Pod's own application listens on 8000, too."""
     running: dict[str, list[Server]] = {}
 
-    def rig(*, ipv6: bool = True, **changes: object) -> Outward:
-        found = rigs(outbound(**changes), ipv6=ipv6, app=("::", str(HTTP)), program=HTTP_APP)
+    def rig(*, ipv6: bool = True, own_times: bool = False, **changes: object) -> Outward:
+        wanted = outbound(**changes)
+        found = rigs(wanted, ipv6=ipv6, app=("::", str(HTTP)), program=HTTP_APP, own_times=own_times)
         if found.lab.name not in running:
             running[found.lab.name] = servers(found)
         return Outward(found)

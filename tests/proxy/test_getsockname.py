@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from srcip_lab.lab import Lab
 from srcip_proxy.plan import PortRange
 from support.rig import APP, OTHER4, POD4, POD_ENV, Rig, RigFactory, needs_root, plan, v1, v2
+from support.waiting import DEADLINE_S, until
 
 pytestmark = pytest.mark.dataplane
 
@@ -31,7 +31,7 @@ class Ftp:
 
     def __init__(self, rig: Rig, client: str) -> None:
         self.sock = rig.lab.lb.connect(POD4, 21)
-        self.sock.settimeout(10)
+        self.sock.settimeout(DEADLINE_S)
         self.sock.sendall(v2((client, 40000)))
         self.file = self.sock.makefile("r")
         self.file.readline()
@@ -62,10 +62,8 @@ def ftp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     wanted = plan(mode=request.param, inbound_ports=(PortRange(21, 21),))
     # not as process 1, as which it ends with the first session
     with Lab.up_plan(wanted, ["sh", "-c", f"/usr/sbin/vsftpd {configuration} & wait"]) as lab:
-        deadline = time.monotonic() + 10
-        while not lab.pod.run(["ss", "-Htln", "sport = :21"], capture_output=True).stdout:
-            assert time.monotonic() < deadline, lab.log("app")
-            time.sleep(0.05)
+        listening = ["ss", "-Htln", "sport = :21"]
+        until(lambda: lab.pod.run(listening, capture_output=True).stdout, lambda: lab.log("app"))
         yield Rig(lab)
 
 
@@ -90,7 +88,7 @@ def test_the_active_mode_of_ftp_connects_from_the_pod(ftp: Rig) -> None:
             assert "Illegal PORT" in said, "vsftpd takes no other host than its peer"
             return
         control.sock.sendall(b"LIST\r\n")
-        listener.settimeout(5)
+        listener.settimeout(DEADLINE_S)
         connection, (address, _) = listener.accept()
         with connection:
             assert address == POD4
@@ -135,10 +133,7 @@ def test_a_dead_balancer_is_found(rigs: RigFactory) -> None:
         chain = "add chain inet gone in { type filter hook input priority 0; policy drop; }"
         rig.lab.lb.run(["nft", f"add table inet gone; {chain}"], check=True)
         try:
-            deadline = time.monotonic() + 20
-            while established(rig):
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
+            until(lambda: not established(rig))
         finally:
             rig.lab.lb.run(["nft", "delete table inet gone"], check=True)
 
@@ -156,7 +151,7 @@ def test_nobody_in_the_pod_states_a_client_by_the_second_way(rigs: RigFactory) -
     for header in (v2(), v2(tlvs=number), v1(), b"GET / HTTP/1.0\r\n\r\n"):
         sock = rig.lab.pod.call(lambda: socket.socket(socket.AF_UNIX))
         with sock:
-            sock.settimeout(5)
+            sock.settimeout(DEADLINE_S)
             sock.connect("\0srcip-fallback".ljust(108, "\0"))  # HAProxy fills the whole of sun_path
             sock.sendall(header + b"x")
             assert end_of(sock) == b""

@@ -7,6 +7,7 @@ import pytest
 from support import h2frames
 from support.h2frames import DATA, HEADERS, PREFACE, SETTINGS, Connection, Headers
 from support.rig import CLIENT4, H2_APP, HTTP_APP, Rig, RigFactory, v2
+from support.waiting import DEADLINE_S
 from support.web import redirect
 
 pytestmark = pytest.mark.dataplane
@@ -27,7 +28,7 @@ def grpc(rigs: RigFactory) -> Rig:
 
 
 def dial(client, header: bytes = v2()) -> Connection:
-    client.sock.settimeout(5)
+    client.sock.settimeout(DEADLINE_S)
     client.send(header + PREFACE)
     connection = Connection(client.sock)
     connection.send(SETTINGS, 0, 0)
@@ -155,7 +156,7 @@ def test_an_application_without_http_2_is_not_spoken_to_in_http_1(rigs: RigFacto
 
 
 def test_curl_by_prior_knowledge(rigs: RigFactory) -> None:
-    command = ["curl", "-sS", "--max-time", "5", "--http2-prior-knowledge", "--haproxy-protocol", "-d", "hello", "-D-"]
+    command = ["curl", "-sS", "--max-time", "60", "--http2-prior-knowledge", "--haproxy-protocol", "-d", "hello", "-D-"]
     done = grpc(rigs).lab.lb.run([*command, "http://10.77.3.2:7000/"], capture_output=True)
     assert done.returncode == 0, done.stderr
     assert "10.77.1.2" in done.stdout

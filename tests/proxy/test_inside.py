@@ -9,6 +9,7 @@ import pytest
 from srcip_proxy.plan import CHECK_PORT, CHECK_PROXY_PORT, PROXY_PORT, PortRange, ProbeAlias
 from support.packets import ACK, FIN, PSH, Forger
 from support.rig import CLIENT4, CLIENT6, HTTP_APP, LB4, OTHER4, POD4, POD6, PORT, RigFactory, plan, v1, v2
+from support.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.dataplane
 
@@ -83,7 +84,7 @@ family = socket.AF_INET6 if ":" in source else socket.AF_INET
 failed = 0
 for port in range(first, first + number):
     with socket.socket(family) as sock:
-        sock.settimeout(1.5)
+        sock.settimeout(60)
         sock.bind((source, port))
         try:
             sock.connect(to)
@@ -106,14 +107,14 @@ def test_the_pods_own_connections_come_from_any_port(rigs: RigFactory, name: str
     with rig.lab.lb.listen(address=to) as server:
         words = [sys.executable, "-c", OUTGOING, source, "7010", "40", to, str(server.getsockname()[1])]
         client = rig.lab.pod.popen(words, stdout=-1)
-        server.settimeout(5)
+        server.settimeout(DEADLINE_S)
         for _ in range(40):
             try:
                 connection, peer = server.accept()
             except TimeoutError:
                 break
             with connection:
-                connection.settimeout(2)
+                connection.settimeout(DEADLINE_S)
                 assert peer[1] in range(7010, 7050)
                 connection.recv(3000, socket.MSG_WAITALL)
                 connection.sendall(b"y" * 3000)
@@ -153,7 +154,7 @@ def last_numbers(forger: Forger) -> tuple[int, int]:
     numbers = None
     with suppress(TimeoutError):
         while True:
-            numbers = forger.receive()[:2]
+            numbers = forger.receive(timeout_s=2)[:2]
     assert numbers
     return numbers
 

@@ -4,8 +4,8 @@ Each piece fails at one instruction after the other, for real, by a copy of the 
 fails where, the application sees the right client or nothing.
 """
 
+import dataclasses
 import itertools
-import os
 import shutil
 import subprocess
 import time
@@ -30,6 +30,7 @@ from support.rig import (
     POD4,
     POD6,
     PORT,
+    SHORT,
     Rig,
     needs_root,
     plan,
@@ -101,21 +102,19 @@ def faulty(faulty_image: Path) -> Iterator[Pods]:
     running: dict[object, Faulty] = {}
     order = faulty_image / "fault"
     order.write_text("- 1 error -\n")
-    given = os.environ.get(places.ROOTFS)
-    os.environ[places.ROOTFS] = str(faulty_image)
 
     def pod(wanted: Plan, program: Path = APP, app: tuple[str, ...] = ("::", str(PORT))) -> Faulty:
         key = (wanted, program, app)
         if key not in running:
-            running[key] = Faulty(Rig(start(wanted, app, program=program)), order)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(places.ROOTFS, str(faulty_image))
+                short = dataclasses.replace(wanted, **SHORT)  # what fails waits until then
+                running[key] = Faulty(Rig(start(short, app, program=program)), order)
         return running[key]
 
-    try:
-        yield pod
-    finally:
-        os.environ.pop(places.ROOTFS) if given is None else os.environ.update({places.ROOTFS: given})
-        for each in running.values():
-            each.rig.lab.down()
+    yield pod
+    for each in running.values():
+        each.rig.lab.down()
 
 
 def sees(pod: Faulty, data: bytes, client: str, to: str = POD4) -> bool:
@@ -239,7 +238,7 @@ def passes(pod: Faulty) -> bool:
         client.send(v2() + TLS)
         with suppress(OSError):
             client.send(get())
-        seen = client.seen(rest=len(TLS), quiet=0.05)
+        seen = client.seen(rest=len(TLS), timeout=3, quiet=0.05)  # a fault may leave it waiting
     assert seen.rest in (b"", TLS)
     return seen.rest == TLS
 
@@ -260,7 +259,7 @@ def test_nor_does_a_lack_of_memory(faulty: Pods) -> None:
         assert client.seen(rest=len(TLS)).rest == TLS
         pod.order.write_text("math.min 0 memory always\n")  # held.lua counts by it what may pass
         client.send(get())
-        seen = client.seen(rest=len(TLS + get()), timeout=1)
+        seen = client.seen(rest=len(TLS + get()))
         pod.order.write_text("- 1 error -\n")
     assert (seen.rest, seen.end) == (TLS, "end")
     assert pod.rig.metric(INTERNAL) == before + 1

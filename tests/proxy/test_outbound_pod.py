@@ -4,7 +4,6 @@ import ipaddress
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from srcip_proxy.network import PORTS6
 from srcip_proxy.plan import ENV, OUTBOUND_PORT
 from support.outbound_servers import HTTP, UNLISTED, Leave, Outward, outbound, servers
 from support.rig import HTTP_APP, OTHER4, OTHER6, POD4, POD6, Rig, in_image, start
+from support.waiting import DEADLINE_S, until
 from support.web import get, read
 
 pytestmark = pytest.mark.dataplane
@@ -64,7 +64,7 @@ def test_the_sidecar_itself_is_exempt(leave: Leave) -> None:
         "curl",
         "-gsS",
         "--max-time",
-        "5",
+        "60",
         "-H",
         NATIVE[1],
         f"http://{OTHER4}:{HTTP}/",
@@ -81,7 +81,7 @@ def test_no_other_host_can_use_the_sidecar(leave: Leave, to: str) -> None:
     lab = leave().rig.lab
     for host in (lab.other, lab.lb, lab.node):
         with pytest.raises(ConnectionRefusedError):
-            host.connect(to, OUTBOUND_PORT, timeout_s=2)
+            host.connect(to, OUTBOUND_PORT, timeout_s=DEADLINE_S)
 
 
 def test_not_even_by_the_addresses_that_stand_for_ports(own: Outward) -> None:
@@ -89,7 +89,7 @@ def test_not_even_by_the_addresses_that_stand_for_ports(own: Outward) -> None:
     lab = own.rig.lab
     lab.node.run(["ip", "-6", "route", "add", f"{PORTS6}/112", "via", POD6], check=True)
     with pytest.raises(ConnectionRefusedError):
-        lab.node.connect(OWN6, OUTBOUND_PORT, timeout_s=2)
+        lab.node.connect(OWN6, OUTBOUND_PORT, timeout_s=DEADLINE_S)
 
 
 @pytest.mark.parametrize("to", ["127.0.0.1", "::1", POD4, POD6, "169.254.77.1", OWN6])
@@ -104,11 +104,9 @@ def test_haproxy_alone_would_not_let_them_in_either(own: Outward) -> None:
     for chain in ("outbound_in", "outbound_out"):
         assert in_image(own.rig.lab, f"nft flush chain inet srcip {chain}", {}).returncode == 0
     for host, to in ((own.rig.lab.pod, "127.0.0.1"), (own.rig.lab.pod, "::1"), (own.rig.lab.other, POD6)):
-        started = time.monotonic()
         with suppress(ConnectionResetError), own.rig.connect(OUTBOUND_PORT, host=host, to=to) as client:
-            seen = client.seen()
+            seen = client.end()
             assert (seen.end in ("end", "reset"), client.got) == (True, b"")
-        assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize("to", [OTHER4, OTHER6])
@@ -121,10 +119,8 @@ def test_while_the_sidecar_is_down_nothing_leaves_without_headers(own: Outward, 
         assert client.seen().end in ("end", "reset")
     before = [server.log() for server in own.servers]
     for _ in range(3):
-        started = time.monotonic()
         with pytest.raises(ConnectionRefusedError):
             own.connect(to=to)
-        assert time.monotonic() - started < 0.5
     assert [server.log() for server in own.servers] == before
     assert own.ask(ASK, UNLISTED, to).facts["head"][1:] == NATIVE
     own.rig.lab.release()
@@ -178,15 +174,13 @@ def test_link_local_servers_are_exempt(own: Outward) -> None:
     heard: list[bytes] = []
     for listener in listeners:
         threading.Thread(target=lambda one=listener: heard.append(one.accept()[0].recv(1000)), daemon=True).start()
-    for family, address in (
-        (socket.AF_INET, ("169.254.169.254", HTTP)),
-        (socket.AF_INET6, (local, HTTP, 0, index)),
-    ):
+    addresses = {socket.AF_INET: ("169.254.169.254", HTTP), socket.AF_INET6: (local, HTTP, 0, index)}
+    for number, (family, address) in enumerate(addresses.items()):
         with lab.pod.open_socket(family) as sock:
-            sock.settimeout(3)
+            sock.settimeout(DEADLINE_S)
             sock.connect(address)
             sock.sendall(ASK)
-            time.sleep(0.2)
+            until(lambda number=number: len(heard) > number)
     assert heard == [ASK, ASK]
 
 

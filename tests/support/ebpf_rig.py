@@ -7,9 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.plan import Plan
 from support import rig
 from support.rig import APP, POD_ENV, Client, Seen, plan
+from support.waiting import DEADLINE_S, until
 
 ONLY_BPF_AND_NET_ADMIN = ("setpriv", "--inh-caps=-all,+bpf,+net_admin", "--bounding-set=-all,+bpf,+net_admin")
 LB4_ADDRESS = "10.77.1.2"
@@ -77,7 +77,7 @@ class Pod:
         """Run a program in the Pod to its end."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**os.environ, **env}}
         process = self.inside(words, **pipes)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=DEADLINE_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def proxy(self, *words: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -97,10 +97,7 @@ class Pod:
             self.processes.append(
                 self.inside(words, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **POD_ENV})
             )
-        deadline = time.monotonic() + 10
-        while "listening" not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
+        until(lambda: "listening" in log.read_text(), log.read_text)
         return log
 
     def stats(self) -> dict[str, int]:
@@ -178,13 +175,18 @@ def running(app: tuple[str, ...] = ALL_PORTS, *, attached: bool = True, **change
 
 def remove(cgroup: Path) -> None:
     """A cgroup, if it is there, goes when its last process has been collected."""
-    for _ in range(200):
-        try:
-            return cgroup.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.01)
+    with suppress(FileNotFoundError):
+        until(lambda: _removed(cgroup))
+
+
+def _removed(cgroup: Path) -> bool:
+    try:
+        cgroup.rmdir()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def programs(host: Host, cgroup: Path) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from srcip_proxy.ebpf.exporter.run import NEEDED
 from support.ebpf_rig import ALL_PORTS, Pod, cgroup_root, remove, running
 from support.rig import APP
+from support.waiting import DEADLINE_S
 
 SYSTEMD = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice"
 CGROUPFS = "kubepods/besteffort/pod{}"
@@ -104,7 +105,7 @@ class Exporter:
         return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text())
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, str, HTTPResponse]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
             connection.request(method, path)
             answer = connection.getresponse()
@@ -113,7 +114,7 @@ class Exporter:
             connection.close()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
 
     def fresh(self) -> str:
         """A page that nobody has asked for before."""

@@ -4,14 +4,15 @@ What a mesh does inside TLS is not there; who is led where, and who sees the cli
 """
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from srcip_lab.lab import Lab
+from srcip_lab.state import wait_until
 from support.rig import Rig
+from support.waiting import DEADLINE_S, until
 
 PROGRAM = Path(__file__).with_name("mesh_app.py")
 
@@ -158,11 +159,12 @@ class Beside:
         return self.file.read_text()
 
     def saw(self, *parts: object) -> bool:
-        """Whether the mesh has said this; a moment is given to it."""
-        line, deadline = " ".join(map(str, parts)), time.monotonic() + 1
-        while line not in self.log() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return line in self.log()
+        """Whether the mesh comes to say this."""
+        return wait_until(lambda: self.has_said(*parts), DEADLINE_S)
+
+    def has_said(self, *parts: object) -> bool:
+        """Whether it has said this by now; what it has to say comes before it passes anything on."""
+        return " ".join(map(str, parts)) in self.log()
 
     def nft(self, text: str) -> None:
         done = self.rig.lab.pod.run(["nft", "-f", "-"], input=text, capture_output=True)
@@ -194,10 +196,7 @@ def beside(lab: Lab, mesh: Mesh, file: Path) -> Iterator[Beside]:
         with file.open("a") as output:
             process = lab.pod.popen(words, stdout=output, stderr=subprocess.STDOUT)
         pod = Beside(Rig(lab), mesh, file)
-        deadline = time.monotonic() + 30
-        while not all(f"bound {port}\n" in pod.log() for port in mesh.ports):
-            assert time.monotonic() < deadline, pod.log()
-            time.sleep(0.02)
+        until(lambda: all(f"bound {port}\n" in pod.log() for port in mesh.ports), pod.log)
         pod.nft(mesh.tables())
         yield pod
     finally:

@@ -4,7 +4,6 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_lab.plan_pod import IMAGE
-from srcip_lab.state import wait_until
 from support.rig import OTHER4, POD4, needs_root
+from support.waiting import DEADLINE_S, until
 
 PORT, PLAIN_PORT = 8080, 8081
 """Of the server outside; requests to the first get headers."""
@@ -37,7 +36,7 @@ import json, os, signal, socket, sys, time
 LINES = "GET / HTTP/1.1", "Host: a.example", "X-Forwarded-For: 192.0.2.9", "Connection: close", "", ""
 
 def get(host, port={PORT}):
-    with socket.create_connection((host, port), 5) as s:
+    with socket.create_connection((host, port), 60) as s:
         s.sendall("\\r\\n".join(LINES).encode())
         answer = b"".join(iter(lambda: s.recv(65536), b"")).decode()
     return answer.partition("\\r\\n\\r\\n")[2]
@@ -54,7 +53,7 @@ def say(*words):
 def server_is_up(port={PLAIN_PORT}):
     while True:
         try:
-            return socket.create_connection(({OTHER4!r}, port), 5).close()
+            return socket.create_connection(({OTHER4!r}, port), 60).close()
         except OSError:
             time.sleep(0.01)
 
@@ -78,7 +77,7 @@ class Server:
             except OSError:
                 return
             with connection:
-                connection.settimeout(5)
+                connection.settimeout(DEADLINE_S)
                 head = b""
                 while b"\r\n\r\n" not in head:
                     head += connection.recv(65536) or b"\r\n\r\n"
@@ -127,13 +126,13 @@ def application(code: str) -> list[str]:
 
 def ended(lab: Lab) -> tuple[int | None, str]:
     """Exit code and log of the container, once it has ended."""
-    assert wait_until(lambda: lab.container("app").state == "terminated", 20), lab.log("app")
+    until(lambda: lab.container("app").state == "terminated", lambda: lab.log("app"))
     return lab.container("app").exit_code, lab.log("app")
 
 
 def waited(lab: Lab, word: str, times: int = 1) -> str:
     """The container's log, once it holds `word` so many times."""
-    assert wait_until(lambda: lab.log("app").count(word) >= times, 20), lab.log("app")
+    until(lambda: lab.log("app").count(word) >= times, lambda: lab.log("app"))
     return lab.log("app")
 
 
@@ -162,14 +161,13 @@ def ask(host: Host, address: str, port: int = PORT) -> tuple[str, dict[str, list
 
 def wait_for_haproxy(number: int) -> dict[str, str]:
     """The status of the process, once it is HAProxy."""
-    deadline = time.monotonic() + 10
-    while True:
-        lines = Path(f"/proc/{number}/status").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        if fields["Name"].strip() == "haproxy":
-            return fields
-        assert time.monotonic() < deadline, fields["Name"]
-        time.sleep(0.01)
+    until(lambda: _status(number)["Name"].strip() == "haproxy", lambda: _status(number)["Name"])
+    return _status(number)
+
+
+def _status(number: int) -> dict[str, str]:
+    lines = Path(f"/proc/{number}/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def answers(lab: Lab) -> bool:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srcip_lab.namespace import Host
-from srcip_lab.state import wait_until
 from srcip_proxy.plan import Plan, PortRange
 from support.rig import APP, H2_APP, HTTP_APP, OTHER4, POD_ENV, Client, Rig
+from support.waiting import until
 from support.web import Saw, read
 
 HTTP, HTTP2, ANY, GREETS, UNLISTED = 8000, 8002, 8003, 8004, 9000
@@ -52,7 +52,7 @@ def serve(host: Host, program: Path, ports: Sequence[int], address: str = "::") 
     command = [sys.executable, str(program), *pairs]
     server = Server(host.popen(command, stdout=handle, env={**os.environ, **POD_ENV}), Path(name))
     os.close(handle)
-    assert wait_until(lambda: "listening" in server.log(), 10), server.log()
+    until(lambda: "listening" in server.log(), server.log)
     return server
 
 

@@ -5,6 +5,7 @@ import socket
 import struct
 
 from srcip_lab.namespace import Host
+from support.waiting import DEADLINE_S
 
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 SACK_PERMITTED = b"\4\2\1\1"
@@ -43,7 +44,6 @@ class Forger:
         self.sack: tuple[int, int] | None = None
         self.options = b""
         self._socket = host.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP))
-        self._socket.settimeout(2)
 
     def __enter__(self) -> "Forger":
         return self
@@ -60,9 +60,10 @@ class Forger:
         whole = finished(self.source, self.to, (seq, ack, flags), options, data) if options else plain
         self._socket.sendto(whole, (self.to[0], 0))
 
-    def receive(self) -> tuple[int, int, int]:
+    def receive(self, *, timeout_s: float = DEADLINE_S) -> tuple[int, int, int]:
         """Sequence number, acknowledgement and flags of the next segment of the connection from the other side; its
         options are `self.options` then, and its SACK block, if it stands first, `self.sack`."""
+        self._socket.settimeout(timeout_s)
         while True:
             packet = self._socket.recv(65536)
             tcp = packet[(packet[0] & 15) * 4 :]
@@ -86,7 +87,7 @@ def connect_with_isn(host: Host, to: tuple[str, int], isn: int, port: int = 0) -
         _repair(connection, 1)
         connection.setsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, struct.pack("=I", isn))
         _repair(connection, REPAIR_OFF)
-        connection.settimeout(5)
+        connection.settimeout(DEADLINE_S)
         connection.connect(to)
         _repair(connection, 1)
         (now,) = struct.unpack("=I", connection.getsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, 4))

@@ -11,6 +11,7 @@ from typing import Any
 
 from support.ebpf_rig import Pod
 from support.packets import ACK, FIN, PSH, RST, SYN, checksum
+from support.waiting import DEADLINE_S
 
 PORT = 7000
 LINK = "pod"
@@ -140,7 +141,7 @@ class Sender:
         self.send(self.sent[-1])
         self.seq = (self.seq + len(data) + (flags & FIN)) % 2**32
 
-    def wait(self, until: Any, seconds: float = 10) -> bool:
+    def wait(self, until: Any, seconds: float = DEADLINE_S) -> bool:
         """Take what comes until that is true; False when nothing comes for so long."""
         deadline = time.monotonic() + seconds
         self.link.sock.settimeout(min(seconds, AGAIN))

@@ -7,6 +7,7 @@ from typing import Any
 
 from srcip_proxy.plan import Plan, PortRange
 from support.rig import HTTP_APP, Client, Rig, RigFactory, plan, v2
+from support.waiting import DEADLINE_S
 
 WEB = (PortRange(7000, 7010),)
 """The HTTP ports of these tests."""
@@ -15,7 +16,7 @@ ALL = ("X-Forwarded-For", "X-Real-IP", "X-Forwarded-Port", "X-Forwarded-Proto", 
 
 def redirect(**changes: object) -> Plan:
     """A plan in redirect mode."""
-    return plan(**{"mode": "redirect", "http_ports": WEB, **changes})
+    return plan(**{"mode": "redirect", "http_ports": WEB, "request_timeout_ms": 60_000, **changes})
 
 
 def web(rigs: RigFactory, **changes: object) -> Rig:
@@ -56,11 +57,14 @@ class Saw:
 def read(client: Client, method: str = "GET") -> Saw:
     """The next answer on this connection."""
     answer = http.client.HTTPResponse(client.sock, method=method)
-    client.sock.settimeout(10)
+    client.sock.settimeout(DEADLINE_S)
     answer.begin()
     body = answer.read()
-    is_json = answer.status == 200 and body.startswith(b"{")
-    return Saw(answer.status, json.loads(body) if is_json else {"body": body.decode("latin-1")})
+    if answer.status != 200 or not body.startswith(b"{"):
+        return Saw(answer.status, {"body": body.decode("latin-1")})
+    facts = json.loads(body)
+    client.peer = tuple(facts["peer"][:2])
+    return Saw(answer.status, facts)
 
 
 def ask(rig: Rig, request: bytes, header: bytes | None = None, port: int = 7000, **options: object) -> Saw:

@@ -73,7 +73,7 @@ def inside(kube: Kube, pod: str, *command: str) -> str:
 
 
 def _program(host: Host, command: Sequence[str], stdin: str = "") -> str:
-    done = host.run(["chroot", str(apps.rootfs()), *command], input=stdin, capture_output=True, timeout=30)
+    done = host.run(["chroot", str(apps.rootfs()), *command], input=stdin, capture_output=True, timeout=120)
     if done.returncode:
         raise LabError(f"{command[0]} on {host.name}: exit code {done.returncode}", done.stderr.strip())
     return str(done.stdout)

@@ -36,13 +36,13 @@ class Kube:
         """The same cluster, another namespace."""
         return Kube(self.command, namespace)
 
-    def try_(self, *args: str, stdin: str | None = None, timeout_s: float = 60) -> Said:
+    def try_(self, *args: str, stdin: str | None = None, timeout_s: float = 180) -> Said:
         """Run kubectl; a failure is an answer as any other."""
         command = self.command(f"--namespace={self.namespace}", *args)
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
         return Said(done.returncode, done.stdout, done.stderr)
 
-    def __call__(self, *args: str, stdin: str | None = None, timeout_s: float = 60) -> str:
+    def __call__(self, *args: str, stdin: str | None = None, timeout_s: float = 180) -> str:
         """Run kubectl and return what it printed. Raises LabError with what it said."""
         said = self.try_(*args, stdin=stdin, timeout_s=timeout_s)
         if said.code:
@@ -71,7 +71,7 @@ class Kube:
         found: list[Object] = json.loads(self("get", kind, *options, "-o", "json"))["items"]
         return found
 
-    def wait(self, what: str, *names: str, timeout_s: float = 60) -> None:
+    def wait(self, what: str, *names: str, timeout_s: float = 180) -> None:
         """Return as soon as `names` (such as pod/web) fulfil `what` (such as condition=Ready).
 
         Raises LabError with what the cluster says about them.
@@ -80,7 +80,7 @@ class Kube:
         if said.code:
             raise LabError(f"kubectl wait --for={what} {' '.join(names)}: {said.err.strip()}", *self.troubles())
 
-    def rolled_out(self, workload: str, timeout_s: float = 60) -> None:
+    def rolled_out(self, workload: str, timeout_s: float = 180) -> None:
         """Return as soon as every Pod of `workload` (such as deployment/web) is there in its newest form."""
         said = self.try_("rollout", "status", workload, f"--timeout={timeout_s:g}s", timeout_s=timeout_s + 10)
         if said.code:
@@ -123,7 +123,7 @@ def ip(pod: Mapping[str, Any], version: int = 4) -> str:
     return next(each for each in found if (":" in each) == (version == 6))
 
 
-def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 30, every_s: float = 0.2) -> Any:
+def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 120, every_s: float = 0.2) -> Any:
     """The first answer of `condition` that is true. Raises LabError with the last one."""
     deadline = time.monotonic() + timeout_s
     while not (answer := condition()):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import grpc
 from websockets.sync.client import connect
 
-TIMEOUT_S = 5
+TIMEOUT_S = 60
 
 
 def websocket(where: str, messages: Sequence[str]) -> None:
