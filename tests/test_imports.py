@@ -24,7 +24,7 @@ FOLDERS = {
     "srcip_e2e": ROOT / "e2e",
 }
 PROXY = "srcip_proxy"
-BASE = frozenset(("capabilities", "capset", "environment", "errors", "network", "pod", "quoting", "trust"))
+BASE = frozenset(("capabilities", "capset", "environment", "errors", "network", "notices", "pod", "quoting", "trust"))
 """Modules of srcip_proxy that every room of it may have."""
 ROOMS = {
     "plan": frozenset(),

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import bundles, probes, volumes
+from srcip_lab import agent, bundles, probes, volumes
 from srcip_lab.errors import LabError
 from srcip_lab.network import Network, network
 from srcip_lab.rootless import holder
@@ -118,6 +118,8 @@ class Kubelet:
     # starting
 
     def _start_all(self) -> None:
+        if agent.serves(self.pod):
+            agent.start(self.pod, self.directory.log("srcip-agent"))
         for container in self._inits():
             if self.told_to_stop.is_set():
                 raise LabError("stopped before every container had started")

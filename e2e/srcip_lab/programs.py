@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from srcip_lab import cgroup, rootless
+from srcip_lab import agent, cgroup, rootless
 from srcip_lab.namespace import Host
 from srcip_webhook.policy import CGROUP, INIT, PROXY
 
 
 def wanted(pod: Mapping[str, Any]) -> bool:
-    """Whether the Pod mounts the node's cgroups, by which the init container finds its own."""
-    return any(volume.get("name") == CGROUP for volume in pod["spec"].get("volumes") or [])
+    """Whether the Pod waits for an agent, or mounts the node's cgroups, by which the init container finds its own."""
+    return agent.serves(pod) or any(volume.get("name") == CGROUP for volume in pod["spec"].get("volumes") or [])
 
 
 def obstacles(pod: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from srcip_lab import bundles, image, network, plan_pod, programs, rootless
+from srcip_lab import agent, bundles, image, network, plan_pod, programs, rootless
 from srcip_lab.environment import PodStatus, environment
 from srcip_lab.errors import LabError, raise_all
 from srcip_lab.oci import command_line, security, user
@@ -47,7 +47,7 @@ def write_order(files: Directory, pod: dict[str, Any], wanted: network.Network, 
 
 def _rootfs(pod: dict[str, Any]) -> Path:
     """The image's; with the programs of ebpf mode only where the Pod can attach them, as they need a compiler."""
-    is_attaching = programs.wanted(pod) and not rootless.is_inside()
+    is_attaching = programs.wanted(pod) and not agent.serves(pod) and not rootless.is_inside()
     return image.with_programs() if is_attaching else image.proxy_rootfs()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import jsonpatch
 
 from srcip_certs import selfsigned
+from srcip_lab import agent
 from srcip_lab.errors import LabError
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
@@ -47,7 +48,7 @@ class Answer:
 
 def admit(pod: dict[str, Any], trusted_cidrs: Sequence[str]) -> Answer:
     """The Pod as the webhook patches it. Raises LabError with every reason when it refuses."""
-    with server(trusted_cidrs) as connection:
+    with server(trusted_cidrs, has_agent=agent.is_asked_for(pod)) as connection:
         response = _post(connection, review(pod))
     if not response.get("allowed"):
         message = str((response.get("status") or {}).get("message") or "no reason was given")
@@ -79,12 +80,21 @@ def review(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def server(trusted_cidrs: Sequence[str]) -> Iterator[http.client.HTTPSConnection]:
+def server(trusted_cidrs: Sequence[str], *, has_agent: bool = False) -> Iterator[http.client.HTTPSConnection]:
     """A webhook of its own, ready, and a connection to it that verifies its certificate. It ends with the block."""
     with tempfile.TemporaryDirectory(prefix="srcip-lab-") as name:
         ca, cert, key = selfsigned.write(Path(name), ADDRESS)
         port = _free_port()
-        process = _start(Path(name) / "webhook.log", port, cert, key, trusted_cidrs)
+        settings = {
+            "SRCIP_PROXY_IMAGE": IMAGE,
+            "SRCIP_TRUSTED_CIDRS": ",".join(trusted_cidrs),
+            "SRCIP_LISTEN_ADDRESS": ADDRESS,
+            "SRCIP_LISTEN_PORT": str(port),
+            "SRCIP_TLS_CERT_FILE": str(cert),
+            "SRCIP_TLS_KEY_FILE": str(key),
+            "SRCIP_AGENT": str(has_agent).lower(),
+        }
+        process = _start(Path(name) / "webhook.log", settings)
         try:
             context = ssl.create_default_context(cafile=str(ca))
             connection = http.client.HTTPSConnection(ADDRESS, port, timeout=REQUEST_S, context=context)
@@ -98,15 +108,7 @@ def server(trusted_cidrs: Sequence[str]) -> Iterator[http.client.HTTPSConnection
             process.wait()
 
 
-def _start(log: Path, port: int, cert: Path, key: Path, trusted_cidrs: Sequence[str]) -> subprocess.Popen[bytes]:
-    settings = {
-        "SRCIP_PROXY_IMAGE": IMAGE,
-        "SRCIP_TRUSTED_CIDRS": ",".join(trusted_cidrs),
-        "SRCIP_LISTEN_ADDRESS": ADDRESS,
-        "SRCIP_LISTEN_PORT": str(port),
-        "SRCIP_TLS_CERT_FILE": str(cert),
-        "SRCIP_TLS_KEY_FILE": str(key),
-    }
+def _start(log: Path, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SRCIP_")}
     start = "from srcip_webhook.server import main; main()"
     with log.open("wb") as file:
@@ -119,7 +121,7 @@ def _start(log: Path, port: int, cert: Path, key: Path, trusted_cidrs: Sequence[
                 "-c",
                 start,
             ],  # never outlives `up`, even a killed one
-            env=inherited | settings,
+            env={**inherited, **settings},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

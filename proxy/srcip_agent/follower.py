@@ -15,7 +15,6 @@ from srcip_kube.client import ApiError, Kube
 from srcip_kube.watch import Listener, Watch
 
 PODS = "/api/v1/pods"
-TIMEOUT_S = 10.0
 LONGEST_PAUSE_S = 15.0
 FIRST_PAUSE_S = 0.2
 
@@ -52,7 +51,7 @@ class Follower:
         if self.ledger.forget(uid):
             self.channel.send({"forget": uid})
 
-    def follow(self, node: str) -> None:
+    def follow(self, kube: Kube, node: str) -> None:
         """Follow the API server's Pods of this node, for ever."""
         selectors = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": f"{LABEL}={VALUE}"}
         fault, tries = "", 0
@@ -63,7 +62,7 @@ class Follower:
                 self.say("the API server answers again")
             fault = ""
 
-        watch = Watch(Kube("srcip-agent", TIMEOUT_S), PODS, selectors, Listener(self.listed, self.changed, opened))
+        watch = Watch(kube, PODS, selectors, Listener(self.listed, self.changed, opened))
         while True:
             try:
                 watch.follow()

@@ -113,24 +113,27 @@ class Keeper:
 
     def _pause(self) -> float | None:
         """How long nothing is to be done, unless something happens."""
-        times = [each.at for each in self._waiting()]
+        times = [each.at for each in self._waiting()] if self._room() else []  # else a child's end comes first
         times += [each.seen + CHILD_S for each in self.wanted.values() if each.child]
         return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _room(self) -> int:
+        """How many children more there may be."""
+        return AT_ONCE - sum(1 for each in self.wanted.values() if each.child)
 
     def _look(self) -> None:
         now = time.monotonic()
         for each in [each for each in self.wanted.values() if each.child and now > each.seen + CHILD_S]:
             os.kill(each.child, signal.SIGKILL)
-        room = AT_ONCE - sum(1 for each in self.wanted.values() if each.child)
-        due = [each for each in self._waiting() if each.at <= now]
-        if not due:
+        room, due = self._room(), [each for each in self._waiting() if each.at <= now]
+        if not (room and due):
             return
         places = sandbox.pods(self.root)
         nodes = self.node.network
         for each in due:
             each.at = now + (QUICK_S if now - each.since < HASTE_S else SLOW_S)
             cgroup = places.get(each.order.uid)
-            if cgroup and room > 0 and (place := sandbox.find(cgroup, nodes)):
+            if cgroup and room and (place := sandbox.find(cgroup, nodes)):
                 room -= 1
                 each.seen = now if each.place != place else each.seen
                 each.place = place

@@ -12,7 +12,7 @@ from srcip_agent.orders import REASONS, Order, Refusal
 
 BOUNDS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Buckets of the time from a sandbox's discovery to its programs."""
-REFUSALS = (*REASONS, "other_configuration", "kernel", "error", "killed")
+REFUSALS = (*REASONS, "other_configuration", "no_ethernet", "kernel", "error", "killed")
 STATES = ("attached", "waiting", "refused", "failed")
 Say = Callable[..., object]
 """Logs an event with its fields."""

@@ -14,20 +14,24 @@ from srcip_agent.channel import Channel
 from srcip_agent.follower import Follower
 from srcip_agent.ledger import Ledger, Say
 from srcip_agent.options import Options
+from srcip_kube.client import Kube
 from srcip_proxy.ebpf.exporter.http import Answer, Server
 from srcip_proxy.ebpf.exporter.run import be_nobody
 
+TIMEOUT_S = 10.0
+"""Of a call of the API server."""
 _KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def run(options: Options, channel: Channel, say: Say) -> None:
     """Until the process ends, or one of its threads. Raises OSError."""
     listener = _listener(options.port)
+    kube = None if options.events else Kube("srcip-agent", TIMEOUT_S)  # it loads what nobody may not read everywhere
     be_nobody()
     ledger = Ledger(say)
     follower = Follower(channel, ledger, say)
     _thread(lambda: _hear(channel, ledger))
-    _thread(lambda: _follow(options, follower))
+    _thread(lambda: _follow(options, kube, follower))
     say("started", node=options.node, port=listener.getsockname()[1])
     end, _other = socket.socketpair()  # it is never closed: the thread that hears ends the process
     Server(listener, end, lambda path: _page(path, follower)).run()
@@ -39,10 +43,9 @@ def _listener(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=128)
 
 
-def _follow(options: Options, follower: Follower) -> None:
-    if not options.events:
-        follower.follow(options.node)
-        return
+def _follow(options: Options, kube: Kube | None, follower: Follower) -> None:
+    if kube:
+        follower.follow(kube, options.node)
     if options.events == "-":
         follower.read(sys.stdin)
     else:

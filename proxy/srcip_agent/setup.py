@@ -17,6 +17,7 @@ from pathlib import Path
 
 from srcip_agent import leftovers, sandbox
 from srcip_agent.sandbox import Network, Sandbox
+from srcip_proxy import notices
 from srcip_proxy import pod as pods
 from srcip_proxy.ebpf import attach, counters, init, maps, preflight
 from srcip_proxy.ebpf.exporter.kernel import Kernel
@@ -76,13 +77,21 @@ def set_up(plan: Plan, place: Sandbox, node: Node) -> Done:
     fcntl.flock(lock, fcntl.LOCK_EX)  # another agent of this node may be at it
     _join_cgroup(place.group, node)
     _enter(network, NEWNET)
+    try:
+        return _attach(plan, place, node)
+    except RefusedError as error:
+        notices.send(f"the agent of this node does not attach the programs: {error}")
+        raise
+
+
+def _attach(plan: Plan, place: Sandbox, node: Node) -> Done:
     interfaces = _interfaces()
-    number = maps.plan_fingerprint(plan)
     try:
         before = counters.fingerprint()
         if before is None:
             leftovers.remove(Kernel(), interfaces, place.cgroup)
-        text = attach.attach(plan, _pod(node), node.objects, attach.Place(interfaces, place.cgroup), number)
+        where = attach.Place(interfaces, place.cgroup)
+        text = attach.attach(plan, _pod(node), node.objects, where, maps.plan_fingerprint(plan))
         return Done(text, before is None)
     except attach.AlreadyAttachedError as error:
         raise RefusedError("other_configuration", str(error)) from None
@@ -123,9 +132,13 @@ def _enter(handle: int, kind: int) -> None:
 
 def _interfaces() -> tuple[str, ...]:
     """The Pod's Ethernet interfaces, once the runtime has given them an address."""
-    found = tuple(preflight.ethernets())
-    if not any(map(_has_address, found)):
-        raise NotYetError("its network has no Ethernet interface with an address yet")
+    names = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if not any(map(_has_address, names)):
+        raise NotYetError("its network has no address yet")
+    if not (found := tuple(preflight.ethernets())):
+        raise RefusedError(
+            "no_ethernet", f"none of its interfaces ({', '.join(names)}) is an Ethernet: use mode tproxy"
+        )
     return found
 
 

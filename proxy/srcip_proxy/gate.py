@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from srcip_proxy import trust
+from srcip_proxy import notices, trust
 from srcip_proxy.ebpf import counters, maps
 from srcip_proxy.environment import load, plan_of
 from srcip_proxy.plan import Plan
@@ -22,6 +22,8 @@ QUICK_S, SLOW_S = 0.01, 0.25
 USUAL_S = 5.0
 PATIENCE_S = 1.0
 """After so long it says what it waits for."""
+MOST_SAID = 20
+"""Different lines that it says while it waits."""
 WAITS = (
     "waits for srcip's agent of this node, which is to attach the programs. If it takes long: is there a Pod of the "
     "agent on this node, and is it ready (kubectl get pods -A -o wide -l app.kubernetes.io/component=agent)? Its log "
@@ -35,19 +37,28 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     plan = plan_of(environment)
     if not plan.attaches_programs or plan.has_sidecar:
         return _fail(f"the plan is for mode {plan.written_mode}; an agent sets up mode ebpf alone")
-    wanted, begin, told = maps.plan_fingerprint(plan), time.monotonic(), False
-    while (found := counters.fingerprint()) != wanted:
-        if found is not None:
-            return _fail(
-                "another configuration is attached to this Pod, which keeps its first one to its end: delete the Pod"
-            )
-        waited = time.monotonic() - begin
-        if waited > PATIENCE_S and not told:
-            told = True
-            print(f"srcip-proxy gate: {WAITS}", file=sys.stderr, flush=True)
-        time.sleep(QUICK_S if waited < USUAL_S else SLOW_S)
-    print(summary(*load(environment)))
+    begin = time.monotonic()
+    if not _attached(maps.plan_fingerprint(plan)):
+        return _fail(
+            "another configuration is attached to this Pod; a Pod keeps its first one to its end: delete the Pod"
+        )
+    waited = time.monotonic() - begin
+    print(f"{summary(*load(environment))}, after {waited:.2f} s")
     return 0
+
+
+def _attached(wanted: int) -> bool:
+    """Wait until programs with this fingerprint are at work, and say once what for; False where others are."""
+    begin, said = time.monotonic(), {""}
+    listener = notices.listen()
+    while (found := counters.fingerprint()) is None:
+        waited = time.monotonic() - begin
+        for text in (WAITS if waited > PATIENCE_S else "", notices.read(listener)):
+            if text not in said and len(said) < MOST_SAID:
+                said.add(text)
+                print(f"srcip-proxy gate: {text}", file=sys.stderr, flush=True)
+        time.sleep(QUICK_S if waited < USUAL_S else SLOW_S)
+    return found == wanted
 
 
 def summary(plan: Plan, pod: Pod) -> str:

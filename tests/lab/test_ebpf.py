@@ -161,6 +161,17 @@ def test_labs_of_one_manifest_have_pods_of_their_own():
         assert [sum(programs.counters(each.name, each.pod).values()) for each in (one, two)] == [1, 1]
 
 
+def test_the_agents_way_needs_no_privilege_in_the_pod(clean_lab):
+    """The lab runs the real agent for a Pod that wants one; it ends with the lab."""
+    current = Lab.up(annotated("ebpf", **{"srcip.io/privilege": "agent"}), name=clean_lab)
+    assert list(current.containers) == ["srcip-init", "app"]
+    (gate,) = current.manifest["spec"]["initContainers"]
+    assert gate["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "programs are attached by this node's agent" in current.log("srcip-init")
+    assert '"event":"attached"' in current.directory.log("srcip-agent").read_text()
+    assert seen(name=current.name) == "203.0.113.7 54321"
+
+
 def test_with_tproxy_as_second_choice_the_programs_work_and_the_sidecar_idles():
     with Lab.up(annotated("ebpf,tproxy")) as current:
         assert list(current.containers) == ["srcip-init", "srcip-proxy", "app"]

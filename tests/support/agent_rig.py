@@ -93,11 +93,12 @@ class Site:
         self.node.stack.callback(made.stop)
         return made
 
-    def agent(self, *options: str, have: tuple[str, ...] = NEEDED) -> Agent:
-        """Start one, with these capabilities alone."""
+    def agent(self, *options: str, have: tuple[str, ...] = NEEDED, own_objects: bool = True) -> Agent:
+        """Start one, with these capabilities alone, and with the programs as they are in the tree."""
         log = self.directory / f"agent-{len(self.agents)}.log"
         places = ("--cgroups", str(self.node.root), "--namespaces", "/proc/self/ns", "--port", "0", "--events", "-")
-        words = [*only(*have), sys.executable, "-m", "srcip_agent", *places, *object_options(objects()), *options]
+        words = [*only(*have), sys.executable, "-m", "srcip_agent", *places, *options]
+        words += object_options(objects()) if own_objects else []
         with log.open("w") as output:
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": output, "stderr": subprocess.STDOUT}
             process = subprocess.Popen(words, text=True, start_new_session=True, env=os.environ, **pipes)
