@@ -6,7 +6,7 @@ import kubernetes_validate
 import pytest
 from values_reference import CHART
 
-from srcip_webhook.app import JUDGES
+from srcip_webhook.work import JUDGES
 from support.rendering import (
     AUTHORITY,
     CASES,

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srcip_webhook.app import JUDGES, create_app
+from srcip_webhook.app import create_app
 from srcip_webhook.hints import MOST
 from srcip_webhook.mutate import consider
 from srcip_webhook.pod_templates import PATHS
 from srcip_webhook.review import MAX_WARNING
+from srcip_webhook.work import JUDGES
 from support.reviews import TRUSTING, pod, post, review
 
 UNLABELLED, LABELLED = "/hint/unlabelled", "/hint"

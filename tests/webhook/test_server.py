@@ -46,7 +46,7 @@ class Process:
             **environ,
         }
         with self.log.open("wb") as log:
-            code = f"from srcip_webhook import app, listener, server\n{change}\nserver.main()"
+            code = f"from srcip_webhook import listener, server, work, workers\n{change}\nserver.main()"
             command = [sys.executable, *(["-c", code] if change else ["-m", "srcip_webhook.server"])]
             self.process = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT)
         if files:

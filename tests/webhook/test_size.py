@@ -19,7 +19,7 @@ import httpx
 import pytest
 from pydantic_core import from_json
 
-from srcip_webhook import app, patch, pods, policy, review, status, stripped
+from srcip_webhook import patch, pods, policy, review, status, stripped, work, workers
 from srcip_webhook.app import LARGE, create_app
 from srcip_webhook.mutate import answer, judge
 from srcip_webhook.pods import Pod
@@ -159,7 +159,7 @@ def test_the_loop_answers_others_while_a_large_review_is_worked_at(monkeypatch: 
             answered.set()
             return [short.status_code, (await long).status_code]
 
-    monkeypatch.setitem(app.JUDGES, "/mutate", waiting)
+    monkeypatch.setitem(work.JUDGES, "/mutate", waiting)
     assert asyncio.run(both()) == [200, 200]
 
 
@@ -170,7 +170,9 @@ def figures(name: str, content: bytes) -> str:
     """A line of the table: what this shape's largest review takes on this machine."""
     small = largest(name, LARGE - 4096)
     with as_served():
-        gap = min(asyncio.run(gap_beside(content)) for _ in range(3))
+        helper = workers.start(SETTINGS)
+        gap = min(asyncio.run(gap_beside(content, helper)) for _ in range(3))
+        helper.close()
         decoding = min(taken(lambda: from_json(content)) for _ in range(3))
         alone = min(taken(lambda: considered(content)) for _ in range(3))
         in_loop = min(taken(lambda: considered(small)) for _ in range(3))
@@ -188,7 +190,7 @@ def taken(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-async def gap_beside(content: bytes) -> float:
+async def gap_beside(content: bytes, helper: workers.Workers) -> float:
     """The longest time in which the webhook's loop does nothing else while it works at a review, in seconds."""
     gaps, done = [0.0], asyncio.Event()
 
@@ -198,7 +200,7 @@ async def gap_beside(content: bytes) -> float:
             await asyncio.sleep(TICK_S)
             gaps.append(time.perf_counter() - before - TICK_S)
 
-    transport = httpx.ASGITransport(create_app(SETTINGS))
+    transport = httpx.ASGITransport(create_app(SETTINGS, workers=helper))
     async with httpx.AsyncClient(transport=transport, base_url="https://webhook") as client:
         ticking = asyncio.create_task(tick())
         assert (await client.post("/mutate", content=content, headers=HEADERS)).status_code == 200

@@ -2,63 +2,55 @@
 
 Whatever is wrong with a request is the sender's fault and gets a 4xx with a reason; whatever is wrong with a Pod is
 answered inside the AdmissionReview. The work itself is pure and short, so it runs in the event loop; that of a large
-request runs beside it.
+request runs beside it, in a process of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AsyncExitStack, suppress
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from srcip_webhook import hints, logs, pods, review
+from srcip_webhook import logs, pods
 from srcip_webhook.body_slots import Turns
 from srcip_webhook.metrics import Metrics
-from srcip_webhook.mutate import Outcome, answer, judge
 from srcip_webhook.settings import Settings
-
-MAX_LOGGED = 5
-"""Messages and warnings of one decision that are logged; all of them go to the API server."""
-
+from srcip_webhook.work import JUDGES, Answered, HttpFault, answered
+from srcip_webhook.workers import HelperGoneError, Workers
 
 LARGE = 64 * 1024
 """Longer requests, in bytes, wait for their turn and are worked at beside the event loop, which goes on answering
 others. Nearly every Pod is shorter."""
 PIECE = 64 * 1024
 """Bytes of an answer that are written at a time."""
-MOST_VALUES = 500_000
-"""Most values in the JSON of a request: each takes some hundred bytes of memory, however short it is in the request."""
-VALUE_SIGNS = (b",", b"[", b"{")
-"""Each value but the first follows one of these."""
-
-
-JUDGES: dict[str, Callable[[review.Request, Settings], Outcome]] = {
-    "/mutate": judge,
-    "/hint": hints.of_opted_in,
-    "/hint/unlabelled": hints.of_unlabelled,
-    "/hint/excluded/namespace": hints.of_excluded_namespace,
-    "/hint/excluded/pod": hints.of_excluded_pod,
-}
-"""Who decides about a review, by the path that it comes to."""
 
 
 class Large:
     """What large requests share. Two have memory at the same time: one is worked at, another one is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings, workers: Workers | None) -> None:
         self.turns = Turns(2)
-        self.worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
+        self._settings = settings
+        self._workers = workers
+        self._one = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="large")
+
+    async def answered(self, path: str, body: bytearray) -> Answered:
+        """The work of a large review: in a process of its own, else in a thread. Raises HttpFault."""
+        async with self._one:
+            if self._workers:
+                with suppress(HelperGoneError):
+                    return await self._workers.answered(path, body)
+            run = asyncio.get_running_loop().run_in_executor
+            return await run(self._thread, answered, path, body, self._settings)
 
 
 class Answer(Response):
@@ -76,19 +68,15 @@ class Answer(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
-class HttpFault(Exception):
-    """A request that can't be answered with a review: a status and a sentence."""
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-
-
 def create_app(
-    settings: Settings, metrics: Metrics | None = None, not_ready: Callable[[], str | None] = lambda: None
+    settings: Settings,
+    metrics: Metrics | None = None,
+    not_ready: Callable[[], str | None] = lambda: None,
+    workers: Workers | None = None,
 ) -> FastAPI:
-    """The ASGI application. `not_ready` tells why the process should get no requests, or None."""
-    counted, large = metrics or Metrics(), Large()
+    """The ASGI application. `not_ready` tells why the process should get no requests, or None; `workers` take large
+    requests."""
+    counted, large = metrics or Metrics(), Large(settings, workers)
 
     async def reviewed(request: Request) -> Response:
         try:
@@ -116,43 +104,15 @@ def create_app(
     return app
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What the work of one review comes to, little enough for the event loop whatever its size."""
-
-    verb: str
-    reason: str
-    content: bytes
-    """The AdmissionReview that carries it back."""
-    logged: dict[str, Any]
-
-
-def _answered(path: str, body: bytearray, settings: Settings) -> Answered:
-    """The work of one review. Raises HttpFault."""
-    if sum(map(body.count, VALUE_SIGNS)) > MOST_VALUES:
-        raise HttpFault(413, f"the body holds more than {MOST_VALUES} values")
-    try:
-        asked = review.read(body)
-    except review.ReviewError as error:
-        raise HttpFault(400, str(error)) from None
-    outcome = JUDGES[path](asked, settings)
-    content = json.dumps(answer(asked, outcome), separators=(",", ":")).encode()
-    return Answered(outcome.verb, str(outcome.reason), content, _logged(asked, outcome))
-
-
 async def _reviewed(request: Request, settings: Settings, metrics: Metrics, large: Large) -> Response:
     _check_headers(request, settings)
     async with AsyncExitStack() as stack:
         body = await _body(request, settings, large.turns, stack)
-        started = time.perf_counter()
-        if len(body) <= LARGE:
-            answered = _answered(request.scope["path"], body, settings)
-        else:
-            run = asyncio.get_running_loop().run_in_executor
-            answered = await run(large.worker, _answered, request.scope["path"], body, settings)
-        metrics.observe(answered.verb, answered.reason, time.perf_counter() - started)
-        logs.event("decision", **answered.logged)
-        sent = Answer(answered.content)
+        path, started = request.scope["path"], time.perf_counter()
+        made = await large.answered(path, body) if len(body) > LARGE else answered(path, body, settings)
+        metrics.observe(made.verb, made.reason, time.perf_counter() - started)
+        logs.event("decision", **made.logged)
+        sent = Answer(made.content)
         sent.turn = stack.pop_all()
     return sent
 
@@ -196,25 +156,3 @@ def _rejected(fault: HttpFault, metrics: Metrics) -> Response:
     logs.event("rejected", logging.WARNING, status=fault.status, error=pods.printable(str(fault), 500))
     # The rest of the body may still be on its way: without the connection it can't be taken for a request.
     return JSONResponse({"error": str(fault)}, fault.status, {"connection": "close"})
-
-
-def _name(asked: review.Request, outcome: Outcome) -> str:
-    given, generated = (pods.lookup(outcome.before, "metadata", field) for field in ("name", "generateName"))
-    return str(given or (f"{generated}*" if generated else asked.name))[:253]
-
-
-def _logged(asked: review.Request, outcome: Outcome) -> dict[str, Any]:
-    """The fields of the line about a decision."""
-    fields: dict[str, Any] = {
-        "decision": outcome.verb,
-        "reason": str(outcome.reason),
-        "namespace": asked.namespace,
-        "pod": _name(asked, outcome),
-        "uid": asked.uid,
-        "dryRun": bool(asked.dry_run),
-    }
-    if messages := outcome.messages:
-        fields["errors"] = messages[:MAX_LOGGED]
-    if outcome.decision.warnings:
-        fields["warnings"] = outcome.decision.warnings[:MAX_LOGGED]
-    return fields

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import is_
 from typing import Any
 
@@ -148,6 +149,8 @@ def _check_list(inner: Check) -> Check:
 
 
 _POD_CHECK = _check(_POD)
+_check_leaf = cache(_check)
+"""Of a type, a port or several types: made once, as there are few."""
 
 
 def fitting(pod: Any) -> Any:
@@ -164,7 +167,7 @@ def _fitting(value: Any, shape: Any) -> Any:
             return None
         items = [fit for item in value if (fit := _fitting(item, shape[0])) is not None]
         return value if len(items) == len(value) and all(map(is_, items, value)) else items
-    return None if value is None or _check(shape)(value) else value
+    return None if value is None or _check_leaf(shape)(value) else value
 
 
 def _fitting_object(value: dict[str, Any], shape: dict[str, Any]) -> dict[str, Any]:

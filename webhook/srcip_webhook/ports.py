@@ -98,7 +98,7 @@ def _is_http(name: str) -> bool:
 
 def common(ranges: tuple[PortRange, ...], others: tuple[PortRange, ...]) -> tuple[PortRange, ...]:
     """The ports of both; sorted and disjoint as they are."""
-    return subtract(ranges, subtract(ranges, others))
+    return () if not others else subtract(ranges, subtract(ranges, others))
 
 
 def _numbers(
@@ -152,6 +152,8 @@ def overlaps(ranges: Sequence[PortRange], item: PortRange) -> bool:
 
 def subtract(ranges: Iterable[PortRange], holes: Sequence[PortRange]) -> tuple[PortRange, ...]:
     """`ranges` without `holes`; both sorted and disjoint, and so is what comes out. One walk through each."""
+    if not holes:
+        return tuple(ranges)
     left: list[PortRange] = []
     at = 0
     for item in ranges:
@@ -171,8 +173,9 @@ def subtract(ranges: Iterable[PortRange], holes: Sequence[PortRange]) -> tuple[P
 
 
 def _clashes(intent: Intent, intercepted: tuple[PortRange, ...], declared: tuple[DeclaredPort, ...]) -> Iterator[Fault]:
+    reserved = [port for port in declared if port.number in intent.reserved_ports and port.protocol == "TCP"]
     for own in intent.reserved_ports:
-        owners = sorted({port.container for port in declared if port.number == own and port.protocol == "TCP"})
+        owners = sorted({port.container for port in reserved if port.number == own})
         if owners:
             text = (
                 f"port {own} of container {printable(owners[0])} is the sidecar's own; move the application to another"

@@ -80,6 +80,8 @@ def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tup
     probed = {target.number for container in pods.listeners(pod) for target in targets(container)}
     is_covered = covering(intercepted)
     ports = sorted(filter(is_covered, probed))
+    if not ports:
+        return ()
     used = {port.number for port in pods.declared_ports(pod)} | probed | set(RESERVED_PORTS)
     free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not is_covered(port))
     chosen = list(islice(free, len(ports)))

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import uvicorn
 
-from srcip_webhook import logs
+from srcip_webhook import logs, workers
 from srcip_webhook.app import create_app
 from srcip_webhook.listener import Listener, bound
 from srcip_webhook.metrics import Metrics
@@ -87,11 +87,13 @@ def quiet_gc() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
-def config(settings: Settings, metrics: Metrics) -> tuple[uvicorn.Config, Certificates]:
+def config(
+    settings: Settings, metrics: Metrics, helped: workers.Workers | None = None
+) -> tuple[uvicorn.Config, Certificates]:
     """How uvicorn is to run, and the certificates that it will serve."""
     certificates = Certificates(settings.tls_cert_file, settings.tls_key_file, metrics)
     made = uvicorn.Config(
-        create_app(settings, metrics, certificates.not_ready),
+        create_app(settings, metrics, certificates.not_ready, helped),
         host=settings.listen_address,
         port=settings.listen_port,
         loop="asyncio",
@@ -133,7 +135,7 @@ def main() -> None:
     logs.setup(settings.log_level)
     sys.setswitchinterval(SWITCH_S)
     metrics = Metrics()
-    made, certificates = config(settings, metrics)
+    made, certificates = config(settings, metrics, workers.start(settings))
     wait_for(certificates)
     Server(made, metrics).run()
 
