@@ -263,7 +263,12 @@ class Replica:
         lost = step.missing & self.presence.seen
         self.metrics.repairs += bool(lost)
         what, level = ("caBundle repaired", logging.WARNING) if lost else ("caBundle written", logging.INFO)
-        logs.event(what, level, certificates=_short(step.certificates), missing=sorted(each[:12] for each in lost))
+        logs.event(
+            what,
+            level,
+            certificates=[each.fingerprint[:12] for each in step.certificates],
+            missing=sorted(each[:12] for each in lost),
+        )
         self._noted(raw, asked)
 
     def _sign(self, step: Step) -> None:
@@ -293,7 +298,3 @@ class Replica:
 def stamp(seconds: float) -> str:
     """A time for people."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def _short(certificates: tuple[authority.Certificate, ...]) -> list[str]:
-    return [each.fingerprint[:12] for each in certificates]

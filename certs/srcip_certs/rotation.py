@@ -102,11 +102,9 @@ def must_hold(view: View) -> tuple[Certificate, ...]:
 def renewal(certificate: Certificate, lifetime_s: float, *, jitter: bool = False) -> float:
     """When a certificate is to be replaced, in Unix seconds. A shortened setting counts at once."""
     spread = (certificate.serial % 1009 / 1008 * 2 - 1) * JITTER if jitter else 0
-    return certificate.issued + _life(certificate, lifetime_s) * (RENEW_AT + spread)
-
-
-def _life(certificate: Certificate, lifetime_s: float) -> float:
-    return min(certificate.not_after - certificate.issued, lifetime_s)
+    # the shorter of both: a setting that was lowered must not wait for the end of what it was before
+    life = min(certificate.not_after - certificate.issued, lifetime_s)
+    return certificate.issued + life * (RENEW_AT + spread)
 
 
 # the Secret
@@ -114,6 +112,7 @@ def _life(certificate: Certificate, lifetime_s: float) -> float:
 
 def _document(view: View, settings: Settings, create_ca: CreateAuthority) -> WriteState | None:
     stored = view.stored
+    # unreadable now, or somebody else's: to write would overwrite what another replica, or another owner, has put there
     if stored is None or not stored.ours:
         return None
     known = newest(view.memory, stored)
@@ -133,6 +132,7 @@ def _advanced(
     if view.published is None:  # what could be broken is not known
         return known, "restored"
     if known is None:
+        # settled at once only where nobody serves by another authority: else API servers do not know this one yet
         return state.first(create_ca(), asked, view.now, settled=not _others_verify(view, None)), "created"
     if known.current and known.current.certificate.valid(view.now):
         return _rotated(view, settings, create_ca, known, asked)
@@ -145,6 +145,7 @@ def _rotated(
     """The next step of a rotation while the current authority works."""
     assert known.current
     following = known.next
+    # the API server's clock jumped, or the rotation stood still for longer than the authority lives
     if following and not following.certificate.valid(view.now):
         return state.with_next(known, None, known.request), "next authority is not valid"
     if following:
@@ -168,6 +169,7 @@ def _recovered(
     if not view.may_create_ca:
         return known, "restored"
     made = create_ca()
+    # another authority in the bundle may still verify what some replica serves: then this one waits in the bundle first
     if _others_verify(view, None):
         emptied = state.replaced(known, None, until, known.request)
         return state.with_next(emptied, made, asked), "authority is not valid"
@@ -177,6 +179,7 @@ def _recovered(
 def _pruned(view: View, known: Document) -> tuple[Document, str]:
     """Without retired authorities whose time is over and that have left the bundle."""
     there = view.published.known if view.published else {}
+    # one that is in the bundle stays in the document: else it would count as unknown, and be kept for longer
     gone = [each.certificate.fingerprint for each in known.retired if not each.trusted(view.now)]
     wanted = state.without(known, frozenset(gone) - there.keys())
     return wanted, "restored" if wanted is known else "pruned"
@@ -281,11 +284,16 @@ def _may_sign(view: View, settings: Settings, current: Authority) -> bool:
     """Whether a leaf by this authority is accepted wherever the present one is."""
     leaf = view.leaf
     if leaf and leaf.issuer == current.certificate:
-        return True
+        return True  # whoever accepts the present leaf accepts this one
+    # Without a look at the configuration nobody knows which authorities the API servers have: a leaf of the wrong one
+    # would refuse every Pod (failurePolicy: Fail), and the present leaf may still be accepted.
     if view.published is None:
         return False
+    # nothing to lose: any leaf that some API server accepts is better than one that none does
     if not works(view, settings):
         return _in_force(view, current) or not view.published.bundles
     assert leaf
+    # An API server reads a new caBundle some seconds after it is written, and until then rejects what it signs: so a
+    # new authority waits for settle_s, unless the leaf would end before this replica looks again.
     last_look = leaf.certificate.not_after - 2 * settings.check_interval_s - RELOAD_GRACE_S
     return _settled(view, settings, current) or (view.now > last_look and _in_force(view, current))

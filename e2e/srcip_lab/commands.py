@@ -147,7 +147,7 @@ def status(name: str, as_json: bool) -> None:
 def down(name: str, everything: bool) -> None:
     """End the Pod, and remove everything the lab made; also after a crash."""
     for each in labs.names() if everything else [name]:
-        click.echo(f"lab {each}: removed" if labs.down(each) else f"lab {each}: there is none")
+        click.echo(f"lab {each}: removed" if labs.down(each) else f"lab {each}: does not exist")
 
 
 @click.command()

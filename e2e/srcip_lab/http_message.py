@@ -65,7 +65,7 @@ def _faults(asked: Request, pairs: list[tuple[str, str]]) -> Iterable[str]:
     if not _TOKEN.fullmatch(asked.method):
         yield f"--method: {asked.method!r} is not a method such as GET"
     if not _TARGET.fullmatch(asked.path):
-        yield f"--path: {asked.path!r} is not a path: it begins with / and has no blanks, and ASCII alone"
+        yield f"--path: {asked.path!r} is not a path: it must begin with /, without blanks, in ASCII"
     for line, (name, value) in zip(asked.headers, pairs, strict=True):
         if ":" not in line or not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
             yield f"--header: {line!r} is not 'Name: value' in printable ASCII"

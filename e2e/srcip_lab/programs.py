@@ -10,7 +10,7 @@ from typing import Any
 
 from srcip_lab import agent, cgroup, rootless
 from srcip_lab.namespace import Host
-from srcip_webhook.policy import CGROUP, INIT, PROXY
+from srcip_webhook.names import CGROUP, INIT, PROXY
 
 
 def wanted(pod: Mapping[str, Any]) -> bool:
@@ -44,7 +44,7 @@ def text(told: Mapping[str, Any], lab: str) -> Iterator[str]:
         yield from (f"  {name} {value}" for name, value in told["counters"].items() if value)
     else:
         why = "" if not rootless.is_inside() else ", as the kernel takes none without root"
-        yield f"programs: not attached{why}; what the init container says: srcip lab logs --name {lab} {INIT}"
+        yield f"programs: not attached{why}; see the log of the init container: srcip lab logs --name {lab} {INIT}"
 
 
 def counters(lab: str, pod: Host) -> dict[str, int] | None:

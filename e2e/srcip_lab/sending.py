@@ -56,7 +56,7 @@ class Sent:
     def text(self, outcome: Outcome) -> str:
         """How it ended, in words."""
         broken = self.http is not None and outcome.answer and not self.response(outcome)
-        return f"{outcome.text}: no whole HTTP response came" if broken else outcome.text
+        return f"{outcome.text}: no complete HTTP response" if broken else outcome.text
 
     def readable(self, outcome: Outcome) -> bytes:
         """The answer for a person."""
@@ -147,7 +147,7 @@ def _header(current: Lab, options: dict[str, Any]) -> bytes:
 def _client(options: dict[str, Any]) -> Endpoint:
     """Whom the header or the TCP option names."""
     if options["client"] is None:
-        raise LabError("--client is missing: whom shall the header name? (or --no-header, or --hex)")
+        raise LabError("--client is missing: set the client for the header to name (or --no-header, or --hex)")
     try:
         return header.endpoint(options["client"], random.randint(*EPHEMERAL))  # noqa: S311 (any port will do)
     except ValueError as error:

@@ -60,7 +60,7 @@ def _steps(plan: Plan, pod: Pod) -> Iterator[tuple[str, Callable[[], str]]]:
     if pod.ipv6:
         yield "IPv6 client", lambda: round_trip(6, _application(6, plan, pod), pod)
     else:
-        yield "IPv6", lambda: "off in this Pod; IPv6 clients are handled as srcip.io/client-address says"
+        yield "IPv6", lambda: "off in this Pod; IPv6 clients follow srcip.io/client-address"
 
 
 def _application(version: int, plan: Plan, pod: Pod) -> str:

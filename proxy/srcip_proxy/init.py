@@ -120,6 +120,7 @@ def set_up(plan: Plan, pod: Pod, put: Callable[[Rendered], None]) -> Pod:
     try:
         put(render(plan, pod))
     except subprocess.CalledProcessError:
+        # nft says only that a rule failed, not why: single rules in a scratch table tell which part the kernel lacks
         if not (pod.ipv6 and preflight.only_ipv6_is_missing(*preflight.parts(plan))):
             raise
         print(
@@ -135,7 +136,7 @@ def summary(plan: Plan, pod: Pod) -> str:
     done = []
     if plan.inbound_ports:
         who = trust.intercepted(plan, pod)["trusted"]
-        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'nobody'}")
+        done.append(f"ports {_listed(plan.inbound_ports)} from {', '.join(who) or 'no source'}")
     if plan.outbound_ports:
         done.append(f"requests to ports {_listed(plan.outbound_ports)} get {_listed(outbound.values(plan, pod))}")
     done.append("IPv4 and IPv6" if pod.ipv6 else "IPv4 only (the Pod has no IPv6)")

@@ -1,5 +1,6 @@
 """What goes wrong with a Pod or with the agent, in network namespaces: in the end the programs are there once."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from srcip_agent.__main__ import NEEDED
+from srcip_lab import network
 from support.agent_rig import GATE_USER, Site, gate, pod_object, until
-from support.ebpf_rig import ALL_PORTS, Pod, objects
+from support.ebpf_rig import ALL_PORTS, Pod, objects, remove
 from support.exporter_rig import only
 from support.rig import APP, CLIENT4, v2
 
@@ -161,6 +163,29 @@ def test_the_nodes_own_network_is_never_touched(here: Site) -> None:
     assert gate(other).wait(timeout=60) == 0
     assert agent.said("attached", 1) == []
     assert subprocess.run(["bpftool", "cgroup", "show", str(pod.cgroup)], capture_output=True, check=True).stdout == b""
+
+
+def test_nothing_is_left_of_a_pod_that_has_gone(here: Site) -> None:
+    """Its programs go with its network and its cgroup while the agent runs on: it holds none of them."""
+    agent, pod = here.agent(), here.pod(1)
+    agent.tell(pod_object(1, pod.wanted))
+    assert gate(pod).wait(timeout=60) == 0
+    agent.once("attached", 1)
+    own = set(pod.programs())
+    assert len(own) == 4
+    pod.stop()
+    network.delete(network.existing(pod.net))
+    remove(pod.cgroup)
+    until(lambda: not own & loaded())
+    agent.tell(pod_object(1, pod.wanted), "DELETED")
+    until(lambda: 'srcip_agent_pods{state="waiting"} 0' in agent.page())
+    assert agent.process.poll() is None
+
+
+def loaded() -> set[str]:
+    """The numbers of all programs in the kernel."""
+    said = subprocess.run(["bpftool", "--json", "prog", "show"], capture_output=True, text=True, check=True).stdout
+    return {str(each["id"]) for each in json.loads(said)}
 
 
 @pytest.mark.parametrize("lost", NEEDED)

@@ -46,6 +46,12 @@ def client(load: Path, mode: str, port: int, **options: int | str) -> dict[str, 
     return dict(json.loads(out.stdout))
 
 
+def answered(load: Path, mode: str, port: int, **options: int | str) -> dict[str, Any]:
+    """A run that has come to anything: a busy machine needs longer for it."""
+    runs = (client(load, mode, port, **{**options, "ms": ms}) for ms in (100, 1000, 10_000, 60_000))
+    return next(said for said in runs if said["done"] or said["errors"])
+
+
 @pytest.mark.parametrize("http", [0, 1])
 @pytest.mark.parametrize("mode", ["connect", "request"])
 @pytest.mark.parametrize("to", ["127.0.0.1", "::1"])
@@ -141,7 +147,7 @@ def test_the_server_says_which_request_it_got(load: Path, port: int) -> None:
 @pytest.mark.parametrize("http", [0, 1])
 def test_a_header_that_reaches_the_server_is_a_failure(load: Path, port: int, http: int) -> None:
     """Without a relay the header comes back with the answer: the run must not look like a success."""
-    said = client(load, "connect", port, proxy=2, ms=20, http=http)
+    said = answered(load, "connect", port, proxy=2, http=http)
     assert said["done"] == 0
     assert said["errors"] > 0
 

@@ -14,7 +14,7 @@ from srcip_proxy.ebpf.counters import COUNTERS
 from srcip_proxy.ebpf.exporter.pods import Name, Reading, page
 from srcip_webhook.metrics import Metrics as WebhookMetrics
 from srcip_webhook.mutate import consider
-from srcip_webhook.policy import INIT
+from srcip_webhook.names import INIT
 from srcip_webhook.settings import from_environ
 from support.rendering import CASES, Helm, Json, containers, one, variables
 

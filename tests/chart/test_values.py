@@ -217,7 +217,7 @@ def test_a_mistyped_name_is_refused(name: str, helm: Helm) -> None:
 def test_without_trusted_networks_helm_says_what_to_do(helm: Helm) -> None:
     """There is no default that trusts anybody."""
     said = helm.refusal({})
-    assert "trustedCIDRs: it must name your load balancers" in said
+    assert "trustedCIDRs: name your load balancers" in said
     assert "--set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'" in said
 
 

@@ -13,7 +13,6 @@ from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, is_ready, name
 from srcip_e2e.cluster.node import Node
 from srcip_e2e.cluster.site import Edge, Site
 from srcip_e2e.cluster.workloads import App, alone, ebpf, pod
-from srcip_lab.tools import run
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000)
@@ -166,48 +165,5 @@ def test_many_pods_at_once(system: Kube, shop: Kube, edge: Edge) -> None:
     shop.wait("condition=Ready", *(f"pod/{each}" for each in called), timeout_s=900)
     (running,) = system.pods(AGENTS)
     page = system("get", "--raw", f"/api/v1/namespaces/{chart.NAMESPACE}/pods/{name(running)}:15330/proxy/metrics")
-    print(page)
     assert 'srcip_agent_pods{state="attached"} 30' in page
     assert 'srcip_agent_pods{state="refused"} 0' in page
-
-
-def test_nothing_is_left_of_a_deleted_pod(cluster: Site, shop: Kube, edge: Edge) -> None:
-    """Its programs go with its network and its cgroup: the agent holds none of them."""
-    if not cluster.node:
-        pytest.skip("the node of this cluster is not on this machine")
-    started(shop, edge)
-    before = programs()
-    started(shop, edge, "second")
-    own = programs() - before
-    assert len(own) == 4
-    shop("delete", "pod", "second", "--grace-period=1")
-    eventually(lambda: not programs() & own, "its programs are gone")
-
-
-def programs() -> set[int]:
-    """Those of srcip in this machine's kernel."""
-    found: list[Object] = json.loads(run("bpftool", "--json", "prog", "show"))
-    return {each["id"] for each in found if str(each.get("name", "")).startswith("srcip_")}
-
-
-def test_a_stranger_with_the_label_reaches_its_own_pod_alone(system: Kube, shop: Kube, edge: Edge) -> None:
-    """A Pod that srcip never saw, with a gate and a plan of its own making, or with neither: the agent sets it up, or
-    refuses it with a reason, and the Pods beside it see their clients."""
-    made = started(shop, edge)
-    shop("label", "namespace", shop.namespace, "srcip.io/injection-", "--overwrite")
-    (gate,) = made["spec"]["initContainers"]
-    plain = pod(App("forged", container=RESTRICTED))
-    plain["metadata"]["labels"] = {**plain["metadata"].get("labels", {}), "srcip.io/agent": "ebpf"}
-    env = [{"name": "SRCIP_PLAN", "value": "{}"}]
-    bad = {**gate, "env": env, "volumeMounts": []}
-    shop.apply({**plain, "spec": {**plain["spec"], "initContainers": [bad]}})
-
-    def refused() -> bool:
-        (running,) = system.pods(AGENTS)
-        lines = [json.loads(line) for line in system.logs(name(running), "agent").splitlines()]
-        return any(line.get("pod") == f"{shop.namespace}/forged" and line.get("reason") == "plan" for line in lines)
-
-    eventually(refused, "the refusal in the agent's log")
-    with Balancer(edge.host, WEB) as balancer:
-        balancer.serve("web", [(ip(made), 8080)])
-        assert clients.seen(clients.ask(balancer.connect("web", client=CLIENTS[4]))) == CLIENTS[4]

@@ -169,7 +169,7 @@ def test_a_deployment_from_standard_input_without_ipv6():
 
 
 def test_down_twice_is_no_error():
-    assert lab("down", "--name", "never-was").stdout == "lab never-was: there is none\n"
+    assert lab("down", "--name", "never-was").stdout == "lab never-was: does not exist\n"
 
 
 def test_the_demonstration_keeps_its_promises_and_leaves_nothing():

@@ -18,7 +18,7 @@ from srcip_lab.lab import Lab, names
 from srcip_lab.plan_pod import IMAGE
 from srcip_lab.state import wait_until
 from srcip_proxy.plan import CGROUP_MOUNT
-from srcip_webhook.policy import CGROUP
+from srcip_webhook.names import CGROUP
 from support.ebpf_rig import needs_root
 from support.waiting import DEADLINE_S
 
@@ -202,7 +202,8 @@ def test_tproxy_takes_over_where_something_is_missing(without_programs, clean_la
     assert "this node does not support ebpf mode, using tproxy mode:" in current.log("srcip-init")
     assert current.facts()["programs"]["counters"] is None
     assert (
-        "programs: not attached; what the init container says: srcip lab logs" in lab("status", name=clean_lab).stdout
+        "programs: not attached; see the log of the init container: srcip lab "
+        "logs" in lab("status", name=clean_lab).stdout
     )
     assert seen(name=clean_lab) == "203.0.113.7 54321"
 

@@ -146,6 +146,6 @@ def test_a_server_that_speaks_no_http_is_told(tmp_path: Path) -> None:
         assert up.returncode == 0, up.stderr
         done = srcip("lab", "send", "--name", name, "--port", "8080", "--client", CLIENT, "--http")
         assert (done.returncode, done.stdout) == (1, "203.0.113.7 54321\n")
-        assert "no whole HTTP response" in done.stderr
+        assert "no complete HTTP response" in done.stderr
     finally:
         srcip("lab", "down", "--name", name)

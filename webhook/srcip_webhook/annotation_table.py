@@ -107,7 +107,7 @@ TABLE: tuple[Annotation, ...] = (
         "header-timeout",
         "header_timeout_ms",
         _INBOUND,
-        "How long a trusted connection may take to send its whole header.",
+        "How long a trusted connection may take to send its complete header.",
     ),
     planned("max-header-size", "max_header_bytes", _HEADER, "The longest accepted header."),
     planned(

@@ -88,7 +88,7 @@ _remembered = lru_cache(maxsize=512)(_read)
 
 
 _MEANT = {
-    LABEL: f"; it is the label of the Namespace, and a Pod asks by {MODE}",
+    LABEL: f"; it is a label of the Namespace; in a Pod set {MODE}",
     PREFIX + "ports": f"; did you mean {PREFIX}inbound-ports?",
 }
 """What other names stand for that are near the wrong one."""

@@ -124,6 +124,7 @@ def _check_headers(request: Request, settings: Settings) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HttpFault(415, "Content-Encoding: only identity is understood")
     length = request.headers.get("content-length", "")
+    # [:20]: int() raises for thousands of digits
     if length.isdigit() and int(length[:20]) > settings.max_body_bytes:
         raise _too_long(settings)
 

@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import Any
 
 from srcip_proxy.plan import CGROUP_MOUNT, ENV, HEALTH_PORT, UID, Plan
-from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
+from srcip_webhook.names import CGROUP, INIT, PROXY, RUN
+from srcip_webhook.policy import Inject
 from srcip_webhook.settings import Settings
 
 RUN_DIR = "/run/srcip"
@@ -46,7 +47,7 @@ def capabilities(plan: Plan) -> tuple[str, ...]:
 
 def volume() -> dict[str, Any]:
     """Where init leaves the rendered configuration: in memory, gone with the Pod."""
-    return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
+    return {"name": RUN, "emptyDir": {"medium": "Memory", "sizeLimit": "4Mi"}}
 
 
 def rendered(decision: Inject, settings: Settings) -> Rendered:
@@ -71,6 +72,7 @@ def for_plan(plan: Plan, chosen: tuple[str | None, ...], settings: Settings, is_
         volumes = [_cgroup_volume()]
     if is_by_agent:
         containers, volumes = [_gate(init)], [volume()]
+    # of what is rendered, not of the plan: a new image or another default changes it, too, and renders the Pod anew
     text = json.dumps([*containers, *volumes], sort_keys=True)
     return Rendered(tuple(containers), tuple(volumes), hashlib.sha256(text.encode()).hexdigest()[:16])
 
@@ -88,7 +90,7 @@ def _init(settings: Settings, env: list[dict[str, Any]], resources: dict[str, An
         "resources": resources,
         "securityContext": _security("NET_ADMIN"),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": VOLUME, "mountPath": RUN_DIR}, _no_token()],
+        "volumeMounts": [{"name": RUN, "mountPath": RUN_DIR}, _no_token()],
     }
 
 
@@ -130,21 +132,23 @@ def _proxy(
         "name": PROXY,
         **_image(settings),
         "restartPolicy": "Always",
+        # without a supervisor or Python: what stays in the Pod is HAProxy alone
         "command": ["haproxy", "-db", "-f", f"{RUN_DIR}/haproxy.cfg"],
         "env": env,
         "ports": [{"name": "srcip-health", "containerPort": HEALTH_PORT, "protocol": "TCP"}],
+        # the application's containers start when this one has succeeded, and so never without interception
         "startupProbe": {**_get("/readyz"), "periodSeconds": 1, "failureThreshold": 60},
         "readinessProbe": _get("/readyz"),
         "livenessProbe": _get("/healthz"),
         "resources": resources,
         "securityContext": _security(*needed),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [_mount(VOLUME, RUN_DIR), _no_token()],
+        "volumeMounts": [_mount(RUN, RUN_DIR), _no_token()],
     }
 
 
 def _no_token() -> dict[str, Any]:
-    return _mount(VOLUME, TOKEN_DIR)
+    return _mount(RUN, TOKEN_DIR)
 
 
 def _mount(volume: str, path: str) -> dict[str, Any]:

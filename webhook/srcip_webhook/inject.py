@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from srcip_webhook import pods, status
+from srcip_webhook import names, pods, status
 from srcip_webhook.annotations import AGENT, INJECTED, STATUS
 from srcip_webhook.containers import Rendered, rendered
 from srcip_webhook.pods import Container, Pod
-from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME, Inject
+from srcip_webhook.policy import Inject
 from srcip_webhook.probes import rewritten
 from srcip_webhook.settings import Settings
 
@@ -24,8 +24,8 @@ def injected(pod: Pod, decision: Inject, settings: Settings) -> Pod:
         "initContainers": [*added.containers, *fields["initContainers"]],
         "volumes": [*pods.named(pod, "volumes"), *added.volumes],
     }
-    names = {field: _names(getattr(added, field)) for field in ("containers", "volumes")}
-    said = status.text(decision.plan, before, names, added.digest, is_by_agent=decision.is_by_agent)
+    added_names = {field: _names(getattr(added, field)) for field in ("containers", "volumes")}
+    said = status.text(decision.plan, before, added_names, added.digest, is_by_agent=decision.is_by_agent)
     return {**pod, "metadata": _metadata(pod, said, added, _labels(decision, added)), "spec": spec}
 
 
@@ -37,12 +37,12 @@ def is_whole(pod: Pod, after: Pod) -> bool:
     return _marks(pod) == _marks(after)
 
 
-_OURS = {"initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
-
-
 def _marks(pod: Pod) -> tuple[Any, ...]:
     """What tells one Pod of ours from another: the status holds the digest of all that was rendered."""
-    found = {field: sorted(n for n in _names(pods.named(pod, field)) if n in ours) for field, ours in _OURS.items()}
+    found = {
+        field: sorted(name for name in _names(pods.named(pod, field)) if name in ours)
+        for field, ours in names.OF_FIELD.items()
+    }
     return found, pods.annotations_of(pod).get(STATUS), [pods.labels_of(pod).get(label) for label in (INJECTED, AGENT)]
 
 
@@ -66,7 +66,7 @@ def _probes_rewritten(pod: Pod, decision: Inject) -> tuple[dict[str, list[Contai
 
 def _labels(decision: Inject, added: Rendered) -> dict[str, str]:
     """By which others find the Pod: Prometheus its sidecar, the agent what it has to do."""
-    sidecar = {INJECTED: "true"} if PROXY in _names(added.containers) else {}
+    sidecar = {INJECTED: "true"} if names.PROXY in _names(added.containers) else {}
     return sidecar | ({AGENT: decision.plan.mode} if decision.is_by_agent else {})
 
 

@@ -82,12 +82,14 @@ class Listener:
             except OSError:  # nobody is left, or has gone already, or there are no files
                 return
             accepted.setblocking(False)
+            # a full lobby ends one of the source that holds the most of it, so that a flood pays for itself
             if len(self._lobby) >= self.most_waiting:
                 self._drop(self._lobby.surplus(), "silent")
             self._lobby.add(accepted, address[0], time.monotonic())
             asyncio.get_running_loop().add_reader(accepted, self._speaks, accepted)
 
     def _speaks(self, accepted: socket.socket) -> None:
+        # not read: TLS begins with these bytes, and only when it has a place
         asyncio.get_running_loop().remove_reader(accepted)
         self._lobby.speaks(accepted)
         self._wish()
@@ -107,18 +109,17 @@ class Listener:
 
     def _look(self) -> None:
         self._wanted = None
-        change = tls_slots.change(self._places(), self._lobby.speakers, time.monotonic())
+        places = [*self._starting.values(), *(each.place for each in self.open)]
+        change = tls_slots.change(places, self._lobby.speakers, time.monotonic())
         for place in change.end:
             self._end(place)
         for accepted in change.begin:
             self._begin(accepted)
 
-    def _places(self) -> list[Place]:
-        return [*self._starting.values(), *(each.place for each in self.open)]
-
     def _end(self, place: Place) -> None:
         if isinstance(place.holder, asyncio.Task):
             place.holder.cancel()
+            # a cancelled handshake holds its place until it has ended, but must not be ended a second time
             self._starting[place.holder] = replace(place, is_ended=True)
         else:
             place.holder.evict()

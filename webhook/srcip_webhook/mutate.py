@@ -54,6 +54,7 @@ def consider(pod: Any, settings: Settings) -> Outcome:
         base = status.undo(pod)
     except ValueError:
         return _unreadable(pod, settings)
+    # no status was undone, and yet srcip's containers are there: another webhook removed the annotation
     if base is pod and not skip_reason(pod) and (said := stripped.status_of(pod)):
         return _stripped(pod, status.without(pod, said), settings)
     decision = decide(base, settings)
@@ -65,6 +66,7 @@ def consider(pod: Any, settings: Settings) -> Outcome:
 
 def _injected(pod: Pod, base: Pod, decision: Inject, settings: Settings) -> Outcome:
     after = injected(base, decision, settings)
+    # compared by digest, as other webhooks and the API server fill fields into srcip's containers
     if base is not pod and is_whole(pod, after):
         return Outcome(decision, Reason.UNCHANGED, pod, pod)
     return Outcome(decision, Reason.REQUESTED if base is pod else Reason.CHANGED, pod, after)
@@ -94,6 +96,7 @@ def _misshapen(pod: Any, errors: list[str], settings: Settings) -> Outcome:
     """Refused for fields of the wrong type, and for whatever else can be seen beside them."""
     if why := skip_reason(pod):
         return Outcome(Skip(why), why, pod, pod)
+    # a number or boolean without quotes makes the whole map of annotations ill-typed: say so about its key, once
     own = unquoted.faults(pod)
     keys = {fault.key for fault in own}
     errors = pods.shape_errors(unquoted.without(pod, keys)) if own else errors

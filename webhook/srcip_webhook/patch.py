@@ -27,6 +27,7 @@ def _escaped(step: str) -> str:
 
 
 def _diff(old: Any, new: Any, path: str, made: list[Operation]) -> None:
+    # what did not change is shared with the Pod that came in (inject.py), so most of it is never looked at
     if old is new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
@@ -53,6 +54,7 @@ def _diff_lists(old: list[Any], new: list[Any], path: str, made: list[Operation]
     paired, tail = aligned(old, new)
     for index in range(paired):
         _diff(old[index], new[index], f"{path}/{index}", made)
+    # from the end on: each removal moves the items behind it (RFC 6902, section 4.2)
     for index in reversed(range(paired, len(old) - tail)):
         made.append({"op": "remove", "path": f"{path}/{index}"})
     for index in range(paired, len(new) - tail):

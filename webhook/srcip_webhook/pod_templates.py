@@ -28,7 +28,7 @@ SHAPES = (_TEMPLATE, ("spec", "jobTemplate", "spec", "template"))
 
 def path_of(value: dict[str, Any]) -> tuple[str, ...] | None:
     """Where this object holds its Pod: by its kind, or by its shape (Argo's Rollout, Knative's Service)."""
-    known = PATHS.get((_group(value), str(value.get("kind"))))
+    known = PATHS.get((str(value.get("apiVersion", "")).rpartition("/")[0], str(value.get("kind"))))
     if known is not None:
         return known
     return next((path for path in SHAPES if isinstance(lookup(value, *path, "spec", "containers"), list)), None)
@@ -68,10 +68,6 @@ def misplaced_at(value: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[t
 def _own(value: Any) -> list[str]:
     annotations = lookup(value, "metadata", "annotations")
     return [str(key) for key in annotations if str(key).startswith(PREFIX)] if isinstance(annotations, dict) else []
-
-
-def _group(value: dict[str, Any]) -> str:
-    return str(value.get("apiVersion", "")).rpartition("/")[0]
 
 
 def title(value: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from srcip_proxy.plan import UID, Plan, PortRange, ProbeAlias, merge
-from srcip_webhook import meshes, pods
+from srcip_webhook import meshes, names, pods
 from srcip_webhook.annotation_table import TABLE, Scope
 from srcip_webhook.annotations import INJECT, MODE, PREFIX, Intent, read
 from srcip_webhook.ebpf_faults import ebpf_faults, toa_faults
@@ -29,13 +29,8 @@ from srcip_webhook.windows import windows_by
 
 __all__ = ["REASONS", "Decision", "Fault", "Inject", "Reason", "Refuse", "Skip", "decide", "skip_reason"]
 
-INIT = "srcip-init"
-PROXY = "srcip-proxy"
-VOLUME = "srcip-run"
 MIRROR = "kubernetes.io/config.mirror"
 """The annotation of mirror Pods (well-known labels and annotations of Kubernetes)."""
-CGROUP = "srcip-cgroup"
-"""The volume of ebpf mode."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,10 @@ def decide(pod: Pod, settings: Settings) -> Decision:
     outbound = bool(stated_outbound(intent))
     if intent.without_ports == "skip" and not reading.faults and _serves_nothing(pod, ports, outbound):
         return Skip(Reason.WITHOUT_PORTS, warnings)
-    cidrs = _trusted(intent, settings, needed=bool(ports.intercepted or ports.undeclared or not outbound))
+    # a Pod with outbound-ports alone intercepts nothing, and so needs nobody to trust
+    needs_trust = bool(ports.intercepted or ports.undeclared or not outbound)
+    trusted = intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
+    cidrs = trusted if needs_trust else None
     faults = list(reading.faults)
     faults += _pod_faults(pod, intent)
     faults += _port_faults(pod, ports, outbound)
@@ -110,13 +108,6 @@ def _no_alias(error: NoAliasError) -> Fault:
         f'exclude {error.wanted} of them with {PREFIX}exclude-inbound-ports, or set {PREFIX}rewrite-probes: "false"'
     )
     return Fault(Reason.PORT_CLASH, text)
-
-
-def _trusted(intent: Intent, settings: Settings, needed: bool) -> tuple[str, ...] | None:
-    """The networks to trust: the Pod's word, else the settings'. None where no inbound port needs any."""
-    if not needed:
-        return None
-    return intent.trusted_cidrs if intent.trusted_cidrs is not None else settings.trusted_cidrs
 
 
 def skip_reason(pod: Pod) -> Reason | None:
@@ -153,10 +144,10 @@ def _pod_faults(pod: Pod, intent: Intent) -> Iterable[Fault]:
 
 
 def _name_faults(pod: Pod) -> Iterable[Fault]:
-    taken = {"containers": (INIT, PROXY), "initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
-    for field, names in taken.items():
+    taken = {"containers": names.CONTAINERS, **names.OF_FIELD}
+    for field, reserved in taken.items():
         for item in pods.named(pod, field):
-            if item.get("name") in names:
+            if item.get("name") in reserved:
                 text = f"spec.{field}: {item['name']} has a name that is reserved for srcip; rename or remove it"
                 yield Fault(Reason.NAME_CLASH, text)
 

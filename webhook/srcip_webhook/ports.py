@@ -45,7 +45,7 @@ def resolve(pod: Pod, intent: Intent) -> Ports:
     left_out = meshes.of(pod, intent.mesh_proxy_uids).containers if intent.inbound_ports is None else frozenset()
     of_meshes = tuple(port for port in declared if port.container in left_out)
     wanted, undeclared = _wanted(intent, tuple(port for port in declared if port.container not in left_out))
-    excluded, unknown = _excluded(intent, declared)
+    excluded, unknown = _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
     intercepted = subtract(merge(wanted), merge(excluded))
     http, strange = _http(intent, declared, intercepted)
     return Ports(
@@ -74,26 +74,20 @@ def _wanted(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[Po
     return ranges, faults
 
 
-def _excluded(intent: Intent, declared: tuple[DeclaredPort, ...]) -> tuple[list[PortRange], list[Fault]]:
-    return _numbers(intent.exclude_inbound_ports, declared, EXCLUDE)
-
-
 def _http(
     intent: Intent, declared: tuple[DeclaredPort, ...], intercepted: tuple[PortRange, ...]
 ) -> tuple[tuple[PortRange, ...], list[Fault]]:
     """The HTTP ports: as said, else by their names. What is said and not intercepted is a fault."""
     if intent.http_ports is None:
-        named = [PortRange(p.number, p.number) for p in declared if p.protocol == "TCP" and _is_http(p.name)]
+        # the protocol is what stands before the first dash, as meshes read the names of ports
+        is_http = [p for p in declared if p.protocol == "TCP" and p.name.partition("-")[0] in HTTP_NAMES]
+        named = [PortRange(p.number, p.number) for p in is_http]
         wanted = [] if intent.emit_proxy_protocol != "off" else named
         return common(intercepted, merge(wanted)), []
     ranges, faults = _numbers(intent.http_ports, declared, HTTP)
     strange = subtract(merge(ranges), intercepted)
     faults += [_undeclared(HTTP, f"port {item} is not intercepted") for item in strange]
     return common(intercepted, merge(ranges)), faults
-
-
-def _is_http(name: str) -> bool:
-    return name.partition("-")[0] in HTTP_NAMES
 
 
 def common(ranges: tuple[PortRange, ...], others: tuple[PortRange, ...]) -> tuple[PortRange, ...]:

@@ -55,7 +55,7 @@ def targets(container: Container) -> Iterator[Target]:
 def _of_place(container: Container, path: tuple[str, ...], place: dict[str, Any]) -> Iterator[Target]:
     for handler in HANDLERS:
         action = place.get(handler)
-        if not action or action.get("host"):
+        if not action or action.get("host"):  # that host is not the Pod
             continue
         said = action.get("port")
         number = _number(container, said) if isinstance(said, str) else said
@@ -82,6 +82,7 @@ def aliases(pod: Pod, intent: Intent, intercepted: tuple[PortRange, ...]) -> tup
     ports = sorted(filter(is_covered, probed))
     if not ports:
         return ()
+    # an alias is a real port of the Pod's network: it must not take one that a container, a probe or srcip has
     used = {port.number for port in pods.declared_ports(pod)} | probed | set(RESERVED_PORTS)
     free = (port for port in range(FIRST_ALIAS, 65536) if port not in used and not is_covered(port))
     chosen = list(islice(free, len(ports)))

@@ -84,12 +84,13 @@ class Patient(HttpToolsProtocol):
         if self._is_between:
             if self._header_bytes:
                 return "unfinished", self._begun
+            # once answered, a silent connection is one of the API server's pool, and is ended last
             return ("idle", self._last_used) if self.has_answered else ("unfinished", self._last_used)
         if self.flow.unread_since < math.inf:
             return "unfinished", self.flow.unread_since
         if self.cycle.more_body and not self.flow.read_paused:
             return "unfinished", max(self._begun, self.flow.resumed)
-        return "unfinished", math.inf
+        return "unfinished", math.inf  # waits for the webhook itself, not for its client
 
     @property
     def _is_between(self) -> bool:
@@ -105,6 +106,7 @@ class Patient(HttpToolsProtocol):
         """A client has completed its handshake."""
         super().connection_made(transport)
         self.flow = Flow(transport)
+        # beyond this, pause_writing() is called, and the client's time to read begins
         transport.set_write_buffer_limits(MOST_UNREAD_BYTES)
         self.source = (transport.get_extra_info("peername") or ("",))[0]
         self._last_used = time.monotonic()
@@ -112,6 +114,7 @@ class Patient(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request, or of several."""
+        # from the first byte of a request on: what was idle before must not count as slow
         if self._is_between and not self._header_bytes:
             self._begun = time.monotonic()
         super().data_received(data)

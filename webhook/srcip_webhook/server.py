@@ -9,10 +9,8 @@ import asyncio
 import gc
 import logging
 import os
-import ssl
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
@@ -73,6 +71,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Let busy connections end with an answer that says so; what is idle then is closed."""
+        # the API server reuses idle connections, also one that is being closed; `close` makes it open another first
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         end = time.monotonic() + PARTING_S
         while self.server_state.connections and not self.force_exit and time.monotonic() < end:
@@ -102,19 +101,15 @@ def config(
         lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=False,  # X-Forwarded-For of a client would replace the source that limits are counted by
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.drain_timeout_s,
-        ssl_context_factory=_always(certificates.context),
+        ssl_context_factory=lambda _config, _default: certificates.context,
         callback_notify=certificates.poll_async,
         timeout_notify=0,
     )
     return made, certificates
-
-
-def _always(context: ssl.SSLContext) -> Callable[..., ssl.SSLContext]:
-    return lambda _config, _default: context
 
 
 def wait_for(certificates: Certificates, pause_s: float = 0.2) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from srcip_webhook import __version__
 from srcip_webhook.quantities import CPU, MEMORY, MEMORY_LIMIT, amount
 from srcip_webhook.values import BadValue, Duration, Flag, Kind, NetworkList, Number, Word, everyone
 
@@ -43,7 +44,7 @@ class Text:
 
 
 _IMAGE = Text(
-    "an image reference such as registry.example/srcip-proxy:0.1.0",
+    f"an image reference such as registry.example/srcip-proxy:{__version__}",
     r"[a-zA-Z0-9][a-zA-Z0-9._:/-]{0,254}(@sha256:[0-9a-f]{64})?",
 )
 _PATH = Text("the absolute path of a file", r"/[^\x00\n]{1,4095}")
@@ -124,8 +125,8 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 def _faults(settings: Settings) -> list[str]:
     """What no single value can tell."""
     faults = [
-        f"{PREFIX}TRUSTED_CIDRS: {cidr} would let anybody state any address. "
-        "A Pod may say so itself (srcip.io/trust-any-source), a default may not"
+        f"{PREFIX}TRUSTED_CIDRS: {cidr} lets any source claim any client address. "
+        "Only a Pod can allow that (srcip.io/trust-any-source)"
         for cidr in everyone(settings.trusted_cidrs)
     ]
     for name in ("proxy_cpu", "proxy_memory"):

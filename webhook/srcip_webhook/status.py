@@ -14,14 +14,12 @@ from srcip_proxy.plan import Plan
 from srcip_webhook import __version__, pods
 from srcip_webhook.annotations import AGENT, INJECTED, STATUS
 from srcip_webhook.intent import BY_AGENT
+from srcip_webhook.names import OF_FIELD, VOLUMES
 from srcip_webhook.pods import HANDLERS, HOOKS, PROBES, Container, Pod
-from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME
 from srcip_webhook.probes import with_port
 
 EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 """Tells the cluster autoscaler that our volume is no reason to keep a node."""
-
-VOLUMES = (VOLUME, CGROUP)
 
 NOTHING: dict[str, Any] = {"probes": {}, "probeAliases": {}}
 """A status that says of no probe that it was rewritten."""
@@ -116,7 +114,7 @@ def _spec_without(pod: Pod, status: dict[str, Any]) -> dict[str, Any]:
     aliases = {int(alias) for alias in status["probeAliases"]}
 
     def restored(field: str) -> list[Container]:
-        ours = (INIT, PROXY) if field == "initContainers" else ()
+        ours = OF_FIELD.get(field, ())
         kept = (container for container in pods.named(pod, field) if container.get("name") not in ours)
         return [_restore(container, status["probes"].get(container.get("name"), {}), aliases) for container in kept]
 

@@ -11,11 +11,10 @@ from typing import Any
 from srcip_proxy.plan import ENV, Plan, PlanError
 from srcip_webhook import pods
 from srcip_webhook.annotations import STATUS
+from srcip_webhook.names import INIT, OF_FIELD
 from srcip_webhook.pods import Pod, lookup
-from srcip_webhook.policy import CGROUP, INIT, PROXY, VOLUME
 from srcip_webhook.status import places
 
-_OURS = {"initContainers": (INIT, PROXY), "volumes": (VOLUME, CGROUP)}
 _OTHERS_MAY_CHANGE = ("image", "imagePullPolicy", "resources")
 """Mirrors of registries and LimitRanges rewrite these; rendered anew, they are srcip's again."""
 
@@ -55,7 +54,7 @@ def is_ours(pod: Pod, after: Pod) -> bool:
     """Whether all of srcip's in the Pod is what srcip would give it, `after`, whatever others filled in."""
     return all(
         _holds(_named(pod, field, names), _named(after, field, names), _OTHERS_MAY_CHANGE)
-        for field, names in _OURS.items()
+        for field, names in OF_FIELD.items()
     )
 
 
@@ -78,7 +77,7 @@ def message(pod: Pod) -> str:
     """What happened, and what its owner can do."""
     parts = [
         f"{each['name']} in spec.{field}"
-        for field, names in _OURS.items()
+        for field, names in OF_FIELD.items()
         for each in _named(pod, field, names).values()
     ]
     return (

@@ -33,6 +33,7 @@ class Certificates:
         self._seen = ""
         self._current: ssl.SSLContext | None = None
         self.context = _context()
+        # called for each handshake, with or without SNI: a new pair needs no restart, and open connections keep theirs
         self.context.sni_callback = self._hand_over
 
     def poll(self) -> bool:
@@ -41,6 +42,7 @@ class Certificates:
             cert, key = (path.read_bytes() for path in self._files)
         except OSError as error:
             return self._ignored(str(error), seen=str(error))
+        # certificate and key are two files: between two writes they do not match, which must not end the service
         digest = hashlib.sha256(cert + b"\0" + key).hexdigest()
         if digest == self._seen:
             return False

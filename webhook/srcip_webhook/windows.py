@@ -22,7 +22,10 @@ def windows_by(pod: Pod) -> str | None:
             return f"spec.nodeSelector[{label}]"
     if _by_affinity(spec):
         return "spec.affinity.nodeAffinity"
-    return next((where for where, context in _contexts(pod) if _is_host_process(context)), None)
+    return next(
+        (where for where, context in _contexts(pod) if pods.lookup(context, "windowsOptions", "hostProcess") is True),
+        None,
+    )
 
 
 def _by_affinity(spec: dict[str, Any]) -> bool:
@@ -49,10 +52,6 @@ def _contexts(pod: Pod) -> list[tuple[str, Any]]:
         for index, container in enumerate(pods.named(pod, field)):
             found.append((f"spec.{field}[{index}].securityContext", container.get("securityContext")))
     return found
-
-
-def _is_host_process(context: Any) -> bool:
-    return pods.lookup(context, "windowsOptions", "hostProcess") is True
 
 
 def _list(value: Any) -> list[Any]:

@@ -32,16 +32,16 @@
 
 {{/* Takes (dict "values" … "faults" list "limits" …): adds each quantity and duration that is out of its bounds. */}}
 {{- define "srcip.boundFaults" -}}
-{{- $told := . -}}
+{{- $check := . -}}
 {{- range $table, $unit := dict "quantities" "srcip.amount" "durations" "srcip.milliseconds" -}}
-  {{- range $name, $bounds := get $told.limits $table -}}
-    {{- $text := include "srcip.valueOf" (dict "values" $told.values "name" $name) -}}
+  {{- range $name, $bounds := get $check.limits $table -}}
+    {{- $text := include "srcip.valueOf" (dict "values" $check.values "name" $name) -}}
     {{- if $text -}}
       {{- $number := include $unit $text | float64 -}}
       {{- if or (lt $number (include $unit $bounds.low | float64)) (gt $number (include $unit $bounds.high | float64)) -}}
-        {{- $_ := set $told "faults" (append $told.faults (printf "%s: %q is out of range. Allowed: %s" $name $text $bounds.allowed)) -}}
+        {{- $_ := set $check "faults" (append $check.faults (printf "%s: %q is out of range. Allowed: %s" $name $text $bounds.allowed)) -}}
       {{- else if and (eq $name "webhook.requestTimeout") (ne (floor $number) $number) -}}
-        {{- $_ := set $told "faults" (append $told.faults (printf "%s: %q is too fine. Allowed: %s" $name $text $bounds.allowed)) -}}
+        {{- $_ := set $check "faults" (append $check.faults (printf "%s: %q is too fine. Allowed: %s" $name $text $bounds.allowed)) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}
@@ -50,14 +50,14 @@
 
 {{/* Takes the same: adds each request above its limit. */}}
 {{- define "srcip.requestFaults" -}}
-{{- $told := . -}}
+{{- $check := . -}}
 {{- range $owner := list "proxy" "webhook" "certs" "agent" "ebpfExporter" -}}
   {{- range $what := list "cpu" "memory" "ephemeral-storage" -}}
     {{- $name := printf "%s.resources.requests.%s" $owner $what -}}
-    {{- $request := include "srcip.valueOf" (dict "values" $told.values "name" $name) -}}
-    {{- $limit := include "srcip.valueOf" (dict "values" $told.values "name" (printf "%s.resources.limits.%s" $owner $what)) -}}
+    {{- $request := include "srcip.valueOf" (dict "values" $check.values "name" $name) -}}
+    {{- $limit := include "srcip.valueOf" (dict "values" $check.values "name" (printf "%s.resources.limits.%s" $owner $what)) -}}
     {{- if and $request $limit (gt (include "srcip.amount" $request | float64) (include "srcip.amount" $limit | float64)) -}}
-      {{- $_ := set $told "faults" (append $told.faults (printf "%s: %s is more than the limit %s" $name $request $limit)) -}}
+      {{- $_ := set $check "faults" (append $check.faults (printf "%s: %s is more than the limit %s" $name $request $limit)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -65,12 +65,12 @@
 
 {{/* Takes the same: adds each duration that leaves no time for another one. */}}
 {{- define "srcip.partFaults" -}}
-{{- $told := . -}}
-{{- range $told.limits.parts -}}
-  {{- $short := include "srcip.valueOf" (dict "values" $told.values "name" .short) -}}
-  {{- $long := include "srcip.valueOf" (dict "values" $told.values "name" .long) -}}
+{{- $check := . -}}
+{{- range $check.limits.parts -}}
+  {{- $short := include "srcip.valueOf" (dict "values" $check.values "name" .short) -}}
+  {{- $long := include "srcip.valueOf" (dict "values" $check.values "name" .long) -}}
   {{- if gt (mulf (include "srcip.milliseconds" $short | float64) .part) (include "srcip.milliseconds" $long | float64) -}}
-    {{- $_ := set $told "faults" (append $told.faults (printf "%s: %s is more than 1/%v of %s, %s" .short $short .part .long $long)) -}}
+    {{- $_ := set $check "faults" (append $check.faults (printf "%s: %s is more than 1/%v of %s, %s" .short $short .part .long $long)) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -38,7 +38,7 @@
 
 {{/* Takes (dict "cidrs" … "faults" list): adds what is wrong with trustedCIDRs, each alone and all together. */}}
 {{- define "srcip.networkFaults" -}}
-{{- $told := . -}}
+{{- $check := . -}}
 {{- $known := dict -}}
 {{- $ofLength := dict -}}
 {{- range $cidr := .cidrs -}}
@@ -46,7 +46,7 @@
   {{- $length := contains "/" $cidr | ternary (splitList "/" $cidr | last | int) (len $bits) -}}
   {{- $fault := include "srcip.networkFault" (dict "cidr" $cidr "bits" $bits "length" $length) -}}
   {{- if $fault -}}
-    {{- $_ := set $told "faults" (append $told.faults (printf "trustedCIDRs: %s. Allowed: %s" $fault $told.allowed)) -}}
+    {{- $_ := set $check "faults" (append $check.faults (printf "trustedCIDRs: %s. Allowed: %s" $fault $check.allowed)) -}}
   {{- else -}}
     {{- $prefix := printf "%s%s" (contains ":" $cidr | ternary "6" "4") (substr 0 $length $bits) -}}
     {{- $_ := set $known $prefix true -}}
@@ -67,8 +67,8 @@
 {{- end -}}
 {{- range $family, $everyone := dict "4" "0.0.0.0/0" "6" "::/0" -}}
   {{- if hasKey $known $family -}}
-    {{- $text := printf "trustedCIDRs: %s would let anybody state any address. Name the load balancers. A Pod may say so itself (srcip.io/trust-any-source), a default may not" $everyone -}}
-    {{- $_ := set $told "faults" (append $told.faults $text) -}}
+    {{- $text := printf "trustedCIDRs: %s lets any source claim any client address. Name the load balancers; only a Pod can allow it (srcip.io/trust-any-source)" $everyone -}}
+    {{- $_ := set $check "faults" (append $check.faults $text) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

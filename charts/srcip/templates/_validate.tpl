@@ -2,43 +2,43 @@
 at once. files/limits.yaml is made from the tables of these processes. */}}
 {{- define "srcip.validate" -}}
 {{- $limits := .Files.Get "files/limits.yaml" | fromYaml -}}
-{{- $told := dict "faults" list "values" .Values "namespace" .Release.Namespace "limits" $limits "cidrs" .Values.trustedCIDRs "allowed" $limits.networks -}}
+{{- $check := dict "faults" list "values" .Values "namespace" .Release.Namespace "limits" $limits "cidrs" .Values.trustedCIDRs "allowed" $limits.networks -}}
 {{- if not .Values.trustedCIDRs -}}
-  {{- $_ := set $told "faults" (append $told.faults "trustedCIDRs: it must name your load balancers, as only they may state a client's address. Such as\n      --set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'\n    docs/install.md says what it is for common load balancers.") -}}
+  {{- $_ := set $check "faults" (append $check.faults "trustedCIDRs: name your load balancers: only their headers count. Such as\n      --set 'trustedCIDRs={192.0.2.0/24,2001:db8::/32}'\n    docs/install.md says what it is for common load balancers.") -}}
 {{- end -}}
-{{- include "srcip.networkFaults" $told -}}
-{{- include "srcip.boundFaults" $told -}}
-{{- include "srcip.requestFaults" $told -}}
+{{- include "srcip.networkFaults" $check -}}
+{{- include "srcip.boundFaults" $check -}}
+{{- include "srcip.requestFaults" $check -}}
 {{- $image := include "srcip.image" (list . .Values.proxy.image) -}}
 {{- if not (regexMatch $limits.image.pattern $image) -}}
-  {{- $_ := set $told "faults" (append $told.faults (printf "proxy.image: %q is not allowed. Allowed: %s" $image $limits.image.allowed)) -}}
+  {{- $_ := set $check "faults" (append $check.faults (printf "proxy.image: %q is not allowed. Allowed: %s" $image $limits.image.allowed)) -}}
 {{- end -}}
 {{- if eq .Values.certificates.mode "self-managed" -}}
-  {{- include "srcip.partFaults" $told -}}
+  {{- include "srcip.partFaults" $check -}}
   {{- if eq (int .Values.webhook.port) (int .Values.certs.port) -}}
-    {{- $_ := set $told "faults" (append $told.faults (printf "webhook.port, certs.port: both are %d, and both listen in one Pod. Allowed: two different ports" (int .Values.certs.port))) -}}
+    {{- $_ := set $check "faults" (append $check.faults (printf "webhook.port, certs.port: both are %d, and both listen in one Pod. Allowed: two different ports" (int .Values.certs.port))) -}}
   {{- end -}}
 {{- end -}}
 {{- if eq .Values.certificates.mode "cert-manager" -}}
-  {{- include "srcip.certManagerFaults" $told -}}
+  {{- include "srcip.certManagerFaults" $check -}}
 {{- end -}}
 {{- range .Values.networkPolicy.apiServerCIDRs -}}
   {{- if not (include "srcip.bits" (splitList "/" . | first)) -}}
-    {{- $_ := set $told "faults" (append $told.faults (printf "networkPolicy.apiServerCIDRs: %q is not a network. Allowed: %s" . $limits.networks)) -}}
+    {{- $_ := set $check "faults" (append $check.faults (printf "networkPolicy.apiServerCIDRs: %q is not a network. Allowed: %s" . $limits.networks)) -}}
   {{- end -}}
 {{- end -}}
 {{- if eq .Values.certificates.mode "secret" -}}
   {{- range $name := list "name" "caBundle" -}}
     {{- if not (get $.Values.certificates.secret $name) -}}
-      {{- $_ := set $told "faults" (append $told.faults (printf "certificates.secret.%s: it must be set, as certificates.mode is secret." $name)) -}}
+      {{- $_ := set $check "faults" (append $check.faults (printf "certificates.secret.%s: it must be set, as certificates.mode is secret." $name)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.agent.enabled -}}
-  {{- include "srcip.agentFaults" $told -}}
+  {{- include "srcip.agentFaults" $check -}}
 {{- end -}}
-{{- if $told.faults -}}
-  {{- fail (printf "\n\nValues are missing or not allowed:\n\n  - %s\n" (join "\n  - " $told.faults)) -}}
+{{- if $check.faults -}}
+  {{- fail (printf "\n\nValues are missing or not allowed:\n\n  - %s\n" (join "\n  - " $check.faults)) -}}
 {{- end -}}
 {{- end }}
 

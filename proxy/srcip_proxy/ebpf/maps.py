@@ -8,13 +8,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from srcip_proxy import trust
 from srcip_proxy.plan import TOA, Plan
 from srcip_proxy.plan.ports import PortRange
 from srcip_proxy.pod import Pod
+from srcip_proxy.trust import Network
 
 POLICIES = {"off": 0, "required": 1, "optional": 2}
 MAX_HEADER = 4096
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 IPV4 = ipaddress.IPv4Network("0.0.0.0/0")
 """The same addresses."""
@@ -71,20 +72,11 @@ def _ports(ranges: tuple[PortRange, ...]) -> Iterator[tuple[int, bytes]]:
 
 
 def _policies(plan: Plan, pod: Pod) -> dict[Network, str]:
-    """The policy of each network; the longest prefix counts. The programs map IPv4 addresses into IPv6, but an
-    IPv6 network trusts none of them."""
-    given = [ipaddress.ip_network(cidr) for cidr in plan.trusted_cidrs]
-    networks = [network for network in given if not (network.version == 6 and network.subnet_of(MAPPED))]
-    found: dict[Network, str] = {IPV4: "off"} if any(_holds_ipv4(network) for network in networks) else {}
-    found |= dict.fromkeys(networks, plan.proxy_protocol)
-    for address in pod.node:
-        if any(address in n for n in networks):
-            found[ipaddress.ip_network(address)] = plan.node_proxy_protocol
-    return found
-
-
-def _holds_ipv4(network: Network) -> bool:
-    return network.version == 6 and network.supernet_of(MAPPED)
+    """The programs write IPv4 addresses as IPv6 ones, but an IPv6 network trusts none of them."""
+    given = trust.policies(plan, pod).items()
+    found = {network: policy for network, policy in given if not (network.version == 6 and network.subnet_of(MAPPED))}
+    holds_ipv4 = any(network.version == 6 and network.supernet_of(MAPPED) for network in found)
+    return ({IPV4: "off"} if holds_ipv4 else {}) | found
 
 
 def _trie_key(network: Network) -> bytes:

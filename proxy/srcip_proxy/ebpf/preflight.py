@@ -30,15 +30,11 @@ def obstacles(release: str) -> list[str]:
 
 def kernel(release: str) -> list[str]:
     """What is missing in the kernel."""
-    if _version(release) >= OLDEST:
+    found = re.match(r"(\d+)\.(\d+)", release)
+    if found and (int(found[1]), int(found[2])) >= OLDEST:
         return []
     oldest = ".".join(map(str, OLDEST))
     return [f"the node's Linux is {release}, and ebpf mode needs {oldest}: choose another node, or mode tproxy"]
-
-
-def _version(release: str) -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", release)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def places(interfaces: Sequence[str], cgroup: Path, objects: Sequence[Path]) -> list[str]:

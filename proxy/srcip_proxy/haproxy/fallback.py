@@ -35,7 +35,7 @@ def is_needed(plan: Plan, pod: Pod) -> bool:
 
 def frontend(connections: int, onward: Iterator[str]) -> Iterator[str]:
     """The second way into the sidecar. `onward` are the rules by which any connection goes on that Lua has decided."""
-    yield "# IPv4 clients whom a listener for IPv6 alone has refused: a second way, with the balancer as source"
+    yield "# IPv4 clients that an IPv6-only listener has refused: a second try, with the balancer as source"
     yield f"frontend fallback\n  maxconn {word(connections)}\n  bind {SOCKET} accept-proxy"
     # a variable, as HAProxy 3.0 can't compare this fetch
     yield f"  tcp-request content set-var(txn.srcip_fallback) fc_pp_tlv({TLV})"

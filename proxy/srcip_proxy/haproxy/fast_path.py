@@ -61,7 +61,10 @@ def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
         return
     plain = PLAIN[version]
     yield f"  acl plain var(txn.srcip_head),bytes(0,16) -m bin {plain.head}"
-    yield from acl("unusual src", _unusual(plan, pod, version))
+    # a second look: addresses that no client can have, the Pod's own, and the balancers', which may send a header about
+    # connections of their own
+    own = (*map(str, pod.unusable), *LOOPBACK.values(), CHECK4)
+    yield from acl("unusual src", networks([*PLAIN[version].unusual, *own, *plan.trusted_cidrs], version))
     yield "  acl unusual src_port lt 1024"
     # a variable, as a fetch that lacks bytes would let the rules wait for them, and a short other header be late
     yield f"  tcp-request content set-var(txn.srcip_head) req.payload(0,{plain.length})"
@@ -70,10 +73,3 @@ def rules(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     yield f"  tcp-request content lua.srcip_plain{version} if plain !unusual\n  {END} if plain !unusual"
     yield "  tcp-request content set-src fc_src"
     yield "  tcp-request content set-src-port fc_src_port"
-
-
-def _unusual(plan: Plan, pod: Pod, version: int) -> list[str]:
-    """Networks of clients that need a second look: those no client can be in, the Pod's own, and the balancers', as a
-    balancer may state its own connection."""
-    own = (*map(str, pod.unusable), *LOOPBACK.values(), CHECK4)
-    return networks([*PLAIN[version].unusual, *own, *plan.trusted_cidrs], version)

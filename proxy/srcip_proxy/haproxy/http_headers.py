@@ -95,8 +95,16 @@ def rules(plan: Plan) -> Iterator[str]:
     if plan.forwarded_for == "trusted":
         yield from _believe()
     if plan.forwarded_for == "append":
-        yield from _remember(plan)
-    yield f"  http-request del-header {_forgeable(plan)} -m reg"
+        # the lists that came in, each as one line, before they go with all other spellings
+        for variable, header in _lists(plan).items():
+            count = f"req.fhdr_cnt({header})"
+            yield f"  http-request set-var(txn.srcip_{variable}) req.fhdr({header}) if {{ {count} 1 }}"
+            yield f"  http-request lua.srcip_join_{variable} if {{ {count} gt 1 }}"
+            yield f"{_FAILED} if {{ {count} gt 1 }} !{{ var(txn.srcip_{variable}) -m found }}"
+    # every name that could carry an address, whoever wrote it: what is added below is then the only one
+    listed = ["X-Forwarded-For", *FIXED.values(), plan.forwarded_for_header, *CLAIMS]
+    forgeable = names((*listed, *(name for _, name in plan.tlv_headers), *plan.remove_headers, *HOPS))
+    yield f"  http-request del-header {forgeable} -m reg"
     yield from upgrade()
     yield from _write(plan)
     for tlv, name in plan.tlv_headers:
@@ -136,25 +144,10 @@ def _believe() -> Iterator[str]:
         yield f"  http-request set-var(txn.srcip_{variable}) {said} if {condition} {{ {said} -m reg '^({valid})$' }}"
 
 
-def _remember(plan: Plan) -> Iterator[str]:
-    """The lists that came in, each as one line, before they go with all other spellings."""
-    for variable, header in _lists(plan).items():
-        count = f"req.fhdr_cnt({header})"
-        yield f"  http-request set-var(txn.srcip_{variable}) req.fhdr({header}) if {{ {count} 1 }}"
-        yield f"  http-request lua.srcip_join_{variable} if {{ {count} gt 1 }}"
-        yield f"{_FAILED} if {{ {count} gt 1 }} !{{ var(txn.srcip_{variable}) -m found }}"
-
-
 def _lists(plan: Plan) -> dict[str, str]:
     """The headers that grow from hop to hop, by the variable that holds what came in."""
     names = {"forwarded-for": plan.forwarded_for_header, "forwarded": FIXED["forwarded"]}
     return {header.replace("-", "_"): word(name) for header, name in names.items() if header in plan.http_headers}
-
-
-def _forgeable(plan: Plan) -> str:
-    """Every name that could carry an address, and HOPS."""
-    listed = ["X-Forwarded-For", *FIXED.values(), plan.forwarded_for_header, *CLAIMS]
-    return names((*listed, *(name for _, name in plan.tlv_headers), *plan.remove_headers, *HOPS))
 
 
 def names(listed: Iterable[str]) -> str:

@@ -78,34 +78,18 @@ def _frontend(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     yield f"frontend outbound{version}"
     yield f"  maxconn {word(connections(plan, pod))}"
     yield f"  bind {LISTEN[version]}:{OUTBOUND_PORT}{' v6only' if version == 6 else ''}"
-    yield from _destination(version)
-    yield f"  tcp-request inspect-delay {OUTBOUND_WAIT_MS}ms"
-    yield f"  tcp-request content accept if {HTTP}"
-    yield from _kind()
-    for name, value in values(plan, pod).items():
-        yield (
-            f"  http-request set-header {word(name)} {quoted(value)}"
-            if value
-            else (f"  http-request del-header {word(name)}")
-        )
-    yield _upgrade()
-    yield f"  use_backend outbound-http2-{version} if {HTTP} {{ fc_http_major 2 }}"
-    yield f"  use_backend outbound-http{version} if {HTTP}"
-    yield f"  default_backend outbound-raw{version}"
-
-
-def _destination(version: int) -> Iterator[str]:
-    """Where the connection was to go; one that nobody has redirected would come back here for ever."""
     if version == 4:
+        # a connection that was not redirected has this port as destination, and would come back here for ever
         yield f"  tcp-request connection reject if {{ dst_port {OUTBOUND_PORT} }}"
-        return
-    yield f"  tcp-request connection reject if !{{ dst {PORTS6}/112 }}"
-    yield "  tcp-request connection set-dst-port dst,bytes(14,2),be2dec(,2)"
-    yield "  tcp-request connection set-dst src"
-
-
-def _kind() -> Iterator[str]:
-    """HTTP by its first line; what cannot become one passes at once, and what is late passes then."""
+    else:
+        # HAProxy asks the kernel for the original destination over IPv4 alone: netfilter/outbound.py hides it in here
+        yield f"  tcp-request connection reject if !{{ dst {PORTS6}/112 }}"
+        yield "  tcp-request connection set-dst-port dst,bytes(14,2),be2dec(,2)"
+        yield "  tcp-request connection set-dst src"
+    yield f"  tcp-request inspect-delay {OUTBOUND_WAIT_MS}ms"
+    # the streams of a connection that has become an HTTP one pass these rules again
+    yield f"  tcp-request content accept if {HTTP}"
+    # HTTP by its first line. What cannot become one passes at once, and what is late passes then
     yield "  tcp-request content set-var(txn.srcip_first) req.payload(0,0) if { req.len gt 0 }"
     yield f"  tcp-request content set-var(sess.srcip_http) bool(true) if {{ {FIRST} -m reg {REQUEST} }}"
     yield "  tcp-request content unset-var(txn.srcip_wait)"
@@ -114,13 +98,19 @@ def _kind() -> Iterator[str]:
     yield f"  tcp-request content switch-mode http if {HTTP}"
     yield "  tcp-request content accept if !{ var(txn.srcip_wait) -m bool }"
     yield "  tcp-request content accept if WAIT_END"
-
-
-def _upgrade() -> str:
-    """No upgrade may lead to requests that nobody here sees. HAProxy drops `Upgrade: h2c` itself, and writes a
-    `Connection` of its own."""
+    for name, value in values(plan, pod).items():
+        yield (
+            f"  http-request set-header {word(name)} {quoted(value)}"
+            if value
+            else (f"  http-request del-header {word(name)}")
+        )
+    # an upgraded connection could carry requests that no rule sees; HAProxy itself drops `Upgrade: h2c` and writes a
+    # `Connection` of its own
     asked = "{ req.hdr(upgrade) -m reg -i '(h2|tls|http)' } or { req.hdr(http2-settings) -m found }"
-    return f"  http-request del-header '^(upgrade|http2-settings|connection)$' -m reg if {asked}"
+    yield f"  http-request del-header '^(upgrade|http2-settings|connection)$' -m reg if {asked}"
+    yield f"  use_backend outbound-http2-{version} if {HTTP} {{ fc_http_major 2 }}"
+    yield f"  use_backend outbound-http{version} if {HTTP}"
+    yield f"  default_backend outbound-raw{version}"
 
 
 def _backends(version: int) -> Iterator[str]:

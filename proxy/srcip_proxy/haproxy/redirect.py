@@ -89,7 +89,11 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
         yield "  tcp-request content lua.srcip_port6 if !{ var(sess.srcip_to) -m found }"
         yield "  tcp-request content set-dst-port var(sess.srcip_to)"
     if http_ports:
-        yield from _requests(plan)
+        # the streams of a connection that has become an HTTP one pass these rules again, without its source
+        if http_headers.needs_source(plan):
+            yield from _client(f" if {HTTP}")
+        yield f"  tcp-request content accept if {HTTP}"
+    # nobody connects to the sidecar itself: without redirection there is no port to go to
     yield f"  {END} if {{ dst_port 0 {PROXY_PORT} }}"
     yield f"  tcp-request content lua.srcip_header if !{READ} {{ req.len gt 0 }}"
     yield f"  tcp-request content lua.srcip_late if !{READ} !{REFUSED} WAIT_END"
@@ -114,13 +118,6 @@ def _decisions(plan: Plan, version: int, http_ports: tuple[PortRange, ...], pref
 def _client(condition: str = "") -> Iterator[str]:
     yield f"  tcp-request content set-src var(sess.srcip_client),field(1,/){condition}"
     yield f"  tcp-request content set-src-port var(sess.srcip_client),field(2,/){condition}"
-
-
-def _requests(plan: Plan) -> Iterator[str]:
-    """Streams of a connection that has become an HTTP one."""
-    if http_headers.needs_source(plan):
-        yield from _client(f" if {HTTP}")
-    yield f"  tcp-request content accept if {HTTP}"
 
 
 def _kind(plan: Plan, http_ports: tuple[PortRange, ...]) -> Iterator[str]:
@@ -176,6 +173,7 @@ def _raw(plan: Plan, pod: Pod, version: int, prefix: str, port: str) -> Iterator
 
 def _targets(plan: Plan, pod: Pod, version: int, prefix: str, options: str = "") -> list[tuple[str, str]]:
     """Pairs of address and options to try. HAProxy asks the kernel for the original destination over IPv4 alone."""
+    # over IPv6 HAProxy has no original destination to connect to: the Pod's first address stands for all of them
     own = reached(pod, version, is_check=version == 6 or prefix == "check-")
     places = {"loopback": LOOPBACK[version], "pod": own or LOOPBACK[version]}
     order = PLACES[delivery(plan, prefix)]

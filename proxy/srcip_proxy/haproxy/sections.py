@@ -162,6 +162,7 @@ def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False
         yield f"  server try{number} {host(address)}{port}{options}"
     if spare:
         yield f"  server {spare}"
+    # two, as HAProxy retries at once only while it has two to choose from (see above)
     for name in ("nobody", "nobody2"):
         yield f"  server {name} {NOBODY[is_http]}"
     yield from (f"  {rule} if {TOOK_NOBODY}" for rule in UNDELIVERED[is_http])
@@ -170,7 +171,7 @@ def servers(targets: Sequence[tuple[str, str]], port: str, is_http: bool = False
 def undelivered(plan: Plan) -> Iterator[str]:
     """Where a connection that nobody takes is led to, as the last of its servers: it is over at once, or each request
     of it is answered. HAProxy itself would end it by a FIN, without a word, and that would look like an answer."""
-    yield "# the last server of each backend: the application has taken the connection nowhere"
+    yield "# the last server of each backend: the application accepts the connection at none of its addresses"
     yield f"frontend undelivered\n  bind {NOBODY[False]}\n  tcp-request connection reject"
     if plan.http_ports:
         yield f"frontend undelivered-http\n  mode http\n  bind {NOBODY[True]}"

@@ -184,6 +184,7 @@ def _targets(
     address of the Pod in this family, on loopback only."""
     places = {"loopback": LOOPBACK[version], "pod": reached(pod, version, is_check)}
     pairs = [server.split() for server in order]
+    # `clientip` has another port, which `exact` refuses; the only server of `own` connections is kept
     if plan.client_address == "exact":
         pairs = [p for p in pairs if p[1] == "client"] or pairs
     targets = [(str(places[place] or places["loopback"]), use) for place, use in pairs]

@@ -44,8 +44,7 @@ def rules(ports: str, versions: Iterable[int]) -> Iterator[str]:
         yield f"    meta nfproto ipv{v} tcp dport {ports} fib saddr type != local goto to_application{v}"
     yield "  }"
     for v in versions:
-        yield from _to_application(v)
-        yield from _from_application(v)
+        yield from _connection(v)
         yield from (*_end(v, *SIDES), *_end(v, *reversed(SIDES)))
 
 
@@ -96,28 +95,30 @@ def _sets(version: int) -> Iterator[str]:
         yield f"    size {MOST_CONNECTIONS}\n    timeout {timeout}\n  }}"
 
 
-def _to_application(version: int) -> Iterator[str]:
-    """Packets of the proxy. Only a SYN adds a connection, for a short time until there is an answer: an application
-    whose queue is full would fill the set. Where it is full the connection is refused at once, as one that is over:
-    else the RST would leave the Pod, to the client."""
+def _connection(version: int) -> Iterator[str]:
+    """Packets of the proxy, and the application's replies to them.
+
+    Only a SYN adds a connection, for a short time until there is an answer: an application whose queue is full would
+    fill the set. Where it is full the connection is refused at once, as one that is over.
+    """
     key = _key(version, "there")
     yield chain(f"to_application{version}", "a packet of the sidecar: its connection stays in the sets")
     yield f"    tcp flags & (syn | ack) == syn goto begin{version}"
     yield f"    tcp flags & rst == rst goto over_by_client{version}"
     yield f"    tcp flags & fin == fin goto end_by_client{version}"
+    # `update` alone would add what is not there: a packet after the end would bring its connection back for five days
     yield f"    {key} @delivered{version} update @delivered{version} {{ {key} timeout {SILENCE} }}"
     yield "  }"
     yield chain(
         f"begin{version}", ("a new connection of the sidecar; the counter counts those refused as the set is full")
     )
+    # the port may have had a connection before, whose FINs must not count for this one
     yield from (f"    delete @ended_by_{side}{version} {{ {key} }}" for side in SIDES)
     yield f"    update @delivering {{ meta nfproto timeout {SILENCE} }}"
     yield f"    update @delivered{version} {{ {key} timeout {UNANSWERED} }} accept"
+    # only reached where the update above has found no room; without the entry in `over` the RST would leave the Pod, to
+    # the client
     yield f"    counter update @over{version} {{ {key} timeout {ENDED} }} reject with tcp reset\n    drop\n  }}"
-
-
-def _from_application(version: int) -> Iterator[str]:
-    """Its replies, those of connections that may go on."""
     yield chain(f"from_application{version}", "a reply on a connection of the sidecar: marked, and so routed to lo")
     yield f"    meta mark set {MARK:#x}"
     yield f"    tcp flags & rst == rst goto over_by_application{version}"

@@ -31,7 +31,12 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
     yield chain("outbound", comment, "nat hook output priority -101")
     yield f"    oif lo accept\n    fib daddr type local accept\n    meta skuid {_proxies(plan)} accept"
     yield from (f"    {LINK_LOCAL[v]} accept" for v in pod.versions)
-    yield from (f"    meta nfproto ipv{v} {SYN} {_to_proxy(plan, v)}" for v in pod.versions)
+    to_proxy = {
+        4: f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}",
+        6: to_port6(MAP, OUTBOUND_PORT),
+    }
+    # a connection begins with a SYN; what else seems to begin one is of a connection that is not tracked
+    yield from (f"    meta nfproto ipv{v} {SYN} {to_proxy[v]}" for v in pod.versions)
     yield "  }"
     if pod.ipv6:
         comment = "the original destination as source: HAProxy can't ask the kernel for it over IPv6"
@@ -41,10 +46,10 @@ def rules(plan: Plan, pod: Pod) -> Iterator[str]:
 
 def _guard(plan: Plan, pod: Pod) -> Iterator[str]:
     """Nobody comes to the sidecar but by redirection, and what cannot be redirected goes nowhere."""
-    comment = "nobody outside reaches the sidecar's port for outgoing connections"
+    comment = "no host outside the Pod reaches the sidecar's port for outgoing connections"
     yield chain("outbound_in", comment, "filter hook prerouting priority raw - 2")
     yield f"    iif != lo tcp dport {OUTBOUND_PORT} {RESET}\n  }}"
-    comment = "nor anybody inside but by redirection; what can't be redirected is refused"
+    comment = "no process inside either, but by redirection; what can't be redirected is refused"
     yield chain("outbound_out", comment, "filter hook output priority raw - 2")
     yield f"    oif lo tcp dport {OUTBOUND_PORT} {RESET}\n    oif lo accept"
     ports = f"tcp dport {one_of(plan.outbound_ports)}"
@@ -70,9 +75,3 @@ def _proxies(plan: Plan) -> str:
     """The right side of a match of users: srcip's, and those of a mesh, which takes the sidecar's connections and makes
     others in their place. Led to the sidecar, these would go round for ever."""
     return one_of((UID, *plan.mesh_proxy_uids))
-
-
-def _to_proxy(plan: Plan, version: int) -> str:
-    if version == 4:
-        return f"tcp dport {one_of(plan.outbound_ports)} redirect to :{OUTBOUND_PORT}"
-    return to_port6(MAP, OUTBOUND_PORT)

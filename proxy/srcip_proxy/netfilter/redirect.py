@@ -36,9 +36,15 @@ def intercept(plan: Plan, pod: Pod, versions: Iterable[int]) -> Iterator[str]:
     # before a mesh's redirection, whichever of the two was loaded first
     yield chain("redirected", "new connections to the sidecar", "nat hook prerouting priority dstnat - 1")
     # a connection begins with a SYN; what else seems to begin one is of a connection that the Pod has opened itself
-    yield from (f"    iif != lo {match} {SYN} {_to_proxy(v)}" for v, match in matches)
+    to_proxy = {4: f"redirect to :{PROXY_PORT}", 6: to_port6(MAP, PROXY_PORT)}
+    yield from (f"    iif != lo {match} {SYN} {to_proxy[v]}" for v, match in matches)
     yield "  }"
-    yield from _strayed(matches)
+    # A segment that connection tracking calls invalid, such as one far outside the window, is not translated. It would
+    # meet the application's listener, whose RST would end the connection that the sidecar has.
+    comment = "segments that connection tracking calls invalid must not meet the application's listener"
+    yield chain("strayed", comment, "filter hook prerouting priority mangle")
+    yield from (f"    iif != lo {match} ct state invalid drop" for _, match in matches)
+    yield "  }"
     yield from _leaving(plan, versions)
 
 
@@ -48,19 +54,6 @@ def _trusted(plan: Plan, pod: Pod, version: int) -> Iterator[str]:
     unless = f" {ip} saddr != {one_of(native)}" if native else ""
     if trusted:
         yield f"{ip} saddr {one_of(trusted)} tcp dport {one_of(plan.inbound_ports)}{unless}"
-
-
-def _to_proxy(version: int) -> str:
-    return f"redirect to :{PROXY_PORT}" if version == 4 else to_port6(MAP, PROXY_PORT)
-
-
-def _strayed(matches: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """A segment that connection tracking calls invalid, such as one far outside the window, is not translated. It would
-    meet the application's listener, whose RST would end the connection that the sidecar has."""
-    comment = "segments that connection tracking calls invalid must not meet the application's listener"
-    yield chain("strayed", comment, "filter hook prerouting priority mangle")
-    yield from (f"    iif != lo {match} ct state invalid drop" for _, match in matches)
-    yield "  }"
 
 
 def _listening(version: int, has_mesh: bool) -> str:
@@ -83,8 +76,9 @@ def _leaving(plan: Plan, versions: Iterable[int]) -> Iterator[str]:
     if plan.probe_aliases:
         yield from (f"    {FAMILIES[v]['ip']} daddr @probers{v} accept" for v in versions)
     yield "  }" if plan.mesh else f"    tcp sport {ports} notrack\n  }}"
-    yield chain("to_lo", "inside the Pod: nobody but the sidecar has srcip's loopback address as source")
+    yield chain("to_lo", "inside the Pod: only the sidecar has srcip's loopback address as source")
     yield f"    tcp dport {PROXY_PORT} {RESET}"
+    # an application that binds to srcip's address and connects to a neighbour could state any client in headers
     for v in versions:
         own = f"{FAMILIES[v]['ip']} saddr {FAMILIES[v]['loopback']}"
         yield f"    {own} {SYN} tcp dport {ports} meta skuid != {word(UID)} {RESET}"

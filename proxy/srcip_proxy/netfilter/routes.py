@@ -17,8 +17,11 @@ def prepare(version: int) -> str:
 def render(version: int, plan: Plan, pod: Pod) -> str:
     """Commands for IP `version` 4 or 6 that must all succeed. Only in tproxy mode replies need help to find their
     way; in redirect mode sockets that are bound to lo (haproxy/redirect.py) need one to the Pod's own address."""
+    # scope host: the kernel never chooses such an address as source of a connection that leaves the Pod
+    hosts = [f"{LOOPBACK[4]}/32 scope host", f"{CHECK4}/32 scope host"]
+    addresses = hosts if version == 4 else [f"{LOOPBACK[6]}/128 nodad"]
     everything = "0.0.0.0/0" if version == 4 else "::/0"
-    lines = ["link set lo up", *(f"addr replace {a} dev lo" for a in _addresses(version))]
+    lines = ["link set lo up", *(f"addr replace {address} dev lo" for address in addresses)]
     if plan.spoofs_source and plan.inbound_ports:
         lines += [f"rule add {rule}" for rule in _rules(version)]
         lines.append(f"route replace local {everything} dev lo table {TABLE}")
@@ -27,12 +30,6 @@ def render(version: int, plan: Plan, pod: Pod) -> str:
     if plan.redirects and plan.deliver_to != "loopback" and (own := pod.own(version)):
         lines.append(f"route replace local {own} dev lo table local metric {PRIORITY}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _addresses(version: int) -> list[str]:
-    if version == 4:
-        return [f"{LOOPBACK[4]}/32 scope host", f"{CHECK4}/32 scope host"]
-    return [f"{LOOPBACK[6]}/128 nodad"]
 
 
 def _rules(version: int) -> list[str]:

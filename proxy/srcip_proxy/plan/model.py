@@ -84,7 +84,7 @@ class Options:
     proxy_protocol_versions: tuple[int, ...] = of(Versions(), (1, 2))
     """Versions of the PROXY protocol that are accepted."""
     header_timeout_ms: int = of(Number(100, 60_000, "ms"), 5000)
-    """How long a trusted connection may take to send its whole header."""
+    """How long a trusted connection may take to send its complete header."""
     max_header_bytes: int = of(Number(536, 16_384, "bytes"), 4096)
     """Longest accepted header; a version 1 line is never longer than 107 bytes."""
     deliver_to: str = of(Choice(DELIVERIES), "auto")
