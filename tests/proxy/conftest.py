@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from srcip_proxy.plan import Plan
 from support.outbound_command_rig import Pods
 from support.outbound_servers import HTTP, Leave, Outward, Server, outbound, servers
 from support.rig import ALL_PORTS, APP, HTTP_APP, Rig, RigFactory, needs_root, plan, start
+
+AT_A_TIME = 8
+"""How many Pods end at once."""
 
 
 @cache
@@ -54,8 +58,8 @@ def rigs() -> Iterator[RigFactory]:
         return Rig(running[key])
 
     yield rig
-    for lab in running.values():
-        lab.down()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        list(pool.map(Lab.down, running.values()))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from srcip_lab import image
 from srcip_lab.lab import Lab
 from srcip_lab.namespace import Host
 from srcip_lab.plan_pod import IMAGE
-from support.rig import OTHER4, POD4, needs_root
+from support.rig import OTHER4, PATIENT, POD4, needs_root
 from support.waiting import DEADLINE_S, until
 
 PORT, PLAIN_PORT = 8080, 8081
@@ -102,7 +102,8 @@ class Pods:
     ) -> Lab:
         """A Pod with one container that runs the command with these options."""
         downward = {"name": "PODIP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-        container = {"name": "app", "image": IMAGE, "command": ["srcip-proxy", "outbound", *options]}
+        patient = ["python3", "-I", "-c", f"open('/proc/self/comm', 'w').write('srcip-proxy')\n{PATIENT}"]
+        container = {"name": "app", "image": IMAGE, "command": [*patient, "outbound", *options]}
         spec = {"containers": [{**container, "env": [downward], "securityContext": context}], "restartPolicy": restart}
         return self.run(spec, ipv6=ipv6)
 

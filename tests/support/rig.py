@@ -240,7 +240,7 @@ def _connected(pod: Host, peer: tuple[str, int]) -> bool:
 
 OWN_TIMES = {"timeout connect 5s": "timeout connect 60s", f"delay {OUTBOUND_WAIT_MS}ms": "delay 60s"}
 """What is no setting: the sidecar's own times, and those that most tests give it instead."""
-PATIENT_INIT = f"""
+PATIENT = f"""
 from srcip_proxy.__main__ import main
 from srcip_proxy.haproxy import config
 
@@ -255,7 +255,7 @@ def render(plan, pod):
 config.render = render
 main()
 """
-"""`srcip-proxy init`, with these times."""
+"""`srcip-proxy`, with these times."""
 
 
 RigFactory = Callable[..., Rig]
@@ -271,7 +271,7 @@ def start(
     pod = plan_pod.pod(wanted, [sys.executable, str(program), *app], env=POD_ENV)
     for container in [] if own_times else pod["spec"]["initContainers"]:
         if container.get("command") == ["srcip-proxy", "init"]:
-            container["command"] = ["python3", "-I", "-c", PATIENT_INIT, "init"]
+            container["command"] = ["python3", "-I", "-c", PATIENT, "init"]
     lab = Lab.up_pod(pod, ipv6=ipv6)
     until(lambda: "listening" in lab.log("app"), lambda: lab.log("app"))
     return lab
