@@ -133,7 +133,7 @@ def test_another_configuration_is_refused(pods: Pods) -> None:
     other = Pod(pod.net, pod.cgroup, pods(proxy_protocol="optional").wanted)
     said = other.attach()
     assert said.returncode == 1
-    assert "another configuration is attached" in said.stderr
+    assert "with another configuration are attached" in said.stderr
     assert pod.seen(b"no header").refused
 
 

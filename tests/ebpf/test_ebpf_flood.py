@@ -21,6 +21,8 @@ ROOM = 8192
 BURST = 200
 PATIENCE_S = 900
 """The kernels send again after 1, 2, 4 … s, so how long a connection waits depends on how long the flood took."""
+LONG_FLOOD_S = 7
+"""Until the kernel's third SYN-ACK; what this proves, it proves for floods of less time."""
 COOKIE_AGE_S = 60
 """At least so long a SYN cookie is valid (TCP_SYNCOOKIE_PERIOD of the kernel)."""
 
@@ -102,15 +104,19 @@ def test_a_flood_of_requests_takes_nothing_from_anybody() -> None:
     """An established connection, one whose header has arrived in part, ten whose ACK was lost, and a new one: all show
     their clients after three times as many requests as there is room for.
 
-    Nothing times out meanwhile, so it does not matter how long the flood takes: a handshake whose entry was evicted is
-    served after the Pod's next SYN-ACK, which the kernel's timer sends.
+    A handshake whose entry was evicted is served after the Pod's next SYN-ACK, which the kernel's timer sends. Where
+    the flood itself takes long, handshakes whose ACK was lost are reset (docs/ebpf.md): nothing is proved, and it is
+    skipped.
     """
     with flooded(backlog=65535) as (pod, made, established), pod.connect() as half:
         packets = syns(made, 3 * ROOM)
         half.send(v1(("198.51.100.61", 1))[:20])
         flood(made, packets[:1000])
         with handshakes_on_their_way(pod, 10, (established, half)) as clients:
+            started = time.monotonic()
             flood(made, packets[1000:])
+            if time.monotonic() - started > LONG_FLOOD_S:
+                pytest.skip("the flood takes this machine too long")
             half.send(v1(("198.51.100.61", 1))[20:])
             assert half.seen(timeout=PATIENCE_S, quiet=0.02).peer == ("198.51.100.61", 1)
             serve(pod, clients)
