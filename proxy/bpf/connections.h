@@ -43,6 +43,8 @@ static __always_inline struct bpf_sock *lookup_socket(struct __sk_buff *skb, str
 		__builtin_memcpy(tuple->ipv6.daddr, flow->local, 16);
 		tuple->ipv6.sport = flow->remote_port;
 		tuple->ipv6.dport = flow->local_port;
+		/* else clang 19 stores the ports of both families at a chosen offset, which the verifier refuses without PERFMON */
+		asm volatile("" ::: "memory");
 	}
 	return bpf_skc_lookup_tcp(skb, tuple, size, BPF_F_CURRENT_NETNS, 0);
 }

@@ -4,6 +4,8 @@ import platform
 import re
 import stat
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,24 @@ def capabilities(rootfs: Path) -> dict[str, str]:
 
 def real(rootfs: Path, path: str) -> str:
     return str(lab_image._real(rootfs, path).relative_to(rootfs))
+
+
+LOAD = """
+import pathlib, sys
+from srcip_proxy.ebpf import libbpf
+libbpf.Object(pathlib.Path(sys.argv[1])).load()
+"""
+BPF_ALONE = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all,+bpf,+net_admin")
+
+
+@pytest.mark.parametrize("name", ["srcip", "srcip-copies"])
+def test_the_verifier_takes_what_the_images_compiler_made_of_the_programs(
+    finished: Callable[[str], Any], name: str
+) -> None:
+    """With the init container's capabilities: without PERFMON it is stricter, and each clang gives it other code."""
+    programs = finished("proxy").rootfs / "usr/lib/srcip" / f"{name}.bpf.o"
+    run = subprocess.run([*BPF_ALONE, sys.executable, "-c", LOAD, str(programs)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
 
 
 def test_an_archive_holds_one_image_of_one_layer_under_its_name(image: Any) -> None:
