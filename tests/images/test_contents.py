@@ -67,7 +67,9 @@ def test_the_verifier_takes_what_the_images_compiler_made_of_the_programs(
 ) -> None:
     """With the init container's capabilities: without PERFMON it is stricter, and each clang gives it other code."""
     programs = finished("proxy").rootfs / "usr/lib/srcip" / f"{name}.bpf.o"
-    run = subprocess.run([*BPF_ALONE, sys.executable, "-c", LOAD, str(programs)], capture_output=True, text=True)
+    run = subprocess.run(
+        [*BPF_ALONE, sys.executable, "-c", LOAD, str(programs)], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr[-2000:]
 
 
