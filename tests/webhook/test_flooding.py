@@ -21,6 +21,8 @@ from support.shapes import SHAPES
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1024 * 1024
+LIMIT = 240 * MIB
+"""Of all processes together; the chart's limit is 256 MiB, and the kernel counts some of its own memory, too."""
 P = "srcip.io/"
 
 
@@ -45,6 +47,35 @@ def memory(webhook: Process, which: str = "VmRSS") -> int:
     """Bytes of memory that the process has now, or VmHWM had at most."""
     status = Path(f"/proc/{webhook.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+
+def whole_memory(process: int) -> int:
+    """Bytes that a process and all below it have; what they share counts once (proc(5), Pss)."""
+    try:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        below = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    own = next((int(line.split()[1]) * 1024 for line in rollup if line.startswith("Pss:")), 0)
+    return own + sum(whole_memory(int(each)) for each in below)
+
+
+@contextmanager
+def watched(webhook: Process) -> Iterator[list[int]]:
+    """What all processes of the webhook have, again and again: a large review is worked at by one of its own."""
+    seen, is_over = [whole_memory(webhook.process.pid)], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.005):
+            seen.append(whole_memory(webhook.process.pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        watching.join()
 
 
 @contextmanager
@@ -91,9 +122,9 @@ def test_large_reviews_go_on_beside_large_requests_of_strangers(
     webhook: Process, conduct: str, connections: int
 ) -> None:
     """Turns for large requests are shared, too, and lost by who takes one and sends nothing."""
-    with strangers(webhook, conduct, connections, sources=4):
+    with watched(webhook) as seen, strangers(webhook, conduct, connections, sources=4):
         assert reviews_answered(webhook, 5, body(pod({"example.org/big": "x" * MIB}))) == 5
-    assert memory(webhook, "VmHWM") < 200 * MIB
+    assert max(seen) < LIMIT
 
 
 def test_few_files_are_enough(tmp_path: Path) -> None:
@@ -201,11 +232,12 @@ def test_the_largest_request_of_anybody_stays_within_the_limit(webhook: Process)
             assert answer(connection)[0] == wanted
 
     threads = [threading.Thread(target=send, args=work) for work in [(junk, 413), (large, 200)] * 4]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert memory(webhook, "VmHWM") < 200 * MIB
+    with watched(webhook) as seen:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen[0] + 20 * MIB < max(seen) < LIMIT
     refused = [line for line in webhook.events("rejected") if line["status"] == 413]
     assert len(refused) == 4
     assert "values" in refused[0]["error"]
