@@ -30,6 +30,7 @@ from support.real_servers import (
 )
 from support.real_servers import saw as answered
 from support.rig import CLIENT4, RigFactory, v2
+from support.waiting import AT_ONCE_S, until
 from support.web import get, read, redirect
 
 pytestmark = pytest.mark.dataplane
@@ -174,11 +175,11 @@ def test_an_application_ends_connections_that_idle(rigs: RigFactory, kept_s: int
         client.send(v2() + get())
         assert read(client).status == 200
     time.sleep(IDLE_S + 2)
-    established = rig.lab.pod.run(["ss", "-Htn", "state", "established", "dport", "=", "7000"], capture_output=True)
-    assert established.stdout == "", "of the sidecar to the application"
+    established = ["ss", "-Htn", "state", "established", "dport", "=", "7000"]  # of the sidecar to the application
+    until(lambda: rig.lab.pod.run(established, capture_output=True).stdout == "")
     for client in idle:
         if kept_s < IDLE_S:
-            assert client.seen(timeout=0.1).end == "end"
+            assert client.seen(timeout=AT_ONCE_S).end == "end"
         else:
             client.send(get())
             assert read(client).status == 200
