@@ -63,7 +63,7 @@ def test_the_programs_of_ebpf_mode_can_be_opened_by_the_loader(finished: Callabl
     code = (
         "from srcip_proxy.ebpf import attach, libbpf\n"
         "programs = libbpf.Object(attach.OBJECTS[0])\n"
-        "programs.resize('lives', 7)\n"
+        "programs.resize('conns', 7)\n"
         "programs.close()\n"
         "print('opened')\n"
     )
