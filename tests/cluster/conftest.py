@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Only the tests themselves are timed: the first one may wait for Kubernetes to be built."""
     for item in items:
         if item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.timeout(180, func_only=True))
+            item.add_marker(pytest.mark.timeout(600, func_only=True))
 
 
 def missing(reason: str) -> None:

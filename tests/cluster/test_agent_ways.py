@@ -15,7 +15,6 @@ from srcip_e2e.cluster.workloads import App, alone, ebpf, pod, workload
 pytestmark = pytest.mark.cluster
 SERVICES = tuple(Service(each, 8000 + at) for at, each in enumerate(("before", "during", "after")))
 AGENTS = "app.kubernetes.io/component=agent"
-WEBHOOKS = "app.kubernetes.io/component=webhook"
 RESTRICTED = {
     "securityContext": {
         "runAsNonRoot": True,
@@ -29,17 +28,11 @@ RESTRICTED = {
 
 @pytest.fixture
 def upgrade(cluster: Site) -> Iterator[Callable[[bool], None]]:
-    """Upgrade the release to one with an agent, or without, and wait until no older webhook answers; without in the
-    end."""
+    """Upgrade the release to one with an agent, or without; without in the end."""
     system = cluster.kube.within(chart.NAMESPACE)
 
-    def webhooks() -> set[str]:
-        return {each["metadata"]["uid"] for each in system.items("pods", WEBHOOKS)}
-
     def to(enabled: bool) -> None:
-        before = webhooks()
         chart.install(cluster, f"agent.enabled={str(enabled).lower()}")
-        eventually(lambda: not before & webhooks(), "the old webhooks are gone", timeout_s=60)
         eventually(lambda: bool(system.items("pods", AGENTS)) is enabled, "the agent", timeout_s=60)
 
     yield to

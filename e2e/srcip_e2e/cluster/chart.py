@@ -6,6 +6,7 @@ from pathlib import Path
 
 from srcip_e2e import images
 from srcip_e2e.cluster import apps
+from srcip_e2e.cluster.kube import eventually
 from srcip_e2e.cluster.node import run
 from srcip_e2e.cluster.site import Site
 
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parents[3]
 PATH = ROOT / "charts" / "srcip"
 RELEASE = "srcip"
 NAMESPACE = "srcip-system"
+WEBHOOKS = "app.kubernetes.io/component=webhook"
 NOBODY = "192.0.2.0/24"
 """Trusted by the chart's values: a network of documentation, so that each Pod of the tests must name its balancer."""
 HELM_TIMEOUT_S = 180
@@ -30,10 +32,21 @@ def helm(site: Site, *arguments: str) -> str:
 
 
 def install(site: Site, *values: str) -> str:
-    """Install the chart and wait until it is ready; `values` as `--set` takes them. Returns helm's notes."""
+    """Install the chart and wait until it is ready; `values` as `--set` takes them. Returns helm's notes.
+
+    helm does not wait for Pods that end: a webhook with the settings before would still answer for some seconds.
+    """
     settings = [f"--set={value}" for value in (f"trustedCIDRs={{{NOBODY}}}", *values)]
     options = ("--create-namespace", "--wait", f"--timeout={HELM_TIMEOUT_S}s")
-    return helm(site, "upgrade", "--install", RELEASE, str(PATH), *options, *settings)
+    notes = helm(site, "upgrade", "--install", RELEASE, str(PATH), *options, *settings)
+    inside = site.kube.within(NAMESPACE)
+    inside.rolled_out("deployment/srcip-webhook")
+    eventually(
+        lambda: all("deletionTimestamp" not in each["metadata"] for each in inside.items("pods", WEBHOOKS)),
+        "the webhooks before are gone",
+        timeout_s=60,
+    )
+    return notes
 
 
 def uninstall(site: Site) -> str:
