@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srcip_webhook.listener import bound
 from srcip_webhook.metrics import Metrics
 from srcip_webhook.tls import Certificates, not_after
 from support.keypairs import common_name, pair, write
@@ -124,3 +125,14 @@ def test_a_broken_certificate_is_a_value_error(junk: bytes, cut: int) -> None:
 
 
 CERTIFICATE, _ = pair("x")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", ""])
+def test_an_answer_of_several_writes_does_not_wait_for_acknowledgements(address: str) -> None:
+    """Nagle's algorithm holds the second one until the first is acknowledged, which takes a peer up to 40 ms."""
+    (listening,) = bound(address, 0)
+    with listening, socket.create_connection((address or "127.0.0.1", listening.getsockname()[1])):
+        listening.setblocking(True)
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -177,5 +177,7 @@ def bound(address: str, port: int) -> tuple[socket.socket, ...]:
         made = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
     else:
         made = socket.create_server(("", port), backlog=BACKLOG)
+    # what it accepts has the option, too; asyncio sets it for sockets alone whose `proto` says TCP, and these say 0
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made.setblocking(False)
     return (made,)
