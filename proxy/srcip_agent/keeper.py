@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from srcip_agent import sandbox, setup
-from srcip_agent.channel import FOUND, NEW, Channel, ChannelError, Json
+from srcip_agent.channel import FOUND, NEW, Channel, Json
 from srcip_agent.orders import Order, OrderError, plan_for
 from srcip_agent.sandbox import Network, Sandbox
 from srcip_agent.setup import Node
@@ -236,5 +236,5 @@ def _outcome(plan: Plan, place: Sandbox, node: Node) -> tuple[str, str, str]:
         return "waiting", "", str(error)
     except setup.RefusedError as error:
         return "refused", error.reason, str(error)[:4000]
-    except (OSError, ChannelError) as error:
+    except OSError as error:
         return "failed", "error", str(error)[:4000]

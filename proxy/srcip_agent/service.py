@@ -15,7 +15,7 @@ from srcip_agent.follower import Follower
 from srcip_agent.ledger import Ledger, Say
 from srcip_agent.options import Options
 from srcip_kube.client import Kube
-from srcip_proxy.ebpf.exporter.http import Answer, Server
+from srcip_proxy.ebpf.exporter.http import Answer, Server, bound
 from srcip_proxy.ebpf.exporter.run import be_nobody
 
 TIMEOUT_S = 10.0
@@ -25,7 +25,7 @@ _KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 def run(options: Options, channel: Channel, say: Say) -> None:
     """Until the process ends, or one of its threads. Raises OSError."""
-    listener = _listener(options.port)
+    listener = bound(None, options.port)
     kube = None if options.events else Kube("srcip-agent", TIMEOUT_S)  # it loads what nobody may not read everywhere
     be_nobody()
     ledger = Ledger(say)
@@ -35,12 +35,6 @@ def run(options: Options, channel: Channel, say: Say) -> None:
     say("started", node=options.node, port=listener.getsockname()[1])
     end, _other = socket.socketpair()  # it is never closed: the thread that hears ends the process
     Server(listener, end, lambda path: _page(path, follower)).run()
-
-
-def _listener(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-    return socket.create_server(("", port), backlog=128)
 
 
 def _follow(options: Options, kube: Kube | None, follower: Follower) -> None:

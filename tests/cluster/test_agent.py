@@ -12,23 +12,12 @@ from srcip_e2e.cluster.edge import Balancer, Service
 from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, is_ready, name
 from srcip_e2e.cluster.node import Node
 from srcip_e2e.cluster.site import Edge, Site
-from srcip_e2e.cluster.workloads import App, alone, ebpf, pod
+from srcip_e2e.cluster.workloads import RESTRICTED, App, alone, ebpf, pod
 
 pytestmark = pytest.mark.cluster
 WEB = Service("web", 8000)
 DAEMONSET = "daemonset/srcip-agent"
-AGENTS = "app.kubernetes.io/component=agent"
 CLIENTS = {4: ("203.0.113.99", 12345), 6: ("2001:db8::99", 12345)}
-RESTRICTED = {
-    "securityContext": {
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-}
-"""What the strictest level asks of an application."""
 NOWHERE = "srcip.io/no-such-node"
 
 
@@ -42,7 +31,7 @@ def system(cluster: Site) -> Iterator[Kube]:
         yield inside
     finally:
         chart.install(cluster)
-        eventually(lambda: inside.items("pods", AGENTS) == [], "the agent is gone", timeout_s=60)
+        eventually(lambda: inside.items("pods", chart.AGENTS) == [], "the agent is gone", timeout_s=60)
 
 
 @pytest.fixture
@@ -67,7 +56,7 @@ def started(kube: Kube, edge: Edge, called: str = "web") -> Object:
 def absent(system: Kube) -> Iterator[None]:
     """No agent meanwhile."""
     place(system, "yes")
-    eventually(lambda: system.items("pods", AGENTS) == [], "the agent is gone", timeout_s=60)
+    eventually(lambda: system.items("pods", chart.AGENTS) == [], "the agent is gone", timeout_s=60)
     try:
         yield
     finally:
@@ -124,11 +113,11 @@ def test_an_agent_that_restarts_disturbs_nobody(system: Kube, shop: Kube, edge: 
         with asking(balancer) as traffic:
             eventually(lambda: traffic.answers > 10, "traffic")
             for _ in range(20):
-                (running,) = system.pods(AGENTS)
+                (running,) = system.pods(chart.AGENTS)
                 system("delete", "pod", name(running), "--grace-period=0", "--force", "--wait=true")
                 so_far = traffic.answers
                 eventually(lambda n=so_far: traffic.answers > n, "traffic goes on")  # type: ignore[misc]
-                eventually(lambda: len(system.pods(AGENTS)) == 1, "another agent", timeout_s=60)
+                eventually(lambda: len(system.pods(chart.AGENTS)) == 1, "another agent", timeout_s=60)
     assert (dict(traffic.errors), traffic.wrong) == ({}, [])
 
 
@@ -163,7 +152,7 @@ def test_many_pods_at_once(system: Kube, shop: Kube, edge: Edge) -> None:
     called = [f"web-{number}" for number in range(30)]
     shop.apply(*(pod(app(edge, each)) for each in called))
     shop.wait("condition=Ready", *(f"pod/{each}" for each in called), timeout_s=900)
-    (running,) = system.pods(AGENTS)
+    (running,) = system.pods(chart.AGENTS)
     page = system("get", "--raw", f"/api/v1/namespaces/{chart.NAMESPACE}/pods/{name(running)}:15330/proxy/metrics")
     assert 'srcip_agent_pods{state="attached"} 30' in page
     assert 'srcip_agent_pods{state="refused"} 0' in page

@@ -10,20 +10,10 @@ from srcip_e2e.cluster.clients import Endpoint, Traffic
 from srcip_e2e.cluster.edge import Balancer, Service
 from srcip_e2e.cluster.kube import Kube, Object, eventually, ip, name
 from srcip_e2e.cluster.site import Edge, Site
-from srcip_e2e.cluster.workloads import App, alone, ebpf, pod, workload
+from srcip_e2e.cluster.workloads import RESTRICTED, App, alone, ebpf, pod, workload
 
 pytestmark = pytest.mark.cluster
 SERVICES = tuple(Service(each, 8000 + at) for at, each in enumerate(("before", "during", "after")))
-AGENTS = "app.kubernetes.io/component=agent"
-RESTRICTED = {
-    "securityContext": {
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-}
 
 
 @pytest.fixture
@@ -33,11 +23,11 @@ def upgrade(cluster: Site) -> Iterator[Callable[[bool], None]]:
 
     def to(enabled: bool) -> None:
         chart.install(cluster, f"agent.enabled={str(enabled).lower()}")
-        eventually(lambda: bool(system.items("pods", AGENTS)) is enabled, "the agent", timeout_s=60)
+        eventually(lambda: bool(system.items("pods", chart.AGENTS)) is enabled, "the agent", timeout_s=60)
 
     yield to
     chart.install(cluster)
-    eventually(lambda: system.items("pods", AGENTS) == [], "the agent is gone", timeout_s=60)
+    eventually(lambda: system.items("pods", chart.AGENTS) == [], "the agent is gone", timeout_s=60)
 
 
 def started(kube: Kube, edge: Edge, called: str) -> Object:

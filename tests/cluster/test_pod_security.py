@@ -4,20 +4,10 @@ import pytest
 
 from srcip_e2e.cluster import workloads
 from srcip_e2e.cluster.kube import Kube, eventually
-from srcip_e2e.cluster.workloads import App, tproxy, workload
+from srcip_e2e.cluster.workloads import RESTRICTED, App, tproxy, workload
 
 pytestmark = pytest.mark.cluster
 CAPABILITIES = 'containers "srcip-init", "srcip-proxy" must not include "NET_ADMIN", "NET_RAW"'
-RESTRICTED = {
-    "securityContext": {
-        "runAsNonRoot": True,
-        "runAsUser": 65534,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-}
-"""What the strictest level asks of an application: then only srcip's containers are in the way."""
 APP = App("web", annotations=tproxy(trusted_cidrs="192.0.2.1/32"), container=RESTRICTED)
 
 

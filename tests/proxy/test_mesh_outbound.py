@@ -63,11 +63,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(params=["mesh", "srcip"], ids="{}-last".format)
 def beside(request: pytest.FixtureRequest, running: Beside) -> Beside:
     """The same with the rules of one of both loaded last, and nothing in the mesh's log."""
-    if request.param == "srcip":
-        running.pod.load_srcip_again()
-    else:
-        running.pod.load_mesh_again()
-    running.pod.forget()
+    running.pod.load_last(request.param)
     return running
 
 

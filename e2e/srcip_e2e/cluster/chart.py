@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[3]
 PATH = ROOT / "charts" / "srcip"
 RELEASE = "srcip"
 NAMESPACE = "srcip-system"
+AGENTS = "app.kubernetes.io/component=agent"
 WEBHOOKS = "app.kubernetes.io/component=webhook"
 NOBODY = "192.0.2.0/24"
 """Trusted by the chart's values: a network of documentation, so that each Pod of the tests must name its balancer."""

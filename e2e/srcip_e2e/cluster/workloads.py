@@ -22,6 +22,17 @@ POSTGRES = ("/app/postgres.sh",)
 POSTGRES_UID = 65534
 """PostgreSQL refuses to run as root; any other user is fine."""
 
+RESTRICTED = {
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 65534,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+}
+"""What the strictest Pod Security level asks of a container: then only srcip's own can be in the way."""
+
 
 @dataclass(frozen=True)
 class App:

@@ -22,6 +22,14 @@ _WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allo
 _WORDS |= {431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
 
+def bound(address: str | None, port: int) -> socket.socket:
+    """A listening socket for `address`, or for all addresses of both IP versions. Raises OSError."""
+    if address is None and socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+    family = socket.AF_INET6 if ":" in (address or "") else socket.AF_INET
+    return socket.create_server((address or "", port), family=family, backlog=128)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a path says: a status of _WORDS, a type of content, a text."""

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from srcip_proxy import capabilities, capset
 from srcip_proxy.ebpf import cgroups
-from srcip_proxy.ebpf.exporter.http import Answer, Server
+from srcip_proxy.ebpf.exporter.http import Answer, Server, bound
 from srcip_proxy.ebpf.exporter.kernel import Kernel
 from srcip_proxy.ebpf.exporter.options import HELP, Options, UsageError, parse, wants_help
 from srcip_proxy.ebpf.exporter.pods import read
@@ -121,10 +121,7 @@ def _stop(number: int, _: object) -> None:
 def _listener(options: Options) -> socket.socket:
     """Raises OSError that names the option."""
     try:
-        if options.address is None and socket.has_dualstack_ipv6():
-            return socket.create_server(("::", options.port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-        family = socket.AF_INET6 if ":" in (options.address or "") else socket.AF_INET
-        return socket.create_server((options.address or "", options.port), family=family, backlog=128)
+        return bound(options.address, options.port)
     except OSError as error:
         raise OSError(f"--listen {options.address or ''}:{options.port}: {os.strerror(error.errno or 0)}") from None
 
